@@ -1,0 +1,87 @@
+// Package cli holds the manners both programs share: how an error is printed
+// and which exit status it gives.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses common to both programs. Each program documents its own
+// further ones in the help of the verb that gives them.
+const (
+	StatusOK     = 0
+	StatusFailed = 1 // the work could not be done
+	StatusUsage  = 2 // the command line or a configuration file is wrong
+)
+
+// StatusError gives err a distinct exit status.
+type StatusError struct {
+	Status int
+	Err    error
+	// Quiet is set when the message has been shown already, or when there is
+	// none to show, as for a command whose status is only passed on.
+	Quiet bool
+}
+
+func (e *StatusError) Error() string { return e.Err.Error() }
+func (e *StatusError) Unwrap() error { return e.Err }
+
+// Usage marks err as a mistake in what the user gave us.
+func Usage(err error) error { return &StatusError{Status: StatusUsage, Err: err} }
+
+// Main runs root with the process's own arguments, until it ends or SIGINT or
+// SIGTERM cancels its context, and returns the exit status.
+func Main(root *cobra.Command) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return Run(ctx, root, os.Args[1:], os.Stderr)
+}
+
+// Run executes root with args and reports an error on stderr as
+// "NAME: error: ...".
+func Run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetArgs(args)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return Usage(fmt.Errorf("%w (see '%s --help')", err, c.CommandPath()))
+	})
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return StatusOK
+	}
+	status := StatusFailed
+	var se *StatusError
+	if errors.As(err, &se) {
+		status = se.Status
+	}
+	if se == nil || !se.Quiet {
+		fmt.Fprintf(stderr, "%s: error: %v\n", root.Name(), err)
+	}
+	return status
+}
+
+// NoArgs, ExactArgs and MinArgs are cobra's argument checks with StatusUsage.
+func NoArgs(c *cobra.Command, args []string) error { return usageArgs(cobra.NoArgs)(c, args) }
+
+// ExactArgs wants exactly n arguments.
+func ExactArgs(n int) cobra.PositionalArgs { return usageArgs(cobra.ExactArgs(n)) }
+
+// MinArgs wants n arguments or more.
+func MinArgs(n int) cobra.PositionalArgs { return usageArgs(cobra.MinimumNArgs(n)) }
+
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if err := check(c, args); err != nil {
+			return Usage(fmt.Errorf("%w (see '%s --help')", err, c.CommandPath()))
+		}
+		return nil
+	}
+}

@@ -1,0 +1,21 @@
+// Command mkappliance bakes, seeds and boots appliance images for one GitHub
+// Actions self-hosted runner.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/cli"
+)
+
+func main() { os.Exit(cli.Main(newRootCommand())) }
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mkappliance",
+		Short: "Bake bootable appliance images for one GitHub Actions runner",
+	}
+	return root
+}

@@ -1,0 +1,21 @@
+// Command runner-agent is the whole run time of the appliance: it registers
+// the runner, supervises it, and runs container job steps in guests.
+package main
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/cli"
+)
+
+func main() { os.Exit(cli.Main(newRootCommand())) }
+
+func newRootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "runner-agent",
+		Short: "Register, supervise and isolate one GitHub Actions runner",
+	}
+	return root
+}
