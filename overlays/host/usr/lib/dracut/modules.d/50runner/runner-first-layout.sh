@@ -1,0 +1,9 @@
+#!/bin/sh
+# Succeeds if the disk still has one slot only, so that systemd-repart has work.
+set -eu
+root_type=4f68bce3-e8cd-4db1-96e7-fbcaf984b709 # Discoverable Partitions: root, x86-64
+part=$(readlink -f /dev/disk/by-partlabel/runner-var)
+name=${part##*/}
+disk=$(readlink -f "/sys/class/block/$name/..")
+slots=$(sfdisk --dump "/dev/${disk##*/}" | grep -ic "type=$root_type") || true
+[ "$slots" -lt 2 ]
