@@ -1,0 +1,32 @@
+# make image   bake the default image and boot it in QEMU until it is registered
+# make test    everything CI runs
+# make bench   guest start and step overhead against their peers
+# make lint    gofmt, vet, staticcheck, shellcheck
+# make         the two programs, in bin/
+
+IMAGE   ?= runner-amd64
+GO      := CGO_ENABLED=0 go
+LDFLAGS := -ldflags='-s -w'
+
+.PHONY: all deps image test bench lint clean
+
+all:
+	$(GO) build -trimpath $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent
+
+deps:
+	ci/install-deps
+
+image: deps all
+	ci/image $(IMAGE)
+
+test: deps all lint
+	ci/test
+
+bench: deps all
+	ci/with-base go test -run '^$$' -bench . -benchtime 1x -count 1 ./ci/bench
+
+lint: deps
+	ci/lint
+
+clean:
+	rm -rf bin out
