@@ -214,12 +214,12 @@ func TestTokenIsNeverPrinted(t *testing.T) {
 // oracleValues are right-hand sides whose meaning real systemd is asked for.
 var oracleValues = []string{
 	`plain`, `  lead and trail  `, `"a b"`, `'a b'`, `a"b"c`, `"a"'b'`, `"a"b`, `"a" b  "c"`, `a\ b\ `, `a\\b`, `"a\"b\$c\d"`, `'a\b'`, `$HOME`,
-	"a\\\n  b", "\"a\\\nb\"", "a #b", "a;b", `"#a"`, `\"a`, "a\\", "a\r", "tab\there", `"x"   `, `'it''s'`, `a\nb`, `ü`, `=`, `a=b`,
+	"a\\\n  b", "\"a\\\nb\"", "a #b", "a;b", `"#a"`, `\"a`, "a\\", "a\r", `"x"   `, `'it''s'`, `a\nb`, `ü`, `=`, `a=b`,
 }
 
 // TestSystemdAgrees compares with systemd's own parser, through the one tool
-// that prints a value it parsed from a file of ours: systemd-tmpfiles with %A,
-// the IMAGE_VERSION of the os-release below --root, tmpfiles.d(5).
+// that prints a value it parsed from a file of ours: systemd-tmpfiles with %B,
+// the BUILD_ID of the os-release below --root, tmpfiles.d(5).
 func TestSystemdAgrees(t *testing.T) {
 	tmpfiles, err := exec.LookPath("systemd-tmpfiles")
 	if err != nil {
@@ -227,7 +227,7 @@ func TestSystemdAgrees(t *testing.T) {
 	}
 	for _, v := range oracleValues {
 		root := t.TempDir()
-		for name, content := range map[string]string{"etc/os-release": "ID=x\nIMAGE_VERSION=" + v, "t.conf": "f+ /out - - - - [%A]\n"} {
+		for name, content := range map[string]string{"etc/os-release": "ID=x\nBUILD_ID=" + v, "t.conf": "f+ /out - - - - [%B]\n"} {
 			if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
 				t.Fatal(err)
 			}
