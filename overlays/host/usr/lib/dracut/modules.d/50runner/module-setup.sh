@@ -13,7 +13,7 @@ depends() {
 
 install() {
     # shellcheck disable=SC2154 # set by dracut: moddir, initdir, systemdsystemunitdir
-    inst_multiple mount mkdir cp chmod mv cat sync readlink grep systemd-machine-id-setup sfdisk e2fsck
+    inst_multiple mount mkdir cp chmod mv rm cat sync readlink grep systemd-machine-id-setup sfdisk e2fsck
     inst_script "$moddir/runner-etc.sh" /usr/lib/runner/runner-etc
     inst_script "$moddir/runner-first-layout.sh" /usr/lib/runner/runner-first-layout
     inst_simple "$moddir/sysroot-var.mount" "$systemdsystemunitdir/sysroot-var.mount"

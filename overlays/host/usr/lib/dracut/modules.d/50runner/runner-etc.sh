@@ -24,3 +24,7 @@ else
     sync -f "$keep"
 fi
 chmod 0444 "$etc/machine-id"
+
+# cloud-init remembers which hostname it wrote to /etc, and would not write it
+# again to the new one.
+rm -f /sysroot/var/lib/cloud/data/set-hostname /sysroot/var/lib/cloud/data/previous-hostname
