@@ -1,0 +1,244 @@
+// Package fakegithub stands for GitHub in tests: the REST API a runner
+// registers with, the token exchange, and a broker that hands out scripted
+// jobs. Every call is recorded.
+//
+// The registration calls are those of the actions runner 2.336.0 with
+// use_v2_flow (POST actions/runner-registration, GET .../runner-groups, GET
+// .../runners, POST actions/runners/register, DELETE .../runners/ID, and the
+// OAuth client_assertion exchange). Messages and results are simpler than the
+// real ones: only ci/stubrunner reads them.
+//
+// Tests in the same process use the methods; those that run the server
+// elsewhere use the same over HTTP, beneath /_control/, through Client.
+package fakegithub
+
+import (
+	"bytes"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"mkappliance/ci/miniworker"
+)
+
+// Options say what the server accepts.
+type Options struct {
+	// Tokens are the registration tokens that are valid. None means any.
+	Tokens []string
+	// PollTimeout is how long a message request waits; default 50 s as GitHub.
+	PollTimeout time.Duration
+}
+
+// Call is one recorded request.
+type Call struct {
+	Time   time.Time   `json:"time"`
+	Method string      `json:"method"`
+	Path   string      `json:"path"` // with query
+	Header http.Header `json:"header"`
+	Body   string      `json:"body,omitempty"`
+	Status int         `json:"status"`
+}
+
+// Runner is a registered runner.
+type Runner struct {
+	ID       int      `json:"id"`
+	Name     string   `json:"name"`
+	Labels   []string `json:"labels"`
+	Group    int      `json:"runner_group_id"`
+	Version  string   `json:"version"`
+	Status   string   `json:"status"` // "online" while a session is open, else "offline"
+	Entity   string   `json:"entity"` // path of the URL it serves, such as acme/widgets
+	ClientID string   `json:"client_id"`
+
+	publicKey *rsa.PublicKey
+	access    string // bearer token given out for this runner
+	session   string
+}
+
+// Failure makes requests fail on purpose.
+type Failure struct {
+	Path   string `json:"path"` // matches when the request's path ends in it
+	Status int    `json:"status"`
+	Times  int    `json:"times"` // how often; 0 means until the next Fail for that path
+}
+
+// Server is the fake. Make it with New; it is an http.Handler.
+type Server struct {
+	opt Options
+	mux *http.ServeMux
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every change of state
+	calls    []Call
+	runners  map[int]*Runner
+	nextID   int
+	tenants  map[string]string // tenant token -> entity
+	failures []Failure
+	jobs     []*job
+	exits    []int // statuses ordered by ExitListener
+}
+
+type job struct {
+	ID     string                `json:"id"`
+	Job    miniworker.Job        `json:"job"`
+	State  string                `json:"state"` // queued, running, completed
+	Cancel bool                  `json:"cancel"`
+	Log    []string              `json:"log"`
+	Result *miniworker.JobResult `json:"result,omitempty"`
+}
+
+// New makes a server with nothing registered.
+func New(opt Options) *Server {
+	if opt.PollTimeout == 0 {
+		opt.PollTimeout = 50 * time.Second
+	}
+	s := &Server{opt: opt, mux: http.NewServeMux(), changed: make(chan struct{}),
+		runners: map[int]*Runner{}, nextID: 1, tenants: map[string]string{}}
+	s.routes()
+	return s
+}
+
+// ServeHTTP records the request, then answers it. Requests beneath /_control/
+// are not recorded.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if strings.HasPrefix(r.URL.Path, "/_control/") {
+		s.mux.ServeHTTP(w, r)
+		return
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	at := s.record(Call{Time: time.Now().UTC(), Method: r.Method, Path: r.URL.RequestURI(), Header: r.Header.Clone(), Body: string(body)})
+	sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+	if status := s.failureFor(r.URL.Path); status != 0 {
+		writeError(sw, status, http.StatusText(status))
+	} else {
+		// The same API lies beneath /api/v3 (GitHub Enterprise Server, which
+		// is what a runner takes any host but github.com for).
+		http.StripPrefix(apiPrefix(r.URL.Path), s.mux).ServeHTTP(sw, r)
+	}
+	s.mu.Lock()
+	s.calls[at].Status = sw.status
+	s.mu.Unlock()
+}
+
+func apiPrefix(path string) string {
+	if strings.HasPrefix(path, "/api/v3/") {
+		return "/api/v3"
+	}
+	return ""
+}
+
+func (s *Server) record(c Call) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls = append(s.calls, c)
+	return len(s.calls) - 1
+}
+
+func (s *Server) failureFor(path string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.failures {
+		f := &s.failures[i]
+		if !strings.HasSuffix(path, f.Path) {
+			continue
+		}
+		status := f.Status
+		if f.Times > 0 {
+			if f.Times--; f.Times == 0 {
+				s.failures = slices.Delete(s.failures, i, i+1)
+			}
+		}
+		return status
+	}
+	return 0
+}
+
+// Fail makes later requests fail. Status 0 lifts an earlier Fail of that path.
+func (s *Server) Fail(f Failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failures = slices.DeleteFunc(s.failures, func(old Failure) bool { return old.Path == f.Path })
+	if f.Status != 0 {
+		s.failures = append(s.failures, f)
+	}
+}
+
+// Calls returns what was asked so far.
+func (s *Server) Calls() []Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.calls)
+}
+
+// Registrations counts the registrations that succeeded, replacing ones too.
+func (s *Server) Registrations() int { return Registrations(s.Calls()) }
+
+// Registrations counts the successful registrations among calls.
+func Registrations(calls []Call) int {
+	n := 0
+	for _, c := range calls {
+		if c.Method == http.MethodPost && strings.HasSuffix(c.Path, "/actions/runners/register") && c.Status < 300 {
+			n++
+		}
+	}
+	return n
+}
+
+// Runners returns the registered runners, oldest first.
+func (s *Server) Runners() []Runner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Runner
+	for _, r := range s.runners {
+		all = append(all, *r)
+	}
+	slices.SortFunc(all, func(a, b Runner) int { return a.ID - b.ID })
+	return all
+}
+
+// notify wakes all who wait. The caller holds mu.
+func (s *Server) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		panic(fmt.Sprintf("cannot encode %T: %v", v, err))
+	}
+}
+
+func writeError(w http.ResponseWriter, status int, message string) {
+	writeJSON(w, status, map[string]string{"message": message})
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) bool {
+	if err := json.NewDecoder(r.Body).Decode(v); err != nil {
+		writeError(w, http.StatusBadRequest, "Problems parsing JSON")
+		return false
+	}
+	return true
+}

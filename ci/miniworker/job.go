@@ -1,0 +1,88 @@
+package miniworker
+
+import "time"
+
+// Job is a scripted job: what a workflow file says, already expanded.
+type Job struct {
+	Name       string            `json:"name"`
+	Repository string            `json:"repository,omitempty"` // OWNER/NAME; default octo/repo
+	Container  *Container        `json:"container,omitempty"`
+	Services   []Container       `json:"services,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+	Steps      []Step            `json:"steps"`
+}
+
+// Container is a workflow's container: or service, or a docker:// action.
+type Container struct {
+	Image       string            `json:"image"`
+	Options     string            `json:"options,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
+	Volumes     []string          `json:"volumes,omitempty"`
+	Ports       []string          `json:"ports,omitempty"`
+	Credentials *Credentials      `json:"credentials,omitempty"`
+	Entrypoint  string            `json:"entrypoint,omitempty"` // services and container steps
+	Command     string            `json:"command,omitempty"`    // their arguments, one string
+}
+
+// Credentials are those of an image registry.
+type Credentials struct {
+	Username string `json:"username"`
+	Password string `json:"password"`
+}
+
+// Step is one run: step, or, with Uses, one docker:// action.
+type Step struct {
+	Name             string            `json:"name,omitempty"`
+	Run              string            `json:"run,omitempty"`
+	Shell            string            `json:"shell,omitempty"` // as in a workflow; "" means sh -e
+	WorkingDirectory string            `json:"working_directory,omitempty"`
+	Env              map[string]string `json:"env,omitempty"`
+	Uses             *Container        `json:"uses,omitempty"`
+	If               string            `json:"if,omitempty"` // "" (success), "always" or "failure"
+	ContinueOnError  bool              `json:"continue_on_error,omitempty"`
+	TimeoutSeconds   int               `json:"timeout_seconds,omitempty"`
+}
+
+// Conclusions of steps and jobs, as GitHub names them.
+const (
+	Success   = "success"
+	Failure   = "failure"
+	Cancelled = "cancelled"
+	Skipped   = "skipped"
+)
+
+// StepResult tells how one call of the hook, or one step on the host, ended.
+type StepResult struct {
+	Name       string            `json:"name"`
+	Conclusion string            `json:"conclusion"`
+	Exit       int               `json:"exit"`             // exit status, or 128 + signal
+	Output     []string          `json:"output,omitempty"` // lines of stdout and stderr as they came
+	Errors     []string          `json:"errors,omitempty"` // what the runner itself says
+	Outputs    map[string]string `json:"outputs,omitempty"`
+	Duration   time.Duration     `json:"duration"`
+
+	// Request is what went to the hook's standard input, Response what the
+	// response file held. Empty for a step that calls no hook.
+	Request  string `json:"request,omitempty"`
+	Response string `json:"response,omitempty"`
+}
+
+// JobResult tells how a job ended. Steps include "Initialize containers" and
+// "Stop containers".
+type JobResult struct {
+	Conclusion string       `json:"conclusion"`
+	Steps      []StepResult `json:"steps"`
+	// Orphans counts processes of the job that were still there at its end
+	// and had to be killed.
+	Orphans int `json:"orphans"`
+}
+
+// Step finds a step's result by name; the zero StepResult if there is none.
+func (r JobResult) Step(name string) StepResult {
+	for _, s := range r.Steps {
+		if s.Name == name {
+			return s
+		}
+	}
+	return StepResult{}
+}

@@ -1,0 +1,292 @@
+// Package miniworker calls a container hook exactly as the actions runner's
+// worker does (ContainerHookManager, ScriptHandler and ProcessInvoker of
+// actions/runner 2.336.0): the same JSON, files, environment, working
+// directory, signals and error texts. It stands for the worker in tests.
+//
+// What it leaves out: workflow commands in the output, secrets masking,
+// JavaScript actions and expressions. Keys of JSON maps are sorted, where the
+// real worker keeps the order of the workflow.
+package miniworker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Options say where a worker works.
+type Options struct {
+	Hook       string // path of the hook, ACTIONS_RUNNER_CONTAINER_HOOKS; "" for none
+	Root       string // the runner's directory; externals lies in it
+	Work       string // the work root, usually Root/_work
+	Repository string // OWNER/NAME; default octo/repo
+	RunnerName string // default stub
+	// Env is the worker's own environment; nil means that of this process.
+	Env []string
+	// Line receives every line of the log as it comes. Calls do not overlap.
+	Line func(string)
+	// Job names the job; default job.
+	Job string
+}
+
+// Worker runs the steps of one job. Its methods may be called concurrently,
+// as the real worker does for background steps.
+type Worker struct {
+	opt       Options
+	workspace string
+	tracking  string // value of RUNNER_TRACKING_ID
+	lineMu    sync.Mutex
+
+	mu          sync.Mutex
+	state       json.RawMessage // ContainerHookState
+	prependPath []string        // GITHUB_PATH, oldest first
+	env         map[string]string
+	container   *Container // the job's, once prepared
+	context     JobContext
+}
+
+// JobContext is what prepare_job told about containers, the job context of
+// expressions.
+type JobContext struct {
+	Container ContainerContext
+	Services  []ContainerContext // in the order of the job's services
+}
+
+// ContainerContext describes one container.
+type ContainerContext struct {
+	ID      string
+	Network string
+	Ports   map[string]string // container port: host port
+}
+
+// Reasons for the end of a job, as the cause of a cancelled context.
+var (
+	ErrCancelled = errors.New("the job was cancelled")
+	ErrShutdown  = errors.New("the runner has received a shutdown signal")
+)
+
+// New lays out the work root as "Set up job" does: _temp emptied, _actions
+// made anew.
+func New(opt Options) (*Worker, error) {
+	if opt.Repository == "" {
+		opt.Repository = "octo/repo"
+	}
+	if opt.RunnerName == "" {
+		opt.RunnerName = "stub"
+	}
+	if opt.Job == "" {
+		opt.Job = "job"
+	}
+	if opt.Env == nil {
+		opt.Env = os.Environ()
+	}
+	_, repo, ok := strings.Cut(opt.Repository, "/")
+	if !ok || !filepath.IsAbs(opt.Work) || !filepath.IsAbs(opt.Root) {
+		return nil, fmt.Errorf("cannot set up job: repository %q, work root %q and runner root %q must be OWNER/NAME and absolute paths", opt.Repository, opt.Work, opt.Root)
+	}
+	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(), env: map[string]string{}}
+	if err := w.layOut(); err != nil {
+		return nil, fmt.Errorf("cannot set up job: %w", err)
+	}
+	return w, nil
+}
+
+func (w *Worker) layOut() error {
+	if err := os.RemoveAll(w.path("_actions")); err != nil {
+		return err
+	}
+	left, err := filepath.Glob(w.path("_temp/*"))
+	if err != nil {
+		return err
+	}
+	for _, p := range left {
+		if err := os.RemoveAll(p); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{w.workspace, w.path("_actions"), w.path("_temp/_github_home"), w.path("_temp/_github_workflow"),
+		w.path("_temp/_runner_file_commands"), w.tools()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(w.path("_temp/_github_workflow/event.json"), []byte("{}\n"), 0o644)
+}
+
+// Workspace is the host path of github.workspace.
+func (w *Worker) Workspace() string { return w.workspace }
+
+// State is the hook state the next call will get; nil before the first.
+func (w *Worker) State() json.RawMessage {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.state)
+}
+
+// SetState replaces the hook state, to play a forged one.
+func (w *Worker) SetState(state json.RawMessage) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = slices.Clone(state)
+}
+
+// Context is what prepare_job answered.
+func (w *Worker) Context() JobContext {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.context
+}
+
+// path joins to the work root.
+func (w *Worker) path(name string) string { return filepath.Join(w.opt.Work, name) }
+
+// tools is the tool cache, outside the work root if the environment says so.
+func (w *Worker) tools() string {
+	for _, key := range []string{"AGENT_TOOLSDIRECTORY", "RUNNER_TOOLSDIRECTORY", "RUNNER_TOOL_CACHE"} {
+		if dir := lookup(w.opt.Env, key); dir != "" {
+			return dir
+		}
+	}
+	return w.path("_tool")
+}
+
+// PrepareJob calls prepare_job. A nil container means a job with services only.
+func (w *Worker) PrepareJob(ctx context.Context, container *Container, services []Container) StepResult {
+	args := prepareJobArgs{Services: []hookContainer{}}
+	if container != nil {
+		args.Container = w.jobContainer(container)
+	}
+	for i := range services {
+		args.Services = append(args.Services, serviceContainer(&services[i]))
+	}
+	w.mu.Lock()
+	w.container = container
+	w.mu.Unlock()
+	return w.call(ctx, "Initialize containers", "prepare_job", args, func(r *response) error {
+		return w.acceptPrepare(r, container != nil, len(services))
+	})
+}
+
+// Cleanup calls cleanup_job.
+func (w *Worker) Cleanup(ctx context.Context) StepResult {
+	return w.call(ctx, "Stop containers", "cleanup_job", struct{}{}, nil)
+}
+
+// RunScript runs a run: step: in the job's container through run_script_step,
+// or on the host if the job has none.
+func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
+	commands, err := w.newFileCommands()
+	if err != nil {
+		return failedStep(step.Name, err)
+	}
+	w.mu.Lock()
+	onHost := w.container == nil
+	w.mu.Unlock()
+	script, program, arguments, err := w.writeScript(step)
+	if err != nil {
+		return failedStep(step.Name, err)
+	}
+	env := w.stepEnv(step.Env, commands)
+	dir := step.WorkingDirectory
+	if !strings.HasPrefix(dir, "/") {
+		dir = filepath.Join(w.workspace, dir)
+	}
+	var result StepResult
+	if onHost {
+		result = w.runOnHost(ctx, step.Name, program, strings.ReplaceAll(arguments, "{0}", script), dir, env)
+	} else {
+		paths := w.jobPaths()
+		args := scriptStepArgs{
+			EntryPointArgs:       splitArguments(strings.ReplaceAll(arguments, "{0}", paths.translate(script))),
+			EntryPoint:           program,
+			EnvironmentVariables: paths.translateAll(env),
+			PrependPath:          w.prepended(),
+			WorkingDirectory:     paths.translate(dir),
+		}
+		result = w.call(ctx, step.Name, "run_script_step", args, w.acceptStep)
+	}
+	w.collect(commands, &result)
+	return result
+}
+
+// RunScriptArgs calls run_script_step with an entry point and the arguments
+// string a JavaScript action or a custom shell would give.
+func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string) StepResult {
+	commands, err := w.newFileCommands()
+	if err != nil {
+		return failedStep(name, err)
+	}
+	paths := w.jobPaths()
+	result := w.call(ctx, name, "run_script_step", scriptStepArgs{
+		EntryPointArgs:       splitArguments(arguments),
+		EntryPoint:           entryPoint,
+		EnvironmentVariables: paths.translateAll(w.stepEnv(env, commands)),
+		PrependPath:          w.prepended(),
+		WorkingDirectory:     paths.translate(w.workspace),
+	}, w.acceptStep)
+	w.collect(commands, &result)
+	return result
+}
+
+// RunContainerStep runs a docker:// action through run_container_step.
+func (w *Worker) RunContainerStep(ctx context.Context, step Step) StepResult {
+	commands, err := w.newFileCommands()
+	if err != nil {
+		return failedStep(step.Name, err)
+	}
+	args := w.stepContainer(step.Uses)
+	env := w.stepEnv(step.Env, commands)
+	maps.Copy(env, step.Uses.Env)
+	args.EnvironmentVariables = w.containerStepPaths().translateAll(env)
+	result := w.call(ctx, step.Name, "run_container_step", args, w.acceptStep)
+	w.collect(commands, &result)
+	return result
+}
+
+func failedStep(name string, err error) StepResult {
+	return StepResult{Name: name, Conclusion: Failure, Exit: -1, Errors: []string{err.Error()}}
+}
+
+// prepended is GITHUB_PATH, most recent first.
+func (w *Worker) prepended() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := append([]string{}, w.prependPath...)
+	slices.Reverse(p)
+	return p
+}
+
+func (w *Worker) line(s string) {
+	if w.opt.Line == nil {
+		return
+	}
+	w.lineMu.Lock()
+	defer w.lineMu.Unlock()
+	w.opt.Line(s)
+}
+
+func lookup(env []string, key string) string {
+	value := ""
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, key+"="); ok {
+			value = v
+		}
+	}
+	return value
+}
+
+// guid is a random UUID, as .NET's Guid.NewGuid.
+func guid() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, crypto/rand
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

@@ -1,0 +1,126 @@
+// Package stubrunner builds a tarball shaped like the actions runner's release,
+// with a listener that talks to ci/fakegithub and runs scripted jobs through
+// ci/miniworker. It is a double: externals holds a placeholder for node, and
+// there is no Runner.Worker, because the stub's listener works itself.
+package stubrunner
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"mkappliance/atomicfile"
+	"mkappliance/command"
+)
+
+// Version is what the stub says it is unless told otherwise.
+const Version = "2.336.0"
+
+// Options choose what to build.
+type Options struct {
+	Version string // default Version
+	GOARCH  string // default amd64
+	// ModuleDir is where the module lies; default the working directory.
+	ModuleDir string
+}
+
+// Build writes actions-runner-linux-ARCH-VERSION.tar.gz into dir and returns
+// its path and the sha256 of its bytes. Same sources, same bytes.
+func Build(ctx context.Context, dir string, opt Options) (path, sum string, err error) {
+	if opt.Version == "" {
+		opt.Version = Version
+	}
+	if opt.GOARCH == "" {
+		opt.GOARCH = "amd64"
+	}
+	listener, err := compile(ctx, opt)
+	if err != nil {
+		return "", "", err
+	}
+	data, err := archive(files(listener))
+	if err != nil {
+		return "", "", err
+	}
+	arch := map[string]string{"amd64": "x64"}[opt.GOARCH]
+	if arch == "" {
+		arch = opt.GOARCH
+	}
+	path = filepath.Join(dir, fmt.Sprintf("actions-runner-linux-%s-%s.tar.gz", arch, opt.Version))
+	hash := sha256.Sum256(data)
+	return path, hex.EncodeToString(hash[:]), atomicfile.Write(path, data, 0o644)
+}
+
+func compile(ctx context.Context, opt Options) ([]byte, error) {
+	tmp, err := os.MkdirTemp("", "stubrunner")
+	if err != nil {
+		return nil, fmt.Errorf("cannot build stub runner: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	out := filepath.Join(tmp, "Runner.Listener")
+	err = command.Host{}.Run(ctx, command.Cmd{
+		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
+			"-o", out, "mkappliance/ci/stubrunner/listener"},
+		Dir: opt.ModuleDir,
+		Env: append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+opt.GOARCH),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot build stub runner: %w", err)
+	}
+	return os.ReadFile(out)
+}
+
+type file struct {
+	name string
+	mode int64
+	data []byte // nil for a directory
+}
+
+func files(listener []byte) []file {
+	script := func(s string) []byte { return []byte("#!/bin/bash\n" + s) }
+	return []file{
+		{"./", 0o755, nil},
+		{"./bin/", 0o755, nil},
+		{"./bin/Runner.Listener", 0o755, listener},
+		{"./config.sh", 0o755, script("# Stand-in for the runner's config.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && pwd)\"\nif [ \"$1\" = remove ]; then\n  exec \"$root/bin/Runner.Listener\" \"$@\"\nfi\nexec \"$root/bin/Runner.Listener\" configure \"$@\"\n")},
+		{"./env.sh", 0o755, script("# Stand-in for the runner's env.sh.\n")},
+		{"./externals/", 0o755, nil},
+		{"./externals/node20/", 0o755, nil},
+		{"./externals/node20/bin/", 0o755, nil},
+		{"./externals/node20/bin/node", 0o755, script("echo \"stub node: $*\"\n")},
+		{"./run.sh", 0o755, script("# Stand-in for the runner's run.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && pwd)\"\nexec \"$root/bin/Runner.Listener\" run \"$@\"\n")},
+	}
+}
+
+// archive packs with fixed times and owners.
+func archive(files []file) ([]byte, error) {
+	var b bytes.Buffer
+	gz := gzip.NewWriter(&b)
+	tw := tar.NewWriter(gz)
+	for _, f := range files {
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+		if f.data == nil {
+			h.Typeflag = tar.TypeDir
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return nil, fmt.Errorf("cannot pack %s: %w", f.name, err)
+		}
+		if _, err := io.Copy(tw, bytes.NewReader(f.data)); err != nil {
+			return nil, fmt.Errorf("cannot pack %s: %w", f.name, err)
+		}
+	}
+	if err := tw.Close(); err != nil {
+		return nil, fmt.Errorf("cannot pack stub runner: %w", err)
+	}
+	if err := gz.Close(); err != nil {
+		return nil, fmt.Errorf("cannot pack stub runner: %w", err)
+	}
+	return b.Bytes(), nil
+}
