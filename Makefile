@@ -6,6 +6,8 @@
 
 IMAGE   ?= runner-amd64
 GO      := CGO_ENABLED=0 go
+# Debian's Go does not fetch the version of go.mod unless asked.
+export GOTOOLCHAIN = auto
 LDFLAGS := -ldflags='-s -w'
 
 .PHONY: all deps image test bench lint clean

@@ -175,13 +175,15 @@ func (h Host) makeInitrd(ctx context.Context, run command.Runner, tree *HostTree
 	if err != nil {
 		return err
 	}
-	return errors.Join(
+	err = errors.Join(
 		os.Rename(filepath.Join(tree.Root, initrdName), tree.Initrd),
 		os.Rename(filepath.Join(tree.Root, "boot", "vmlinuz-"+release), tree.Kernel),
-		emptyDir(filepath.Join(tree.Root, "boot")),
-		os.Remove(filepath.Join(tree.Root, "vmlinuz")), ignoreMissing(os.Remove(filepath.Join(tree.Root, "vmlinuz.old"))),
-		os.Remove(filepath.Join(tree.Root, "initrd.img")), ignoreMissing(os.Remove(filepath.Join(tree.Root, "initrd.img.old"))),
-	)
+		emptyDir(filepath.Join(tree.Root, "boot")))
+	// Debian's kernel packages keep links to kernel and initrd at the top.
+	for _, link := range []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"} {
+		err = errors.Join(err, ignoreMissing(os.Remove(filepath.Join(tree.Root, link))))
+	}
+	return err
 }
 
 // kernelRelease finds the one kernel of the tree.

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/cli"
+	"mkappliance/command"
+	"mkappliance/image"
+	"mkappliance/progress"
+	"mkappliance/rootfs"
+	"mkappliance/spec"
+)
+
+// defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:
+// 2025-08-09, the release of Debian 13. What matters is that it never changes.
+const defaultEpoch = 1754697600
+
+type buildOptions struct {
+	specFile, outDir, cacheDir, agent, version, runner string
+	json                                               bool
+}
+
+func newBuildCommand() *cobra.Command {
+	var o buildOptions
+	c := &cobra.Command{
+		Use:   "build IMAGE",
+		Short: "Bake an image that images.toml describes",
+		Long: `Bake an image that images.toml describes.
+
+The disk image is written to OUT/IMAGE_VERSION.img, with a manifest beside it.
+Nothing appears under those names unless the whole build succeeded.
+
+Root is not needed: without it the build runs in a user namespace, for which
+your user needs entries in /etc/subuid and /etc/subgid and the package uidmap.
+Neither way mounts anything on the build host or uses a loop device.
+
+Exit status:
+  0  the image was written
+  1  the build failed
+  2  the command line or images.toml is wrong`,
+		Example: `  mkappliance build runner-amd64
+  mkappliance build runner-amd64 --version 1.4.0 --out dist
+  mkappliance build runner-amd64 --runner ./actions-runner-linux-x64-2.337.0.tar.gz`,
+		Args: cli.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return runBuild(c, o, args[0]) },
+	}
+	f := c.Flags()
+	f.StringVarP(&o.specFile, "file", "f", "images.toml", "read the description of images from `FILE`")
+	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
+	f.StringVar(&o.cacheDir, "cache-dir", "", "keep package layers and downloads in `DIR` (default: mkappliance in your cache directory)")
+	f.StringVar(&o.agent, "agent", "", "put `FILE` in as runner-agent (default: the one beside mkappliance)")
+	f.StringVar(&o.version, "version", "", "give the image this `VERSION` instead of the one in images.toml")
+	f.StringVar(&o.runner, "runner", "", "take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")
+	f.BoolVar(&o.json, "json", false, "report progress and result as JSON, one object a line")
+	return c
+}
+
+func runBuild(c *cobra.Command, o buildOptions, name string) error {
+	img, err := o.image(name)
+	if err != nil {
+		return cli.Usage(err)
+	}
+	epoch, err := sourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+	if err != nil {
+		return cli.Usage(err)
+	}
+	agent, err := o.agentPath()
+	if err != nil {
+		return cli.Usage(err)
+	}
+	if o.cacheDir == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return cli.Usage(fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err))
+		}
+		o.cacheDir = filepath.Join(base, "mkappliance")
+	}
+	if err := rootfs.EnterUserNamespace(); err != nil {
+		return err
+	}
+	mode := progress.DetectMode(os.Stderr)
+	if o.json {
+		mode = progress.JSON
+	}
+	report := progress.New(os.Stderr, mode)
+	result, err := image.Build(c.Context(), image.Options{Spec: img, Agent: agent, OutDir: o.outDir, CacheDir: o.cacheDir,
+		Epoch: epoch, Runner: command.Host{}, Progress: report})
+	if err != nil {
+		return err
+	}
+	report.Summary()
+	if o.json {
+		return json.NewEncoder(c.OutOrStdout()).Encode(result)
+	}
+	fmt.Fprintln(c.OutOrStdout(), result.Image)
+	return nil
+}
+
+// image reads the description and applies the flags that change it.
+func (o buildOptions) image(name string) (*spec.Image, error) {
+	s, err := spec.Load(o.specFile)
+	if err != nil {
+		return nil, err
+	}
+	img, err := s.Image(name)
+	if err != nil {
+		return nil, err
+	}
+	if o.version != "" {
+		if err := spec.CheckVersion(o.version); err != nil {
+			return nil, fmt.Errorf("cannot use --version: %w", err)
+		}
+		img.Version = o.version
+	}
+	if o.runner != "" {
+		path, sum, _ := strings.Cut(o.runner, "@")
+		img.Runner.Path, img.Runner.URL, img.Runner.Version = path, "", "local"
+		if img.Runner.SHA256, err = rootfs.FileHash(path, sum); err != nil {
+			return nil, fmt.Errorf("cannot use --runner: %w", err)
+		}
+	}
+	return img, nil
+}
+
+// agentPath finds the agent to put in: a static program for the appliance.
+func (o buildOptions) agentPath() (string, error) {
+	if o.agent == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("cannot find runner-agent: %w", err)
+		}
+		o.agent = filepath.Join(filepath.Dir(self), "runner-agent")
+	}
+	if _, err := os.Stat(o.agent); err != nil {
+		return "", fmt.Errorf("cannot find runner-agent: %w; build it with 'make' or give --agent", err)
+	}
+	return o.agent, nil
+}
+
+func sourceDateEpoch(text string) (int64, error) {
+	if text == "" {
+		return defaultEpoch, nil
+	}
+	epoch, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || epoch < 0 {
+		return 0, fmt.Errorf("cannot use SOURCE_DATE_EPOCH %q: want seconds since 1970", text)
+	}
+	return epoch, nil
+}

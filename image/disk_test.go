@@ -1,0 +1,134 @@
+package image
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func testPartitions(t *testing.T) []partition {
+	t.Helper()
+	dir := t.TempDir()
+	content := filepath.Join(dir, "content")
+	data := append(bytes.Repeat([]byte{0}, 2*mebibyte), []byte("after a hole")...)
+	if err := os.WriteFile(content, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return []partition{
+		{typeESP, "esp", id("i", "1", "esp"), 4 * mebibyte, content},
+		{typeVerity, "runner_1.0_verity", id("i", "1", "v"), 8 * mebibyte, content},
+		{typeRoot, "runner_1.0", id("i", "1", "r"), 64 * mebibyte, content},
+	}
+}
+
+func TestWriteDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.img")
+	if err := writeDisk(path, id("i", "1", "disk"), testPartitions(t)); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("sgdisk", "--verify", path).CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "No problems found") {
+		t.Errorf("sgdisk --verify: %v\n%s", err, out)
+	}
+	dump, err := exec.Command("sfdisk", "--dump", path).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer("DISK", path).Replace(`label: gpt
+label-id: ` + strings.ToUpper(id("i", "1", "disk")) + `
+device: DISK
+unit: sectors
+first-lba: 34
+last-lba: 159710
+sector-size: 512
+
+DISK1 : start=        2048, size=        8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=` + strings.ToUpper(id("i", "1", "esp")) + `, name="esp"
+DISK2 : start=       10240, size=       16384, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, uuid=` + strings.ToUpper(id("i", "1", "v")) + `, name="runner_1.0_verity"
+DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=` + strings.ToUpper(id("i", "1", "r")) + `, name="runner_1.0"
+`)
+	if string(dump) != want {
+		t.Errorf("got\n%s\nwant\n%s", dump, want)
+	}
+	disk, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, start := range []int{2048, 10240, 26624} {
+		at := start*sectorSize + 2*mebibyte
+		if got := string(disk[at : at+12]); got != "after a hole" {
+			t.Errorf("partition at sector %d holds %q", start, got)
+		}
+	}
+	var stat syscall.Stat_t
+	if err := syscall.Stat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	if used := stat.Blocks * 512; used > mebibyte {
+		t.Errorf("%d KiB are allocated: the holes were filled", used/1024)
+	}
+}
+
+func TestWriteDiskTwiceIsIdentical(t *testing.T) {
+	dir := t.TempDir()
+	partitions := testPartitions(t)
+	var disks [2][]byte
+	for i := range disks {
+		path := filepath.Join(dir, "disk.img")
+		if err := writeDisk(path, id("i", "1", "disk"), partitions); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if disks[i], err = os.ReadFile(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(disks[0], disks[1]) {
+		t.Error("two disks from the same partitions differ")
+	}
+}
+
+func TestWriteDiskRefusesContentLargerThanPartition(t *testing.T) {
+	partitions := testPartitions(t)
+	partitions[0].size = 2 * mebibyte
+	err := writeDisk(filepath.Join(t.TempDir(), "disk.img"), id("i", "1", "disk"), partitions)
+	want := "cannot write partition esp: its content has 3 MiB, images.toml allows 2 MiB: raise it under disk"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestVerityPartitionIDs(t *testing.T) {
+	root, verity, err := verityPartitionIDs("33588e4746557e5d19c7d7aee2f7f5ca53ab5600792a981a48b767ff0b884126")
+	if err != nil || root != "33588e47-4655-7e5d-19c7-d7aee2f7f5ca" || verity != "53ab5600-792a-981a-48b7-67ff0b884126" {
+		t.Errorf("got %s, %s, %v", root, verity, err)
+	}
+	for _, bad := range []string{"", "33", "zz588e4746557e5d19c7d7aee2f7f5ca53ab5600792a981a48b767ff0b884126"} {
+		if _, _, err := verityPartitionIDs(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestParseRootHash(t *testing.T) {
+	hash := strings.Repeat("a1", 32)
+	got, err := parseRootHash("VERITY header information for /mnt/x\nUUID:            \t1\nRoot hash:      \t" + hash + "\n")
+	if err != nil || got != hash {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := parseRootHash("Root hash: short\n"); err == nil || err.Error() != "cannot find the root hash in the output of veritysetup" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKernelCommandLine(t *testing.T) {
+	got := strings.Join(kernelCommandLine("abc", []string{"console=ttyS0"}), " ")
+	want := "root=/dev/mapper/root roothash=abc rootfstype=erofs ro systemd.verity_root_options=panic-on-corruption " +
+		"gpt panic=10 rd.shell=0 rd.emergency=reboot console=ttyS0"
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}

@@ -1,0 +1,172 @@
+// Package progress reports on long work: a live line on a terminal, plain lines
+// in a log, or JSON objects for programs.
+package progress
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// Mode is the form of a report.
+type Mode int
+
+const (
+	// Plain prints one line when a stage begins and one when it ends.
+	Plain Mode = iota
+	// Terminal prints one line a stage, and on it what the stage is doing.
+	Terminal
+	// JSON prints one object a line for each begin and end.
+	JSON
+)
+
+// DetectMode gives Terminal if f is one that can move its cursor, else Plain.
+func DetectMode(f *os.File) Mode {
+	if term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
+		return Terminal
+	}
+	return Plain
+}
+
+// Reporter reports stages one after the other.
+type Reporter struct {
+	w     io.Writer
+	mode  Mode
+	now   func() time.Time
+	width int
+	start time.Time
+	mu    sync.Mutex
+}
+
+// New reports to w.
+func New(w io.Writer, mode Mode) *Reporter {
+	r := &Reporter{w: w, mode: mode, now: time.Now, width: 80}
+	if f, ok := w.(*os.File); ok && mode == Terminal {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+			r.width = width
+		}
+	}
+	r.start = r.now()
+	return r
+}
+
+// event is what JSON mode prints.
+type event struct {
+	Stage   string  `json:"stage"`
+	Event   string  `json:"event"` // "begin", "done" or "failed"
+	Seconds float64 `json:"seconds,omitempty"`
+	Note    string  `json:"note,omitempty"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// Stage is one part of the work, under way until Done or Fail.
+type Stage struct {
+	r     *Reporter
+	name  string
+	start time.Time
+	line  []byte // the unfinished last line of tool output
+}
+
+// Stage begins a stage.
+func (r *Reporter) Stage(name string) *Stage {
+	s := &Stage{r: r, name: name, start: r.now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch r.mode {
+	case Plain:
+		fmt.Fprintf(r.w, "[begin]  %s\n", name)
+	case Terminal:
+		r.live(s, "")
+	case JSON:
+		r.event(event{Stage: name, Event: "begin"})
+	}
+	return s
+}
+
+// Writer takes the output of the stage's tools. A terminal shows its last line
+// while the stage lasts; elsewhere it is not shown, since the tool's error
+// quotes what matters.
+func (s *Stage) Writer() io.Writer { return s }
+
+// Write implements io.Writer.
+func (s *Stage) Write(p []byte) (int, error) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.line = append(s.line, p...)
+	lines := strings.Split(string(s.line), "\n")
+	s.line = []byte(lines[len(lines)-1])
+	if s.r.mode == Terminal && len(lines) > 1 {
+		s.r.live(s, strings.TrimSpace(lines[len(lines)-2]))
+	}
+	return len(p), nil
+}
+
+// Done ends the stage well; the note may be empty.
+func (s *Stage) Done(note string) {
+	s.end(event{Stage: s.name, Event: "done", Note: note}, "[done]  ", note)
+}
+
+// Fail ends the stage with an error, which the caller reports in full.
+func (s *Stage) Fail(err error) {
+	s.end(event{Stage: s.name, Event: "failed", Error: err.Error()}, "[failed]", "")
+}
+
+func (s *Stage) end(e event, mark, note string) {
+	r := s.r
+	elapsed := r.now().Sub(s.start)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mode == JSON {
+		e.Seconds = elapsed.Seconds()
+		r.event(e)
+		return
+	}
+	if r.mode == Terminal {
+		fmt.Fprint(r.w, "\r\x1b[K")
+	}
+	line := fmt.Sprintf("%s %-18s %6.1fs  %s", mark, s.name, elapsed.Seconds(), note)
+	fmt.Fprintln(r.w, strings.TrimRight(line, " "))
+}
+
+// Summary ends the report with the time of the whole.
+func (r *Reporter) Summary() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	elapsed := r.now().Sub(r.start).Seconds()
+	if r.mode == JSON {
+		r.event(event{Stage: "total", Event: "done", Seconds: elapsed})
+		return
+	}
+	fmt.Fprintf(r.w, "[total]  %-18s %6.1fs\n", "", elapsed)
+}
+
+// live draws the line of a stage under way, cut to the width of the terminal.
+func (r *Reporter) live(s *Stage, detail string) {
+	text := []rune(fmt.Sprintf("[%5.1fs] %s  %s", r.now().Sub(s.start).Seconds(), s.name, printable(detail)))
+	if len(text) >= r.width {
+		text = text[:max(0, r.width-1)]
+	}
+	fmt.Fprintf(r.w, "\r\x1b[K%s", string(text))
+}
+
+// printable drops what would move the cursor.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if c < ' ' || c == 0x7f {
+			return -1
+		}
+		return c
+	}, s)
+}
+
+func (r *Reporter) event(e event) {
+	// An event holds strings and a finite number: it always marshals.
+	line, _ := json.Marshal(e)
+	fmt.Fprintf(r.w, "%s\n", line)
+}

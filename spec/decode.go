@@ -1,0 +1,242 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// decoder turns generic TOML values into ours and keeps the first error.
+type decoder struct {
+	path  string
+	lines lineIndex
+	err   error
+}
+
+func (d *decoder) fail(key, format string, args ...any) {
+	if d.err == nil {
+		d.err = fmt.Errorf("%s:%d: %s", d.path, d.lines.of(key), fmt.Sprintf(format, args...))
+	}
+}
+
+// table is one TOML table being read; keys nobody asked for are errors.
+type table struct {
+	d       *decoder
+	key     string // full dotted name; empty for the document
+	values  map[string]any
+	known   []string
+	present bool
+}
+
+func (d *decoder) table(key string, values map[string]any) *table {
+	return &table{d: d, key: key, values: values, present: values != nil}
+}
+
+// sub gives the full name of a key of the table.
+func (t *table) sub(key string) string {
+	if t.key == "" {
+		return key
+	}
+	return t.key + "." + key
+}
+
+// take gives the value of a key and remembers that it is known.
+func (t *table) take(key string) (any, bool) {
+	t.known = append(t.known, key)
+	v, ok := t.values[key]
+	return v, ok
+}
+
+// missing reports a value that has to be there; a missing table is reported
+// once, not once for each of its values.
+func (t *table) missing(key, example string) {
+	if t.present {
+		where := "the top"
+		if t.key != "" {
+			where = "[" + t.key + "]"
+		}
+		t.d.fail(t.key, "%s is missing from %s; add a line like: %s = %s", key, where, key, example)
+	}
+}
+
+func (t *table) wrongType(key, want string, got any) {
+	t.d.fail(t.sub(key), "%s is %s, want %s", key, typeName(got), want)
+}
+
+func typeName(v any) string {
+	switch v.(type) {
+	case string:
+		return "a string"
+	case int64:
+		return "an integer"
+	case float64:
+		return "a number with a point"
+	case bool:
+		return "true or false"
+	case []any, []map[string]any:
+		return "a list"
+	case map[string]any:
+		return "a table"
+	}
+	return "a date"
+}
+
+func (t *table) integer(key string, want int64) {
+	v, ok := t.take(key)
+	if !ok {
+		t.missing(key, strconv.FormatInt(want, 10))
+		return
+	}
+	if got, ok := v.(int64); !ok {
+		t.wrongType(key, "an integer", v)
+	} else if got != want {
+		t.d.fail(t.sub(key), "%s %d is unknown to this version; use %d", key, got, want)
+	}
+}
+
+// text gives a string that must be there and not be empty.
+func (t *table) text(key string) string {
+	if _, ok := t.values[key]; !ok {
+		t.known = append(t.known, key)
+		t.missing(key, `"..."`)
+		return ""
+	}
+	s := t.optionalText(key)
+	if s == "" {
+		t.d.fail(t.sub(key), "%s is empty; give it a value", key)
+	}
+	return s
+}
+
+func (t *table) optionalText(key string) string {
+	v, ok := t.take(key)
+	if !ok {
+		return ""
+	}
+	s, ok := v.(string)
+	if !ok {
+		t.wrongType(key, "a string in quotes", v)
+	}
+	return s
+}
+
+func (t *table) list(key string) []string {
+	if _, ok := t.values[key]; !ok {
+		t.known = append(t.known, key)
+		t.missing(key, `["..."]`)
+		return nil
+	}
+	return t.optionalList(key)
+}
+
+func (t *table) optionalList(key string) []string {
+	v, ok := t.take(key)
+	if !ok {
+		return nil
+	}
+	elements, ok := v.([]any)
+	if !ok {
+		t.wrongType(key, "a list of strings", v)
+		return nil
+	}
+	list := make([]string, 0, len(elements))
+	for i, e := range elements {
+		s, ok := e.(string)
+		if !ok {
+			t.d.fail(fmt.Sprintf("%s[%d]", t.sub(key), i), "%s holds %s, want only strings", key, typeName(e))
+			return nil
+		}
+		list = append(list, s)
+	}
+	return list
+}
+
+// size gives a number of bytes written like "512M" or "2G", in powers of 1024.
+func (t *table) size(key string) int64 {
+	text := t.text(key)
+	if text == "" {
+		return 0
+	}
+	units := map[string]int64{"M": mebibyte, "G": 1024 * mebibyte}
+	unit := units[text[len(text)-1:]]
+	n, err := strconv.ParseInt(text[:len(text)-1], 10, 32)
+	if unit == 0 || err != nil || n <= 0 || n > 1<<20 {
+		t.d.fail(t.sub(key), "%s %q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", key, text)
+		return 0
+	}
+	return n * unit
+}
+
+// child gives a table that must be there.
+func (t *table) child(key string) *table {
+	v, ok := t.take(key)
+	if !ok {
+		if t.present {
+			t.d.fail(t.key, "[%s] is missing; add that table", t.sub(key))
+		}
+		return t.d.table(t.sub(key), nil)
+	}
+	values, ok := v.(map[string]any)
+	if !ok {
+		t.wrongType(key, "a table, ["+t.sub(key)+"]", v)
+	}
+	return t.d.table(t.sub(key), values)
+}
+
+// tables gives the tables below [key.NAME]; there must be one at least.
+func (t *table) tables(key string) map[string]*table {
+	parent := t.child(key)
+	out := map[string]*table{}
+	for _, name := range slices.Sorted(maps.Keys(parent.values)) {
+		out[name] = parent.child(name)
+	}
+	if parent.present && len(out) == 0 {
+		t.d.fail(t.sub(key), "no image is described; add a table [%s.NAME]", key)
+	}
+	return out
+}
+
+// end refuses the keys that were not asked for, the topmost first.
+func (t *table) end() {
+	var unknown []string
+	for key := range t.values {
+		if !slices.Contains(t.known, key) {
+			unknown = append(unknown, key)
+		}
+	}
+	slices.SortFunc(unknown, func(a, b string) int { return t.d.lines.of(t.sub(a)) - t.d.lines.of(t.sub(b)) })
+	if len(unknown) == 0 {
+		return
+	}
+	hint := "known here are " + strings.Join(slices.Sorted(slices.Values(t.known)), ", ")
+	for _, known := range t.known {
+		if distance(unknown[0], known) <= 2 {
+			hint = fmt.Sprintf("did you mean %q?", known)
+			break
+		}
+	}
+	t.d.fail(t.sub(unknown[0]), "unknown key %q; %s", unknown[0], hint)
+}
+
+// distance counts the edits that turn a into b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, diagonal+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,212 @@
+// Package spec reads images.toml: which images there are and what goes into
+// them. It refuses everything it does not know, by line, before a build starts.
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// Spec is a whole images.toml.
+type Spec struct {
+	Path   string
+	Images []Image // in the order of the file
+}
+
+// Image describes one image.
+type Image struct {
+	Name         string
+	Architecture string // as dpkg names it; only "amd64" so far
+	Suite        string // Debian release, as "trixie"
+	Version      string // of the image; in file names and partition labels
+	Mirror       string // of the Debian archive; empty for the build host's own
+	Host, Guest  Tree
+	Runner       Component
+	Disk         Disk
+}
+
+// Tree describes a file tree made of Debian packages and overlays.
+type Tree struct {
+	Packages     []string
+	Overlays     []string // directories; relative ones resolved against the file
+	ExcludePaths []string // globs of files not to unpack, dpkg(1) --path-exclude
+}
+
+// Component is a release archive. Exactly one of URL and Path is set.
+type Component struct {
+	Version string
+	URL     string
+	Path    string // resolved against the file
+	SHA256  string // lower-case hex
+}
+
+// Disk gives the layout of the disk; sizes are in bytes.
+type Disk struct {
+	ESP, Root, Verity, Var int64
+	Compression            string   // of the root file system, mkfs.erofs(1) -z, or "none"
+	KernelArguments        []string // added to what the build itself needs
+}
+
+// Load reads and checks a file.
+func Load(path string) (*Spec, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read description of images: %w", err)
+	}
+	return Parse(path, data)
+}
+
+// Parse checks the content of the file path.
+func Parse(path string, data []byte) (*Spec, error) {
+	var doc map[string]any
+	if _, err := toml.Decode(string(data), &doc); err != nil {
+		var syntax toml.ParseError
+		if errors.As(err, &syntax) {
+			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, syntax.Position.Line, syntax.Message)
+		}
+		return nil, fmt.Errorf("%s:1: %w", path, err)
+	}
+	d := &decoder{path: path, lines: indexLines(string(data))}
+	root := d.table("", doc)
+	root.integer("schema", 1)
+	images := root.tables("image")
+	root.end()
+	s := &Spec{Path: path}
+	for _, name := range slices.SortedFunc(maps.Keys(images), func(a, b string) int {
+		return d.lines.of("image."+a) - d.lines.of("image."+b)
+	}) {
+		s.Images = append(s.Images, d.image(name, images[name]))
+	}
+	if d.err != nil {
+		return nil, d.err
+	}
+	return s, nil
+}
+
+// Image finds an image by name.
+func (s *Spec) Image(name string) (*Image, error) {
+	var names []string
+	for i := range s.Images {
+		if s.Images[i].Name == name {
+			return &s.Images[i], nil
+		}
+		names = append(names, s.Images[i].Name)
+	}
+	return nil, fmt.Errorf("cannot find image %q in %s: it has %s", name, s.Path, strings.Join(names, ", "))
+}
+
+func (d *decoder) image(name string, t *table) Image {
+	if !isName(name) {
+		d.fail(t.key, "image name %q is not usable in file names; use lower-case letters, digits and '-'", name)
+	}
+	img := Image{Name: name, Architecture: t.text("architecture"), Suite: t.text("suite"), Version: t.text("version"),
+		Mirror: t.optionalText("mirror")}
+	if img.Architecture != "" && img.Architecture != "amd64" {
+		d.fail(t.sub("architecture"), "architecture %q is not supported yet; use \"amd64\"", img.Architecture)
+	}
+	if img.Suite != "" && img.Suite != "trixie" {
+		d.fail(t.sub("suite"), "suite %q is not supported; use \"trixie\" (Debian 13)", img.Suite)
+	}
+	if err := CheckVersion(img.Version); img.Version != "" && err != nil {
+		d.fail(t.sub("version"), "%v", err)
+	}
+	if img.Mirror != "" && !strings.HasPrefix(img.Mirror, "http://") && !strings.HasPrefix(img.Mirror, "https://") {
+		d.fail(t.sub("mirror"), "mirror %q is not an http or https URL; leave it out to use this host's own", img.Mirror)
+	}
+	img.Host, img.Guest = d.tree(t.child("host")), d.tree(t.child("guest"))
+	img.Runner, img.Disk = d.component(t.child("runner")), d.disk(t.child("disk"))
+	t.end()
+	return img
+}
+
+func (d *decoder) tree(t *table) Tree {
+	tree := Tree{Packages: t.list("packages"), Overlays: t.optionalList("overlays"), ExcludePaths: t.optionalList("exclude-paths")}
+	for i, name := range tree.Packages {
+		key := fmt.Sprintf("%s[%d]", t.sub("packages"), i)
+		if !isPackageName(name) {
+			d.fail(key, "%q is not a Debian package name; use lower-case letters, digits and '+-.'", name)
+		}
+		if slices.Contains(tree.Packages[:i], name) {
+			d.fail(key, "package %q is listed twice; remove one", name)
+		}
+	}
+	for i, dir := range tree.Overlays {
+		tree.Overlays[i] = d.resolve(dir)
+		if info, err := os.Stat(tree.Overlays[i]); err != nil || !info.IsDir() {
+			d.fail(fmt.Sprintf("%s[%d]", t.sub("overlays"), i), "overlay %q is not a directory beside this file; create it or correct the path", dir)
+		}
+	}
+	for i, glob := range tree.ExcludePaths {
+		if !strings.HasPrefix(glob, "/") {
+			d.fail(fmt.Sprintf("%s[%d]", t.sub("exclude-paths"), i), "exclude path %q is not absolute; begin it with '/'", glob)
+		}
+	}
+	t.end()
+	return tree
+}
+
+func (d *decoder) component(t *table) Component {
+	c := Component{Version: t.text("version"), URL: t.optionalText("url"), Path: t.optionalText("path"), SHA256: t.text("sha256")}
+	if t.present && (c.URL == "") == (c.Path == "") {
+		d.fail(t.key, "the runner needs exactly one of url and path; remove one or add one")
+	}
+	if c.URL != "" && !strings.HasPrefix(c.URL, "https://") && !strings.HasPrefix(c.URL, "http://") {
+		d.fail(t.sub("url"), "url %q is not an http or https URL; use path for a local file", c.URL)
+	}
+	if c.SHA256 != "" && !isSHA256(c.SHA256) {
+		d.fail(t.sub("sha256"), "sha256 %q is not 64 lower-case hex digits; copy it from the release page", c.SHA256)
+	}
+	if c.Path != "" {
+		c.Path = d.resolve(c.Path)
+	}
+	t.end()
+	return c
+}
+
+// Smallest sizes that can work, in bytes.
+const (
+	mebibyte = int64(1) << 20
+	// fat32Minimum is the least a FAT32 with 65525 clusters takes.
+	fat32Minimum = 64 * mebibyte
+)
+
+func (d *decoder) disk(t *table) Disk {
+	disk := Disk{ESP: t.size("esp"), Root: t.size("root"), Verity: t.size("verity"), Var: t.size("var"),
+		Compression: t.text("compression"), KernelArguments: t.optionalList("kernel-arguments")}
+	if disk.ESP != 0 && disk.ESP < fat32Minimum {
+		d.fail(t.sub("esp"), "esp is too small for FAT32 and two versions; use at least \"%dM\"", fat32Minimum/mebibyte)
+	}
+	// A hash tree of 32-byte hashes over 4 KiB blocks takes 1/128 of the data
+	// and a little more for its upper levels.
+	if need := disk.Root/127 + mebibyte; disk.Verity != 0 && disk.Verity < need {
+		d.fail(t.sub("verity"), "verity is too small for the hash tree of root; use at least \"%dM\"", need/mebibyte+1)
+	}
+	if disk.Var != 0 && disk.Var < 32*mebibyte {
+		d.fail(t.sub("var"), "var is too small; use at least \"32M\"")
+	}
+	if disk.Compression != "" && !isCompression(disk.Compression) {
+		d.fail(t.sub("compression"), "compression %q is unknown; use \"none\", \"lz4\", \"lz4hc,LEVEL\" or \"zstd,LEVEL\"", disk.Compression)
+	}
+	for i, argument := range disk.KernelArguments {
+		if argument == "" || strings.ContainsAny(argument, " \t\n") {
+			d.fail(fmt.Sprintf("%s[%d]", t.sub("kernel-arguments"), i), "kernel argument %q is not one word; list each on its own", argument)
+		}
+	}
+	t.end()
+	return disk
+}
+
+// resolve makes a path relative to images.toml usable from here.
+func (d *decoder) resolve(path string) string {
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(d.path), path)
+}
