@@ -41,7 +41,7 @@ func (t toolbox) makeESP(ctx context.Context, out, uki, version, volumeID string
 	if err := createSized(t.file(out), size); err != nil {
 		return err
 	}
-	err := t.do(ctx, "make ESP", "mkfs.vfat", "-F", "32", "-n", "ESP", "-i", volumeID, "--invariant", t.path(out))
+	err := t.do(ctx, "make ESP", "mkfs.vfat", "-F", "32", "-n", "ESP", "-i", volumeID, t.path(out))
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (t toolbox) makeESP(ctx context.Context, out, uki, version, volumeID string
 		return err
 	}
 	for _, c := range copies {
-		if err := t.do(ctx, "fill ESP", "mcopy", "-m", "-i", t.path(out), c[0], "::"+c[1]); err != nil {
+		if err := t.do(ctx, "fill ESP", "mcopy", "-i", t.path(out), c[0], "::"+c[1]); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ func (t toolbox) makeExt4(ctx context.Context, tree, out, label, uuid string, si
 		return err
 	}
 	return t.do(ctx, "make var file system", "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "1",
-		"-L", label, "-U", uuid, "-O", "metadata_csum_seed,quota,project", "-i", "16384",
+		"-L", label, "-U", uuid, "-O", "metadata_csum_seed", "-i", "16384",
 		"-E", "hash_seed="+uuid+",lazy_itable_init=1,root_owner=0:0",
 		"-d", t.path(tree), t.path(out), strconv.FormatInt(size/4096, 10))
 }
