@@ -207,6 +207,14 @@ func (s *Server) Runners() []Runner {
 	return all
 }
 
+// Forget deletes all runners, as somebody may in a browser.
+func (s *Server) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.runners)
+	s.notify()
+}
+
 // notify wakes all who wait. The caller holds mu.
 func (s *Server) notify() {
 	close(s.changed)

@@ -27,11 +27,12 @@ const (
 // hookFailed is what a user sees for any failure of a hook (actions/runner#3178).
 const hookFailed = "Executing the custom container implementation failed. Please contact your self hosted runner administrator."
 
-// call runs the hook once and hands its answer to accept.
-func (w *Worker) call(ctx context.Context, name, command string, args any, accept func(*response) error) StepResult {
+// call runs the hook once and hands its answer to accept. commands are the
+// step's file commands, nil for the hook's own steps.
+func (w *Worker) call(ctx context.Context, name, command string, args any, commands fileCommands, accept func(*response) error) StepResult {
 	started := time.Now()
 	result := StepResult{Name: name, Conclusion: Success}
-	err := w.callHook(ctx, command, args, accept, &result)
+	err := w.callHook(ctx, command, args, commands, accept, &result)
 	if err != nil {
 		result.Conclusion = Failure
 		result.Errors = append(result.Errors, err.Error(), hookFailed)
@@ -43,7 +44,7 @@ func (w *Worker) call(ctx context.Context, name, command string, args any, accep
 	return result
 }
 
-func (w *Worker) callHook(ctx context.Context, command string, args any, accept func(*response) error, result *StepResult) error {
+func (w *Worker) callHook(ctx context.Context, command string, args any, commands fileCommands, accept func(*response) error, result *StepResult) error {
 	responseFile := w.path("_temp/_runner_hook_responses/" + guid() + ".json")
 	request, err := encode(hookInput{Command: command, ResponseFile: responseFile, Args: args, State: w.State()})
 	if err != nil {
@@ -63,7 +64,7 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, accept 
 	w.line("##[group]Run '" + w.opt.Hook + "'")
 	w.line("shell: " + argv[0] + " --noprofile --norc -e -o pipefail {0}")
 	w.line("##[endgroup]")
-	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: w.workspace, env: w.hookEnv(), stdin: request}, &result.Output)
+	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: w.workspace, env: w.hookEnv(commands), stdin: request}, &result.Output)
 	if err != nil {
 		return err
 	}

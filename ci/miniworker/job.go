@@ -1,6 +1,10 @@
 package miniworker
 
-import "time"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Job is a scripted job: what a workflow file says, already expanded.
 type Job struct {
@@ -85,4 +89,26 @@ func (r JobResult) Step(name string) StepResult {
 		}
 	}
 	return StepResult{}
+}
+
+// String tells what happened, without requests and responses.
+func (r StepResult) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s, exit %d, %s", r.Name, r.Conclusion, r.Exit, r.Duration.Round(time.Millisecond))
+	for _, line := range r.Output {
+		b.WriteString("\n  | " + line)
+	}
+	for _, e := range r.Errors {
+		b.WriteString("\n  ! " + e)
+	}
+	return b.String()
+}
+
+// String tells what happened in every step.
+func (r JobResult) String() string {
+	lines := []string{fmt.Sprintf("%s, %d orphans", r.Conclusion, r.Orphans)}
+	for _, s := range r.Steps {
+		lines = append(lines, s.String())
+	}
+	return strings.Join(lines, "\n")
 }

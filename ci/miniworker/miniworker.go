@@ -170,14 +170,14 @@ func (w *Worker) PrepareJob(ctx context.Context, container *Container, services 
 	w.mu.Lock()
 	w.container = container
 	w.mu.Unlock()
-	return w.call(ctx, "Initialize containers", "prepare_job", args, func(r *response) error {
+	return w.call(ctx, "Initialize containers", "prepare_job", args, nil, func(r *response) error {
 		return w.acceptPrepare(r, container != nil, len(services))
 	})
 }
 
 // Cleanup calls cleanup_job.
 func (w *Worker) Cleanup(ctx context.Context) StepResult {
-	return w.call(ctx, "Stop containers", "cleanup_job", struct{}{}, nil)
+	return w.call(ctx, "Stop containers", "cleanup_job", struct{}{}, nil, nil)
 }
 
 // RunScript runs a run: step: in the job's container through run_script_step,
@@ -211,7 +211,7 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 			PrependPath:          w.prepended(),
 			WorkingDirectory:     paths.translate(dir),
 		}
-		result = w.call(ctx, step.Name, "run_script_step", args, w.acceptStep)
+		result = w.call(ctx, step.Name, "run_script_step", args, commands, w.acceptStep)
 	}
 	w.collect(commands, &result)
 	return result
@@ -231,7 +231,7 @@ func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments 
 		EnvironmentVariables: paths.translateAll(w.stepEnv(env, commands)),
 		PrependPath:          w.prepended(),
 		WorkingDirectory:     paths.translate(w.workspace),
-	}, w.acceptStep)
+	}, commands, w.acceptStep)
 	w.collect(commands, &result)
 	return result
 }
@@ -246,7 +246,7 @@ func (w *Worker) RunContainerStep(ctx context.Context, step Step) StepResult {
 	env := w.stepEnv(step.Env, commands)
 	maps.Copy(env, step.Uses.Env)
 	args.EnvironmentVariables = w.containerStepPaths().translateAll(env)
-	result := w.call(ctx, step.Name, "run_container_step", args, w.acceptStep)
+	result := w.call(ctx, step.Name, "run_container_step", args, commands, w.acceptStep)
 	w.collect(commands, &result)
 	return result
 }

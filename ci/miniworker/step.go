@@ -68,10 +68,12 @@ func (w *Worker) stepEnv(step map[string]string, commands fileCommands) map[stri
 // hookEnv is the environment of the hook itself: the worker's, GITHUB_* and
 // RUNNER_* with host paths, and GITHUB_PATH before PATH. Variables of the job
 // are not in it.
-func (w *Worker) hookEnv() []string {
+func (w *Worker) hookEnv(commands fileCommands) []string {
 	env := append([]string{}, w.opt.Env...)
-	for k, v := range w.github() {
-		env = append(env, k+"="+v)
+	for _, more := range []map[string]string{w.github(), commands} {
+		for k, v := range more {
+			env = append(env, k+"="+v)
+		}
 	}
 	env = append(env, "RUNNER_TRACKING_ID="+w.tracking, "GITHUB_ACTIONS=true")
 	if lookup(env, "CI") == "" {
@@ -113,7 +115,7 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir string, env map[string]string) StepResult {
 	started := time.Now()
 	result := StepResult{Name: name, Conclusion: Success}
-	all := w.hookEnv()
+	all := w.hookEnv(nil)
 	for k, v := range env {
 		all = append(all, k+"="+v)
 	}

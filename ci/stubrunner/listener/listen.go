@@ -163,7 +163,7 @@ func (l *listener) poll(ctx context.Context) int {
 
 func (l *listener) runJob(ctx context.Context, id string, job miniworker.Job) {
 	say("Running job: " + job.Name)
-	jobCtx, cancel := context.WithCancelCause(ctx)
+	jobCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // ends with a cause of our own
 	defer cancel(nil)
 	stopShutdown := context.AfterFunc(ctx, func() { cancel(miniworker.ErrShutdown) })
 	defer stopShutdown()

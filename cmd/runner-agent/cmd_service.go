@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"os"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"mkappliance/agent/config"
+	"mkappliance/agent/supervise"
+	"mkappliance/cli"
+)
+
+type serviceOptions struct {
+	bakedDir string
+}
+
+func newServiceCommand() *cobra.Command {
+	var o serviceOptions
+	c := &cobra.Command{
+		Use:   "service",
+		Short: "Keep the runner's listener running",
+		Long: `Start the actions runner's listener, with container jobs handed to the hook,
+and keep it running until told to stop. systemd is told when it listens for
+jobs. Settings are taken from the environment, under the names they have in
+config.env: the user of this service may not read that file.
+
+SIGTERM or SIGINT cancels the job under way and stops the listener.
+
+Exit status:
+  0  stopped as asked
+  1  the listener could not be started
+  2  the command line or a setting is wrong
+  3  the runner is not registered (any more); register it again
+  4  GitHub no longer serves this version of the runner; renew it`,
+		Example: `  # what runner.service runs
+  runner-agent service`,
+		Args: cli.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
+	}
+	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")
+	return c
+}
+
+func (o *serviceOptions) run(c *cobra.Command) error {
+	cfg, err := config.FromEnviron(os.Environ())
+	if err != nil {
+		return cli.Usage(err)
+	}
+	s := &supervise.Supervisor{
+		Config: cfg, Home: os.Getenv("HOME"), BakedDir: o.bakedDir, Log: c.OutOrStdout(),
+		// Without systemd there is nobody to tell, and no error in that.
+		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) },
+		Delay:  supervise.Backoff,
+	}
+	err = s.Run(c.Context())
+	var stop *supervise.StopError
+	if errors.As(err, &stop) {
+		return &cli.StatusError{Status: stop.Status, Err: err}
+	}
+	return err
+}
