@@ -35,15 +35,20 @@ func (r *relay) Write(p []byte) (int, error) {
 	r.partial = append(r.partial, p...)
 	for {
 		i := bytes.IndexByte(r.partial, '\n')
-		if i < 0 && len(r.partial) < maxLine {
-			return len(p), nil
-		}
 		if i < 0 {
-			i = len(r.partial) - 1
+			break
 		}
 		r.line(string(r.partial[:i]))
 		r.partial = r.partial[i+1:]
 	}
+	if len(r.partial) >= maxLine {
+		// What begins a token at its end waits for the rest.
+		text := r.token.Redact(string(r.partial))
+		keep := len(text) - len(r.token.Reveal())
+		r.line(text[:keep])
+		r.partial = []byte(text[keep:])
+	}
+	return len(p), nil
 }
 
 func (r *relay) flush() {
