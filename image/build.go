@@ -82,6 +82,33 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	return b.disk(ctx, layers.tools, tree)
 }
 
+// GuestBase writes the guest base tree alone to OutDir, which must not exist.
+func GuestBase(ctx context.Context, o Options) error {
+	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}}
+	layers, err := b.layers(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(o.OutDir), 0o755); err != nil {
+		return fmt.Errorf("cannot make directory: %w", err)
+	}
+	temp, err := os.MkdirTemp(filepath.Dir(o.OutDir), ".guest-base-")
+	if err != nil {
+		return fmt.Errorf("cannot make directory: %w", err)
+	}
+	defer os.RemoveAll(temp)
+	err = b.stage("guest base tree", func(log io.Writer) (string, error) {
+		return o.OutDir, rootfs.ComposeGuest(ctx, b.Runner, b.host(layers, "", log), temp)
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return fmt.Errorf("cannot finish guest base tree: %w", err)
+	}
+	return os.Rename(temp, o.OutDir)
+}
+
 // stage runs do as one reported stage; do returns a note for the report.
 func (b *build) stage(name string, do func(log io.Writer) (string, error)) error {
 	s := b.Progress.Stage(name)

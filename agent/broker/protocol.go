@@ -55,3 +55,17 @@ type RunRequest struct {
 	Env  map[string]string `json:"env,omitempty"`
 	Dir  string            `json:"dir,omitempty"`
 }
+
+// envelope is what a client sends first: one verb and its request.
+type envelope struct {
+	Prepare *PrepareRequest `json:"prepare,omitempty"`
+	Exec    *ExecRequest    `json:"exec,omitempty"`
+	Cleanup *CleanupRequest `json:"cleanup,omitempty"`
+	Run     *RunRequest     `json:"run,omitempty"`
+	Reset   *struct{}       `json:"reset,omitempty"`
+}
+
+// CleanupRequest ends the guest of a job.
+type CleanupRequest struct {
+	Job string `json:"job"`
+}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"mkappliance/cli"
 	"mkappliance/command"
@@ -52,50 +53,67 @@ Exit status:
 		RunE: func(c *cobra.Command, args []string) error { return runBuild(c, o, args[0]) },
 	}
 	f := c.Flags()
-	f.StringVarP(&o.specFile, "file", "f", "images.toml", "read the description of images from `FILE`")
+	o.addSpecFlags(f)
 	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
-	f.StringVar(&o.cacheDir, "cache-dir", "", "keep package layers and downloads in `DIR` (default: mkappliance in your cache directory)")
 	f.StringVar(&o.agent, "agent", "", "put `FILE` in as runner-agent (default: the one beside mkappliance)")
 	f.StringVar(&o.version, "version", "", "give the image this `VERSION` instead of the one in images.toml")
 	f.StringVar(&o.runner, "runner", "", "take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")
-	f.BoolVar(&o.json, "json", false, "report progress and result as JSON, one object a line")
 	return c
 }
 
-func runBuild(c *cobra.Command, o buildOptions, name string) error {
+// addSpecFlags adds the flags of every verb that makes trees.
+func (o *buildOptions) addSpecFlags(f *pflag.FlagSet) {
+	f.StringVarP(&o.specFile, "file", "f", "images.toml", "read the description of images from `FILE`")
+	f.StringVar(&o.cacheDir, "cache-dir", "", "keep package layers and downloads in `DIR` (default: mkappliance in your cache directory)")
+	f.BoolVar(&o.json, "json", false, "report progress and result as JSON, one object a line")
+}
+
+func (o *buildOptions) progressMode() progress.Mode {
+	if o.json {
+		return progress.JSON
+	}
+	return progress.DetectMode(os.Stderr)
+}
+
+// options checks everything the user gave, before anything is done.
+func (o *buildOptions) options(name string) (*image.Options, error) {
 	img, err := o.image(name)
 	if err != nil {
-		return cli.Usage(err)
+		return nil, err
 	}
 	epoch, err := sourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
 	if err != nil {
-		return cli.Usage(err)
+		return nil, err
 	}
-	agent, err := o.agentPath()
+	cache := o.cacheDir
+	if cache == "" {
+		base, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err)
+		}
+		cache = filepath.Join(base, "mkappliance")
+	}
+	return &image.Options{Spec: img, OutDir: o.outDir, CacheDir: cache, Epoch: epoch}, nil
+}
+
+func runBuild(c *cobra.Command, o buildOptions, name string) error {
+	options, err := o.options(name)
 	if err != nil {
 		return cli.Usage(err)
 	}
-	if o.cacheDir == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return cli.Usage(fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err))
-		}
-		o.cacheDir = filepath.Join(base, "mkappliance")
+	if options.Agent, err = o.agentPath(); err != nil {
+		return cli.Usage(err)
 	}
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
-	mode := progress.DetectMode(os.Stderr)
-	if o.json {
-		mode = progress.JSON
-	}
-	report := progress.New(os.Stderr, mode)
-	result, err := image.Build(c.Context(), image.Options{Spec: img, Agent: agent, OutDir: o.outDir, CacheDir: o.cacheDir,
-		Epoch: epoch, Runner: command.Host{}, Progress: report})
+	options.Runner = command.Host{}
+	options.Progress = progress.New(os.Stderr, o.progressMode())
+	result, err := image.Build(c.Context(), *options)
 	if err != nil {
 		return err
 	}
-	report.Summary()
+	options.Progress.Summary()
 	if o.json {
 		return json.NewEncoder(c.OutOrStdout()).Encode(result)
 	}
@@ -104,7 +122,7 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 }
 
 // image reads the description and applies the flags that change it.
-func (o buildOptions) image(name string) (*spec.Image, error) {
+func (o *buildOptions) image(name string) (*spec.Image, error) {
 	s, err := spec.Load(o.specFile)
 	if err != nil {
 		return nil, err
@@ -130,7 +148,7 @@ func (o buildOptions) image(name string) (*spec.Image, error) {
 }
 
 // agentPath finds the agent to put in: a static program for the appliance.
-func (o buildOptions) agentPath() (string, error) {
+func (o *buildOptions) agentPath() (string, error) {
 	if o.agent == "" {
 		self, err := os.Executable()
 		if err != nil {

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"mkappliance/agent/broker"
+	"mkappliance/agent/config"
+	"mkappliance/agent/guest"
+	"mkappliance/cli"
+)
+
+// brokerCgroup is what DelegateSubgroup= of runner-guestd.service says.
+const brokerCgroup = "broker"
+
+type brokerOptions struct {
+	socket, configFile, base, jobsDir, workRoot, externals string
+	uid, gid                                               int
+}
+
+func newBrokerCommand() *cobra.Command {
+	var o brokerOptions
+	c := &cobra.Command{
+		Use:   "broker",
+		Short: "Start and end guests for the unprivileged runner",
+		Long: `Start and end guests for the unprivileged runner. It runs as root, on the socket
+that systemd hands over, and takes every host path and limit from config.env and
+from its flags, never from a request. When it ends, so do the guests.
+
+Exit status:
+  0  it was asked to stop
+  1  it could not listen, or could not sweep what an earlier broker left
+  2  the command line or config.env is wrong`,
+		Example: `  # what runner-guestd.service runs
+  runner-agent broker
+  # by hand, beside the appliance's own
+  runner-agent broker --socket /run/test.sock --base /srv/tree --jobs-dir /srv/jobs`,
+		Args: cli.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.socket, "socket", "", "listen on the unix socket `PATH` (default: the one systemd hands over)")
+	f.StringVar(&o.configFile, "config", config.DefaultPath, "read settings from `FILE`, if it exists")
+	f.StringVar(&o.base, "base", "", "guest base `TREE` (default: RUNNER_NSPAWN_BASE_ROOTFS)")
+	f.StringVar(&o.jobsDir, "jobs-dir", "/var/lib/runner/jobs", "`DIR` for what guests write")
+	f.StringVar(&o.workRoot, "work-root", "/var/lib/runner/work", "the runner's work `DIR`")
+	f.StringVar(&o.externals, "externals", "/usr/lib/runner/actions-runner/externals", "`DIR` with the runner's node.js builds")
+	f.IntVar(&o.uid, "runner-uid", 900, "user `ID` of the runner")
+	f.IntVar(&o.gid, "runner-gid", 900, "group `ID` of the runner")
+	return c
+}
+
+func (o *brokerOptions) run(c *cobra.Command) error {
+	if err := enterPrivateMounts(); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
+	cfg, warnings, err := config.Load(o.configFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		cfg, err = config.FromEnviron(nil)
+	case err == nil:
+		for _, w := range warnings {
+			log.Warn(w)
+		}
+	}
+	if err != nil {
+		return cli.Usage(err)
+	}
+	host, err := o.host(cfg)
+	if err != nil {
+		return err
+	}
+	if err := host.Sweep(); err != nil {
+		return err
+	}
+	listener, err := o.listen()
+	if err != nil {
+		return err
+	}
+	return broker.NewServer(o.settings(cfg), host, log).Serve(c.Context(), listener)
+}
+
+// host says how guests are run here.
+func (o *brokerOptions) host(cfg *config.Config) (*guest.Host, error) {
+	agent, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the agent for guests: %w", err)
+	}
+	parent, err := guest.FindCgroup(brokerCgroup)
+	if err != nil {
+		return nil, err
+	}
+	// Two brokers with different directories do not sweep each other's guests.
+	sum := sha256.Sum256([]byte(o.jobsDir))
+	return &guest.Host{Agent: agent, JobsDir: o.jobsDir, ReadyTimeout: cfg.ReadyTimeout,
+		Cgroup: filepath.Join(parent, "guests-"+hex.EncodeToString(sum[:4]))}, nil
+}
+
+func (o *brokerOptions) settings(cfg *config.Config) broker.Settings {
+	base := cfg.BaseRootfs
+	if o.base != "" {
+		base = o.base
+	}
+	s := broker.Settings{WorkRoot: o.workRoot, Externals: o.externals, RunnerUID: o.uid, RunnerGID: o.gid, Base: base,
+		Images: map[string]string{}}
+	// The base tree is Debian 13, so these names are true.
+	for _, name := range []string{"runner-base", "debian:13", "debian:13-slim", "debian:trixie", "debian:trixie-slim"} {
+		s.Images[name] = base
+	}
+	for _, b := range cfg.Bind {
+		s.Bind = append(s.Bind, broker.HostBind(b))
+	}
+	for _, b := range cfg.BindRO {
+		s.BindRO = append(s.BindRO, broker.HostBind(b))
+	}
+	return s
+}
+
+func (o *brokerOptions) listen() (net.Listener, error) {
+	if o.socket == "" {
+		listeners, err := activation.Listeners()
+		if err != nil || len(listeners) != 1 {
+			return nil, errors.Join(errors.New("cannot listen: systemd handed over no socket; give --socket"), err)
+		}
+		return listeners[0], nil
+	}
+	if err := os.Remove(o.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	l, err := net.Listen("unix", o.socket)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if err := errors.Join(os.Chown(o.socket, 0, o.gid), os.Chmod(o.socket, 0o660)); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot listen: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// privateMark is set in the environment of a broker that has entered a mount
+// namespace of its own.
+const privateMark = "RUNNER_BROKER_PRIVATE_MOUNTS"
+
+// enterPrivateMounts gives the process a mount namespace of its own, so that
+// the mounts of guests vanish with it, however it ends. A thread alone can
+// enter one, so the program is executed again from there.
+func enterPrivateMounts() error {
+	if os.Getenv(privateMark) != "" {
+		return os.Unsetenv(privateMark)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("cannot make a mount namespace: %w; the broker has to run as root", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("cannot make a mount namespace: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find own program: %w", err)
+	}
+	return fmt.Errorf("cannot start again: %w", unix.Exec(self, os.Args, append(os.Environ(), privateMark+"=1")))
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/agent/guestinit"
+	"mkappliance/cli"
+)
+
+func newGuestInitCommand() *cobra.Command {
+	var socket string
+	c := &cobra.Command{
+		Use:    "guest-init",
+		Short:  "Start the processes of steps inside a guest",
+		Hidden: true,
+		Long: `Start the processes of steps inside a guest. The broker binds this program into
+every guest, where it is a service; nobody needs to start it by hand.
+
+Exit status:
+  0  it was asked to stop
+  1  it could not listen`,
+		Args: cli.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("cannot listen: %w", err)
+			}
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				return fmt.Errorf("cannot listen: %w", err)
+			}
+			server := &guestinit.Server{Cgroup: guestinit.OwnCgroup()}
+			return server.Serve(c.Context(), l)
+		},
+	}
+	c.Flags().StringVar(&socket, "socket", "", "listen on the unix socket `PATH`")
+	_ = c.MarkFlagRequired("socket")
+	return c
+}
