@@ -1,0 +1,155 @@
+// Package hook speaks the container hook protocol of the actions runner: one
+// JSON object on standard input, an answer in the response file, the step's
+// own output and exit status. It knows nothing of guests; it only translates
+// what the runner asks into requests to the broker.
+//
+// The protocol is docs/adrs/0000-container-hooks.md of
+// actions/runner-container-hooks, as ContainerHookManager.cs of actions/runner
+// 2.336.0 really speaks it.
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"mkappliance/agent/broker"
+)
+
+// Exit statuses of the hook. That of a step which ran is the step's own.
+const (
+	StatusFailed      = 1   // the guest could not be prepared or removed
+	StatusPayload     = 2   // the payload could not be read
+	StatusUnsupported = 3   // the workflow asks for what is not supported yet
+	StatusNotStarted  = 125 // the step could not be run, as in docker-run(1)
+)
+
+// cleanupTimeout keeps a broker that hangs from holding up the end of a job.
+const cleanupTimeout = time.Minute
+
+// Broker is what the hook needs of the owner of the guests.
+type Broker interface {
+	Prepare(ctx context.Context, r broker.PrepareRequest) (*broker.PrepareReply, error)
+	// Exec returns the status of the process, or an error if there is none.
+	Exec(ctx context.Context, r broker.ExecRequest, s broker.Streams) (status int, err error)
+	// Cleanup ends the guest of a job. An unknown job is no error.
+	Cleanup(ctx context.Context, job string) error
+}
+
+// Hook answers one call of the runner.
+type Hook struct {
+	Broker         Broker
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Signals are passed on to a running step.
+	Signals <-chan os.Signal
+}
+
+// Unsupported is the error for a valid request that cannot be met yet.
+type Unsupported struct{ What string }
+
+func (e *Unsupported) Error() string { return "not supported yet: " + e.What }
+
+// Run reads the payload, does what it asks and returns the exit status. An
+// error is also written to Stdout as a workflow command, because the runner
+// itself tells users no more than that a hook failed.
+func (h *Hook) Run(ctx context.Context) (status int, err error) {
+	status, err = h.run(ctx)
+	if err != nil {
+		fmt.Fprintf(h.Stdout, "::error::%s\n", escapeData(err.Error()))
+	}
+	return status, err
+}
+
+func (h *Hook) run(ctx context.Context) (int, error) {
+	p, err := Read(h.Stdin)
+	if err != nil {
+		return StatusPayload, err
+	}
+	failed := StatusFailed
+	switch {
+	case p.Prepare != nil:
+		err = h.prepare(ctx, p)
+	case p.Step != nil:
+		var status int
+		if status, err = h.step(ctx, p); err == nil {
+			return status, nil
+		}
+		failed = StatusNotStarted
+	case p.Command == containerStep:
+		err = &Unsupported{"docker:// and Dockerfile actions; use a run: step, or an action in JavaScript or of composite steps"}
+	default:
+		err = h.cleanup(ctx, p.Job)
+	}
+	var unsupported *Unsupported
+	switch {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &unsupported):
+		return StatusUnsupported, err
+	}
+	return failed, err
+}
+
+// step runs one step in the job's guest. The context ends with the first
+// signal, which is the step's to answer, so the call does not hang on it: the
+// runner kills a hook that takes too long, and the broker then its process.
+func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
+	if p.Job == "" {
+		return 0, errors.New(`cannot run step: no container was prepared for this job; see the log of "Initialize containers"`)
+	}
+	argv, err := p.Step.argv()
+	if err != nil {
+		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
+	}
+	status, err := h.Broker.Exec(context.WithoutCancel(ctx), broker.ExecRequest{
+		Job: p.Job, Argv: argv, Env: p.Step.Env, PrependPath: p.Step.PrependPath, Dir: p.Step.Dir,
+	}, broker.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	if err != nil {
+		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
+	}
+	return status, nil
+}
+
+// cleanup is not given up when the job is cancelled: it is then that it is
+// needed.
+func (h *Hook) cleanup(ctx context.Context, job string) error {
+	if job == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
+	defer cancel()
+	if err := h.Broker.Cleanup(ctx, job); err != nil {
+		return fmt.Errorf("cannot clean up job: %w", err)
+	}
+	return nil
+}
+
+// argv undoes what the runner did: it splits a command line at spaces without
+// regard to quotes, so the parts have to be joined before they are split as a
+// shell would.
+func (s *Step) argv() ([]string, error) {
+	argv, err := split(strings.Join(append([]string{s.EntryPoint}, s.Args...), " "))
+	if err == nil && (len(argv) == 0 || argv[0] == "") {
+		err = errors.New("the command line is empty; see the step's shell")
+	}
+	return argv, err
+}
+
+// name is what the runner calls the step, after a space, or nothing.
+func (s *Step) name() string {
+	if id := s.Env["GITHUB_ACTION"]; id != "" {
+		return fmt.Sprintf(" %.80q", id)
+	}
+	return ""
+}
+
+// escapeData writes a message so that a workflow command holds it in one line
+// (ActionCommand.cs, EscapeData).
+func escapeData(s string) string {
+	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
+}
