@@ -134,6 +134,32 @@ func (g *Guest) makeRoot() error {
 	if err := unix.Mount("overlay", filepath.Join(g.dir, "root"), "overlay", 0, options); err != nil {
 		return fmt.Errorf("cannot mount root: %w", err)
 	}
+	return g.makeMountPoints(base)
+}
+
+// makeMountPoints makes the directories that binds go onto, and those above, as
+// the guest root's; nspawn would make them nobody's. No link of the tree leads
+// out of it here.
+func (g *Guest) makeMountPoints(base int) error {
+	root, err := os.OpenRoot(filepath.Join(g.dir, "root"))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, b := range g.spec.Binds {
+		name := ""
+		for part := range strings.SplitSeq(strings.TrimPrefix(b.Target, "/"), "/") {
+			name = filepath.Join(name, part)
+			if err := root.Mkdir(name, 0o755); errors.Is(err, fs.ErrExist) {
+				continue
+			} else if err != nil {
+				return fmt.Errorf("cannot make mount point %s: %w", b.Target, err)
+			}
+			if err := root.Lchown(name, base, base); err != nil {
+				return fmt.Errorf("cannot make mount point %s: %w", b.Target, err)
+			}
+		}
+	}
 	return nil
 }
 
