@@ -56,7 +56,7 @@ func (a *appliance) startService(more ...string) *service {
 		a.t.Fatal(err)
 	}
 	s.notify = conn
-	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"))
+	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"), "--socket", "")
 	s.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket, "RUNNER_NAME=rack-4",
 		"RUNNER_ACTIONS_RUNNER_DIR=" + a.path("runner"), "RUNNER_HOOKS_DIR=" + a.path("hooks")}, more...)
 	s.cmd.Stdout, s.cmd.Stderr = s, s

@@ -7,6 +7,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"mkappliance/agent/broker"
 	"mkappliance/agent/config"
 	"mkappliance/agent/supervise"
 	"mkappliance/cli"
@@ -14,6 +15,7 @@ import (
 
 type serviceOptions struct {
 	bakedDir string
+	socket   string
 }
 
 func newServiceCommand() *cobra.Command {
@@ -26,7 +28,9 @@ and keep it running until told to stop. systemd is told when it listens for
 jobs. Settings are taken from the environment, under the names they have in
 config.env: the user of this service may not read that file.
 
-SIGTERM or SIGINT cancels the job under way and stops the listener.
+SIGTERM or SIGINT cancels the job under way and stops the listener. Before each
+start of the listener and after its end the broker is asked to end all guests,
+because a listener that was stopped leaves its job's guest behind.
 
 Exit status:
   0  stopped as asked
@@ -40,6 +44,7 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")
+	c.Flags().StringVar(&o.socket, "socket", broker.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
 	return c
 }
 
@@ -53,6 +58,9 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 		// Without systemd there is nobody to tell, and no error in that.
 		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) },
 		Delay:  supervise.Backoff,
+	}
+	if o.socket != "" {
+		s.Guests = &broker.Client{Socket: o.socket}
 	}
 	err = s.Run(c.Context())
 	var stop *supervise.StopError
