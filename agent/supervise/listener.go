@@ -52,7 +52,7 @@ func (s *Supervisor) listen(ctx context.Context) (outcome, error) {
 		return o, nil
 	}
 	args := listenerArgs(s.Config)
-	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // the path is from root's configuration
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Env = s.Config.ActionsRunnerDir, listenerEnv(s.Config, s.Home)
 	// A process group of its own: ^C in a terminal is ours to pass on, once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -150,7 +150,7 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 	}
 	runner, err := s.add(entity, in, key)
 	if err != nil {
-		writeError(w, http.StatusConflict, err.Error())
+		writeError(w, http.StatusConflict, fmt.Sprintf("Already exists - A runner with the name %s already exists.", in.Name))
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"id": runner.ID, "name": runner.Name, "authorization": map[string]any{
@@ -169,7 +169,7 @@ func (s *Server) add(entity string, in RegisterRequest, key *rsa.PublicKey) (Run
 			continue
 		}
 		if !in.Replace || in.RunnerID != old.ID {
-			return Runner{}, fmt.Errorf("Already exists - A runner with the name %s already exists.", in.Name) //nolint:staticcheck // GitHub's words
+			return Runner{}, errors.New("name taken")
 		}
 		id = old.ID
 	}

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -69,7 +68,7 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, command
 		return err
 	}
 	if result.Exit != 0 {
-		return fmt.Errorf("Process completed with exit code %d.", result.Exit) //nolint:staticcheck // the runner's words
+		return runnerErrorf("Process completed with exit code %d.", result.Exit)
 	}
 	prepare, _ := args.(prepareJobArgs)
 	r, text, err := w.readResponse(responseFile, command, prepare.Container != nil)
@@ -93,7 +92,7 @@ func (w *Worker) hookArgv() ([]string, error) {
 	case strings.HasSuffix(hook, ".js"):
 		return []string{filepath.Join(w.opt.Root, "externals/node20/bin/node"), hook}, nil
 	default:
-		return nil, fmt.Errorf("Invalid file extension at '%s'.", hook) //nolint:staticcheck // the runner's words
+		return nil, runnerErrorf("Invalid file extension at '%s'.", hook)
 	}
 }
 
@@ -119,7 +118,7 @@ type process struct {
 // invoke is ProcessInvoker.ExecuteAsync: it returns the exit status (128 + N
 // for signal N), or an error if the process could not start or was cancelled.
 func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, error) {
-	cmd := exec.Command(p.argv[0], p.argv[1:]...) //nolint:gosec // a test double runs what the test says
+	cmd := exec.Command(p.argv[0], p.argv[1:]...)
 	cmd.Dir, cmd.Env = p.dir, p.env
 	cmd.Stdin = bytes.NewReader(p.stdin)
 	cmd.WaitDelay = pipeWait // for standard input only: outputs are files to os/exec
@@ -159,7 +158,7 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 	<-stopKiller
 	waitReaders(&readers, &mu)
 	if ctx.Err() != nil {
-		return exitStatus(cmd.ProcessState), errors.New("The operation was canceled.") //nolint:staticcheck // the runner's words
+		return exitStatus(cmd.ProcessState), runnerError("The operation was canceled.")
 	}
 	return exitStatus(cmd.ProcessState), nil
 }

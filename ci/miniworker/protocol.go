@@ -231,14 +231,14 @@ type containerResponse struct {
 
 // errNullReference is .NET's text for using null, which is how the runner
 // fails where it does not check.
-var errNullReference = errors.New("Object reference not set to an instance of an object.") //nolint:staticcheck // .NET's words
+var errNullReference = runnerError("Object reference not set to an instance of an object.")
 
 // readResponse reads and deletes the response file. nil means none.
 func (w *Worker) readResponse(path, command string, required bool) (*response, string, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if required {
-			return nil, "", fmt.Errorf("Response file is required but not found for the hook script at '%s' running command '%s'", w.opt.Hook, command) //nolint:staticcheck // the runner's words
+			return nil, "", runnerErrorf("Response file is required but not found for the hook script at '%s' running command '%s'", w.opt.Hook, command)
 		}
 		return nil, "", nil
 	}
@@ -256,7 +256,7 @@ func (w *Worker) readResponse(path, command string, required bool) (*response, s
 		return nil, text, err
 	}
 	if r == nil && required {
-		return nil, text, fmt.Errorf("Response file could not be read at '%s' running command '%s'", w.opt.Hook, command) //nolint:staticcheck // the runner's words
+		return nil, text, runnerErrorf("Response file could not be read at '%s' running command '%s'", w.opt.Hook, command)
 	}
 	return r, text, nil
 }
@@ -267,7 +267,7 @@ func (w *Worker) acceptStep(r *response) error {
 		return nil
 	}
 	if r.State[0] != '{' {
-		return fmt.Errorf("Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'.") //nolint:staticcheck // .NET's words
+		return runnerErrorf("Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'.")
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -281,7 +281,7 @@ func (w *Worker) acceptPrepare(r *response, hasContainer bool, services int) err
 		return errNullReference
 	}
 	if hasContainer && r.IsAlpine == nil {
-		return errors.New("The property 'isAlpine' is required but was not found in the response file.") //nolint:staticcheck // the runner's words
+		return runnerError("The property 'isAlpine' is required but was not found in the response file.")
 	}
 	if err := w.acceptStep(r); err != nil || r.Context == nil {
 		return err
@@ -315,7 +315,7 @@ func acceptServices(raw json.RawMessage, requested int, job *JobContext) error {
 	}
 	for i, c := range answered {
 		if i >= requested {
-			return errors.New("Index was out of range. Must be non-negative and less than the size of the collection. (Parameter 'index')") //nolint:staticcheck // .NET's words
+			return runnerError("Index was out of range. Must be non-negative and less than the size of the collection. (Parameter 'index')")
 		}
 		if c.Ports == nil {
 			return errNullReference
@@ -343,4 +343,13 @@ func encode(v any) ([]byte, error) {
 	e.SetEscapeHTML(false)
 	err := e.Encode(v)
 	return b.Bytes(), err
+}
+
+// runnerError is an error in the words of the runner, or of .NET.
+type runnerError string
+
+func (e runnerError) Error() string { return string(e) }
+
+func runnerErrorf(format string, args ...any) error {
+	return runnerError(fmt.Sprintf(format, args...))
 }

@@ -100,7 +100,7 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 	default:
 		program, arguments, _ = strings.Cut(step.Shell, " ")
 		if !strings.Contains(arguments, "{0}") {
-			return "", "", "", fmt.Errorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'") //nolint:staticcheck // the runner's words
+			return "", "", "", runnerErrorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
 		}
 	}
 	script = w.path("_temp/" + guid() + extension)
@@ -127,7 +127,7 @@ func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir st
 	var err error
 	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: dir, env: all}, &result.Output)
 	if err == nil && result.Exit != 0 {
-		err = fmt.Errorf("Process completed with exit code %d.", result.Exit) //nolint:staticcheck // the runner's words
+		err = runnerErrorf("Process completed with exit code %d.", result.Exit)
 	}
 	if err != nil {
 		result.Conclusion = Failure
@@ -185,13 +185,13 @@ func readPairs(path string) (map[string]string, error) {
 				end++
 			}
 			if end == len(lines) {
-				return nil, fmt.Errorf("Invalid value. Matching delimiter not found '%s'", delimiter) //nolint:staticcheck // the runner's words
+				return nil, runnerErrorf("Invalid value. Matching delimiter not found '%s'", delimiter)
 			}
 			pairs[name], i = strings.Join(lines[i+1:end], "\n"), end
 		case hasValue:
 			pairs[key] = value
 		default:
-			return nil, fmt.Errorf("Invalid format '%s'", line) //nolint:staticcheck // the runner's words
+			return nil, runnerErrorf("Invalid format '%s'", line)
 		}
 	}
 	return pairs, nil

@@ -103,11 +103,20 @@ func networkError(err error, host string) error {
 	var dns *net.DNSError
 	switch {
 	case errors.As(err, &dns):
-		return fmt.Errorf("Name or service not known (%s)", host) //nolint:staticcheck // .NET's words
+		return runnerErrorf("Name or service not known (%s)", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("Connection refused (%s)", host) //nolint:staticcheck // .NET's words
+		return runnerErrorf("Connection refused (%s)", host)
 	case errors.Is(err, syscall.ENETUNREACH):
-		return fmt.Errorf("Network is unreachable (%s)", host) //nolint:staticcheck // .NET's words
+		return runnerErrorf("Network is unreachable (%s)", host)
 	}
-	return fmt.Errorf("An error occurred while sending the request. %w", err) //nolint:staticcheck // .NET's words
+	return runnerErrorf("An error occurred while sending the request. %v", err)
+}
+
+// runnerError is an error in the words of the runner, or of .NET.
+type runnerError string
+
+func (e runnerError) Error() string { return string(e) }
+
+func runnerErrorf(format string, args ...any) error {
+	return runnerError(fmt.Sprintf(format, args...))
 }

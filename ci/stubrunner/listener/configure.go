@@ -43,10 +43,9 @@ type credentials struct {
 	} `json:"data"`
 }
 
-//nolint:staticcheck // the runner's words
 var (
-	errAlreadyConfigured = errors.New("Cannot configure the runner because it is already configured. To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.")
-	errNotConfigured     = errors.New("Cannot configure the runner because it is not configured.")
+	errAlreadyConfigured = runnerError("Cannot configure the runner because it is already configured. To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.")
+	errNotConfigured     = runnerError("Cannot configure the runner because it is not configured.")
 )
 
 // configure registers in the order of the real runner: key, registration,
@@ -138,7 +137,7 @@ type tenant struct {
 func connect(ctx context.Context, entityURL, token, event string) (*tenant, error) {
 	u, err := url.Parse(entityURL)
 	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("Invalid URL '%s'", entityURL) //nolint:staticcheck // the runner's words
+		return nil, runnerErrorf("Invalid URL '%s'", entityURL)
 	}
 	t := &tenant{api: u.Scheme + "://" + u.Host + "/api/v3", entityURL: entityURL}
 	switch parts := strings.Split(strings.Trim(u.Path, "/"), "/"); {
@@ -171,7 +170,7 @@ func (t *tenant) checkGroup(ctx context.Context, name string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("Could not find any self-hosted runner group named \"%s\".", name) //nolint:staticcheck // the runner's words
+	return runnerErrorf("Could not find any self-hosted runner group named \"%s\".", name)
 }
 
 type registration struct {
@@ -202,7 +201,7 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 	if len(same.Runners) > 0 {
 		fmt.Println("\nA runner exists with the same name")
 		if in.values["replace"] != "true" {
-			return out, fmt.Errorf("A runner exists with the same name %s.", name) //nolint:staticcheck // the runner's words
+			return out, runnerErrorf("A runner exists with the same name %s.", name)
 		}
 		req.RunnerID, req.Replace = same.Runners[0].ID, true
 	}
@@ -270,7 +269,7 @@ func saveJSON(path string, v any, perm os.FileMode) error {
 		return err
 	}
 	if err := os.WriteFile(path, append([]byte("\xef\xbb\xbf"), data...), perm); err != nil {
-		return fmt.Errorf("Access to the path '%s' is denied. %w", path, err) //nolint:staticcheck // the runner's words
+		return runnerErrorf("Access to the path '%s' is denied. %v", path, err)
 	}
 	return os.Chmod(path, perm)
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -69,5 +68,5 @@ func parseInput(argv []string) (input, error) {
 }
 
 func unrecognized(arg string) error {
-	return fmt.Errorf("Unrecognized command-line input arguments: '%s'. For usage refer to: ./config.sh --help", arg) //nolint:staticcheck // the runner's words
+	return runnerErrorf("Unrecognized command-line input arguments: '%s'. For usage refer to: ./config.sh --help", arg)
 }
