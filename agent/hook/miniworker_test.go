@@ -1,0 +1,129 @@
+package hook_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mkappliance/agent/broker"
+	"mkappliance/agent/hook"
+	"mkappliance/ci/miniworker"
+)
+
+// TestMain lets this program stand for runner-agent hook, so that the double
+// of the runner can start it.
+func TestMain(m *testing.M) {
+	if os.Getenv("HOOK_TEST") == "" {
+		os.Exit(m.Run())
+	}
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	h := &hook.Hook{Broker: echo{}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
+	status, err := h.Run(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "runner-agent: error:", err)
+	}
+	os.Exit(status)
+}
+
+// echo prints the requests it gets. A step whose argument is "wait" ends with
+// a signal, another with status 7.
+type echo struct{}
+
+func (echo) Prepare(_ context.Context, r broker.PrepareRequest) (*broker.PrepareReply, error) {
+	return &broker.PrepareReply{Job: "3f9c", Network: "77ab"}, show("prepare", r)
+}
+
+func (echo) Exec(_ context.Context, r broker.ExecRequest, s broker.Streams) (int, error) {
+	if slices.Contains(r.Argv, "wait") {
+		fmt.Fprintln(s.Stdout, "waiting")
+		got := <-s.Signals
+		fmt.Fprintln(s.Stdout, got)
+		return 130, nil
+	}
+	r.Env = nil
+	return 7, show("exec", r)
+}
+
+func (echo) Cleanup(_ context.Context, job string) error { return show("cleanup", job) }
+
+func show(name string, request any) error {
+	data, err := json.Marshal(request)
+	fmt.Printf("%s %s\n", name, data)
+	return err
+}
+
+// newWorker is a runner whose hook is this program. onLine sees its log.
+func newWorker(t *testing.T, onLine func(string)) *miniworker.Worker {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := filepath.Join(dir, "container-hooks.sh")
+	if err := os.WriteFile(script, []byte("exec '"+self+"'\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	w, err := miniworker.New(miniworker.Options{Hook: script, Root: dir, Work: filepath.Join(dir, "_work"), Line: onLine,
+		Env: []string{"PATH=/usr/bin:/bin", "HOOK_TEST=1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// TestRunner goes through a job as the runner does, which checks each answer.
+func TestRunner(t *testing.T) {
+	w := newWorker(t, nil)
+	early := w.RunScriptArgs(t.Context(), "early", "bash", "-e x", nil)
+	if early.Exit != hook.StatusNotStarted || !strings.HasPrefix(early.Output[0]+early.Output[1], "::error::cannot run step") {
+		t.Errorf("before prepare_job: %s", early)
+	}
+	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "base", Env: map[string]string{"A": "b"}, Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"}}, nil)
+	want := `prepare {"image":"base","env":{"A":"b","CI":"true","GITHUB_ACTIONS":"true","HOME":"/github/home"},"mounts":[{"target":"/__w","work":"."},` +
+		`{"target":"/__e","read_only":true,"externals":true},{"target":"/__w/_temp","work":"_temp"},{"target":"/__w/_actions","work":"_actions"},` +
+		`{"target":"/__w/_tool","work":"_tool"},{"target":"/github/home","work":"_temp/_github_home"},{"target":"/github/workflow","work":"_temp/_github_workflow"}]}`
+	if r.Conclusion != miniworker.Success || !slices.Equal(r.Output, []string{want}) {
+		t.Errorf("%s\nwant %s", r, want)
+	}
+	if c := w.Context().Container; c.ID != "3f9c" || c.Network != "77ab" {
+		t.Errorf("the job's container is %+v", c)
+	}
+	r = w.RunScriptArgs(t.Context(), "quotes", "pwsh", `-command ". '/x y'"`, nil)
+	want = `exec {"job":"3f9c","argv":["pwsh","-command",". '/x y'"],"dir":"/__w/repo/repo"}`
+	if r.Exit != 7 || !slices.Equal(r.Output, []string{want}) {
+		t.Errorf("%s\nwant %s", r, want)
+	}
+	r = w.RunContainerStep(t.Context(), miniworker.Step{Uses: &miniworker.Container{Image: "alpine"}})
+	if r.Exit != hook.StatusUnsupported {
+		t.Error(r)
+	}
+	r = w.Cleanup(t.Context())
+	if r.Conclusion != miniworker.Success || !slices.Equal(r.Output, []string{`cleanup "3f9c"`}) {
+		t.Error(r)
+	}
+}
+
+// TestRunnerCancels: the interrupt reaches the step through wrapper and hook.
+func TestRunnerCancels(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	w := newWorker(t, func(line string) {
+		if line == "waiting" {
+			cancel()
+		}
+	})
+	w.SetState(json.RawMessage(`{"job":"3f9c"}`))
+	r := w.RunScriptArgs(ctx, "wait", "bash", "wait", nil)
+	if r.Exit != 130 || r.Duration > 5*time.Second || !slices.Equal(r.Output, []string{"waiting", "interrupt"}) {
+		t.Error(r)
+	}
+}
