@@ -261,7 +261,7 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, before, after string) {
 		if strings.Contains(before+after, token) || strings.HasSuffix(before, "RUNNER_") {
-			t.Skip()
+			return
 		}
 		c, warnings, err := config.Parse("f", []byte(before+"\nRUNNER_REGISTRATION_TOKEN="+token+"\n"+after))
 		said := fmt.Sprint(warnings, err)

@@ -1,0 +1,237 @@
+package native
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// machine is a container booted with systemd, in which the real units run.
+type machine struct {
+	t   *testing.T
+	cmd *exec.Cmd
+	log bytes.Buffer
+}
+
+// bootUnits boots a copy-on-write view of the guest base tree, with the units,
+// the agent and the stub runner laid over it. It shares this machine's network.
+func (a *appliance) bootUnits() *machine {
+	a.t.Helper()
+	base := os.Getenv("MKAPPLIANCE_TEST_BASE")
+	if base == "" || os.Geteuid() != 0 {
+		a.t.Skip("needs MKAPPLIANCE_TEST_BASE, a directory with a guest base tree, and root")
+	}
+	a.layUpper(base)
+	for _, d := range []string{"ovl", "tree"} {
+		if err := os.Mkdir(a.path(d), 0o755); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	script := fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s,upperdir=%s,workdir=%s %s && exec systemd-nspawn -q --register=no --keep-unit --link-journal=no -M %s -D %s -b",
+		base, a.path("upper"), a.path("ovl"), a.path("tree"), filepath.Base(a.dir), a.path("tree"))
+	m := &machine{t: a.t, cmd: exec.Command("unshare", "--mount", "sh", "-c", script)}
+	m.cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
+	m.cmd.Stdout, m.cmd.Stderr = &m.log, &m.log
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := m.cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	a.t.Cleanup(m.powerOff)
+	return m
+}
+
+// layUpper writes what an image has over a plain base tree.
+func (a *appliance) layUpper(base string) {
+	a.t.Helper()
+	passwd, err := os.ReadFile(filepath.Join(base, "etc/passwd"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	group, err := os.ReadFile(filepath.Join(base, "etc/group"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cfg, err := os.ReadFile(a.path("config.env"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for path, content := range map[string]string{
+		"etc/passwd":     string(passwd) + "runner:x:900:900::/var/lib/runner/home:/usr/sbin/nologin\n",
+		"etc/group":      string(group) + "runner:x:900:\n",
+		"etc/machine-id": "uninitialized\n",
+		// The paths of a real appliance, and quicker tries.
+		"var/lib/runner/etc/config.env":                          lines(string(cfg), "RUNNER_GITHUB_URL", "RUNNER_REGISTRATION_TOKEN", "RUNNER_NAME"),
+		"etc/systemd/system/runner-install.service.d/quick.conf": "[Service]\nRestartSec=1\n",
+	} {
+		a.lay("upper/"+path, []byte(content))
+	}
+	if err := os.Chmod(a.path("upper/var/lib/runner/etc/config.env"), 0o600); err != nil {
+		a.t.Fatal(err)
+	}
+	const overlay = "../../overlays/host/"
+	for _, path := range []string{"usr/lib/systemd/system/runner.service", "usr/lib/systemd/system/runner-install.service", "usr/lib/tmpfiles.d/runner.conf"} {
+		data, err := os.ReadFile(overlay + path)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		a.lay("upper/"+path, data)
+	}
+	agent, err := os.ReadFile(built.agent)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.lay("upper/usr/local/bin/runner-agent", agent)
+	unpack(a.t, built.tarball, a.path("upper/usr/lib/runner/actions-runner"))
+	a.link("../var/lib/runner/etc", "upper/etc/runner")
+	for _, unit := range []string{"runner.service", "runner-install.service"} {
+		a.link("/usr/lib/systemd/system/"+unit, "upper/etc/systemd/system/multi-user.target.wants/"+unit)
+	}
+}
+
+func lines(text string, keys ...string) string {
+	all := ""
+	for line := range strings.Lines(text) {
+		for _, k := range keys {
+			if strings.HasPrefix(line, k+"=") {
+				all += line
+			}
+		}
+	}
+	return all
+}
+
+func (a *appliance) lay(name string, data []byte) {
+	a.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(a.path(name)), 0o755); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := os.WriteFile(a.path(name), data, 0o755); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *appliance) link(target, name string) {
+	a.t.Helper()
+	if err := os.MkdirAll(filepath.Dir(a.path(name)), 0o755); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := os.Symlink(target, a.path(name)); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// init is the container's PID 1 as seen from here; 0 if it is not there yet.
+func (m *machine) init() int {
+	pid := m.cmd.Process.Pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(children), " ")
+	n, _ := strconv.Atoi(first)
+	return n
+}
+
+// run runs a command in the container.
+func (m *machine) run(args ...string) string {
+	pid := m.init()
+	if pid == 0 {
+		return ""
+	}
+	out, _ := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-a"}, args...)...).CombinedOutput() // what it says is judged
+	return strings.TrimSpace(string(out))
+}
+
+// wait waits until a command in the container prints want.
+func (m *machine) wait(want string, args ...string) {
+	m.t.Helper()
+	var got string
+	for end := time.Now().Add(60 * time.Second); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		if got = m.run(args...); got == want {
+			return
+		}
+	}
+	m.t.Fatalf("%q gives %q, want %q\n%s\n%s", args, got, want, m.run("journalctl", "--no-pager", "-o", "cat", "-u", "runner*"), m.log.String())
+}
+
+func (m *machine) property(unit, name string) string {
+	return m.run("systemctl", "show", "--value", "-p", name, unit)
+}
+
+func (m *machine) powerOff() {
+	done := make(chan struct{})
+	go func() { defer close(done); _ = m.cmd.Wait() }()
+	if pid := m.init(); pid != 0 {
+		const rtmin = 34
+		_ = syscall.Kill(pid, syscall.Signal(rtmin+4)) // SIGRTMIN+4: power off, systemd(1)
+	}
+	select {
+	case <-done:
+	case <-time.After(30 * time.Second):
+		_ = syscall.Kill(-m.cmd.Process.Pid, syscall.SIGKILL)
+		<-done
+	}
+}
+
+// TestUnits runs runner-install.service and runner.service under a real
+// systemd: how they wait for each other is theirs alone.
+func TestUnits(t *testing.T) {
+	a := newAppliance(t)
+	a.githubDown()
+	m := a.bootUnits()
+
+	// The first try fails, so systemd gives up the start of runner.service.
+	m.wait("yes", "sh", "-c", "test $(systemctl show --value -p NRestarts runner-install.service) -ge 1 && echo yes")
+	if got := m.property("runner.service", "ActiveState"); got != "inactive" {
+		t.Errorf("runner.service is %s before the runner is registered", got)
+	}
+	if got := m.run("ls", "/var/lib/runner/installed"); !strings.Contains(got, "No such file") {
+		t.Errorf("there is a marker: %s", got)
+	}
+	a.githubUp()
+	m.wait("active", "systemctl", "is-active", "runner-install.service")
+	m.wait("active", "systemctl", "is-active", "runner.service")
+	a.wantRegistrations(1)
+	pid := m.property("runner.service", "MainPID")
+	if env := m.run("cat", "/proc/"+pid+"/environ"); strings.Contains(env, token) || !strings.Contains(env, "RUNNER_NAME=rack-4") {
+		t.Errorf("environment of runner.service: %q", env)
+	}
+	if status := m.run("grep", "-E", "^(Uid|CapBnd|NoNewPrivs):", "/proc/"+pid+"/status"); strings.Join(strings.Fields(status), " ") != "Uid: 900 900 900 900 CapBnd: 0000000000000000 NoNewPrivs: 1" {
+		t.Errorf("runner.service runs as %s", status)
+	}
+
+	// A restart with the marker registers nothing; one without it does, and
+	// runner.service takes up the new identity.
+	m.run("systemctl", "restart", "runner-install.service")
+	m.wait("active", "systemctl", "is-active", "runner.service")
+	a.wantRegistrations(1)
+	before := m.property("runner.service", "MainPID")
+	m.run("rm", "/var/lib/runner/installed")
+	m.run("systemctl", "restart", "runner-install.service")
+	m.wait("active", "systemctl", "is-active", "runner.service")
+	a.wantRegistrations(2)
+	if m.property("runner.service", "MainPID") == before {
+		t.Error("runner.service still runs with the old identity")
+	}
+
+	// Too old: no restart helps, so there is none.
+	a.github.ExitListener(7)
+	m.wait("failed", "systemctl", "is-active", "runner.service")
+	if got := m.property("runner.service", "ExecMainStatus"); got != "4" {
+		t.Errorf("runner.service ended with %s", got)
+	}
+	time.Sleep(2 * time.Second)
+	if got := m.property("runner.service", "ActiveState"); got != "failed" {
+		t.Errorf("runner.service is %s again", got)
+	}
+	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) || !strings.Contains(journal, "registered as rack-4") {
+		t.Error("the journal holds the token, or is not there")
+	}
+}
