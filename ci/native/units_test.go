@@ -187,7 +187,7 @@ func TestUnits(t *testing.T) {
 	a.githubDown()
 	m := a.bootUnits()
 
-	// The first try fails, so systemd gives up the start of runner.service.
+	// The first try fails, so runner.service is skipped.
 	m.wait("yes", "sh", "-c", "test $(systemctl show --value -p NRestarts runner-install.service) -ge 1 && echo yes")
 	if got := m.property("runner.service", "ActiveState"); got != "inactive" {
 		t.Errorf("runner.service is %s before the runner is registered", got)
