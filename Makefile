@@ -4,7 +4,6 @@
 # make lint    gofmt, vet, staticcheck, shellcheck
 # make         the two programs, in bin/
 
-IMAGE   ?= runner-amd64
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.
 export GOTOOLCHAIN = auto
@@ -19,7 +18,7 @@ deps:
 	ci/install-deps
 
 image: deps all
-	ci/image $(IMAGE)
+	ci/image
 
 test: deps all lint
 	ci/test

@@ -1,0 +1,193 @@
+// Package appliance boots a baked image in QEMU with a fake GitHub for its only
+// neighbour, and lets a test look into it by ssh as an operator would.
+package appliance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"mkappliance/ci/fakegithub"
+	"mkappliance/command"
+	"mkappliance/machine"
+)
+
+// The machine reaches GitHub at this address of QEMU's user network, and
+// nothing else.
+const (
+	gitHubAddr = "10.0.2.100:8080"
+	Repository = "octo/hello"
+	Hostname   = "builder-7"
+	// Token stands for a registration token; tests look for it where it must
+	// not be.
+	Token = "AKLMNOPQRSTUVWXYZ234567ABCDEF"
+)
+
+// Lab is one machine with its surroundings.
+type Lab struct {
+	GitHub  *fakegithub.Server
+	Console *ConsoleLog
+
+	dir     string
+	image   string
+	program string // mkappliance
+	listen  string // address of GitHub on this host
+	sshPort int
+	server  *http.Server
+	vm      *machine.Machine
+}
+
+// New lays out a lab in the empty directory dir. GitHub is down and the machine
+// off.
+func New(ctx context.Context, dir, image, program string) (*Lab, error) {
+	l := &Lab{GitHub: fakegithub.New(fakegithub.Options{Tokens: []string{Token}}), Console: &ConsoleLog{},
+		dir: dir, image: image, program: program}
+	for _, port := range []func(string){
+		func(addr string) { l.listen = addr },
+		func(addr string) { _, p, _ := net.SplitHostPort(addr); l.sshPort, _ = strconv.Atoi(p) },
+	} {
+		addr, err := freeAddr()
+		if err != nil {
+			return nil, err
+		}
+		port(addr)
+	}
+	return l, l.makeSeed(ctx)
+}
+
+func freeAddr() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
+
+func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+// makeSeed writes config.env, an operator's user-data and the seed from both.
+func (l *Lab) makeSeed(ctx context.Context) error {
+	run := func(args ...string) error { return command.Host{}.Run(ctx, command.Cmd{Args: args}) }
+	if err := run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", l.path("key")); err != nil {
+		return err
+	}
+	key, err := os.ReadFile(l.path("key.pub"))
+	if err != nil {
+		return err
+	}
+	config := fmt.Sprintf("# laid down by cloud-init\nRUNNER_GITHUB_URL=http://%s/%s\nRUNNER_REGISTRATION_TOKEN=%s\n", gitHubAddr, Repository, Token)
+	userData := fmt.Sprintf("#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - %s", key)
+	if err := errors.Join(os.WriteFile(l.path("config.env"), []byte(config), 0o600),
+		os.WriteFile(l.path("user-data"), []byte(userData), 0o600)); err != nil {
+		return err
+	}
+	return run(l.program, "seed", "--config-env", l.path("config.env"), "--user-data", l.path("user-data"),
+		"--hostname", Hostname, "--output", l.path("seed.iso"))
+}
+
+// Boot switches the machine on; ctx ends it.
+func (l *Lab) Boot(ctx context.Context) (err error) {
+	l.vm, err = machine.Start(ctx, machine.Config{Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
+		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
+		HostForwards:  []machine.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
+		GuestForwards: []machine.GuestForward{{Addr: gitHubAddr, Command: "socat - TCP:" + l.listen}}})
+	return err
+}
+
+// Close switches everything off.
+func (l *Lab) Close() error {
+	var err error
+	if l.vm != nil {
+		l.vm.Quit()
+	}
+	if l.server != nil {
+		err = l.server.Close()
+	}
+	return err
+}
+
+// GitHubUp makes GitHub answer.
+func (l *Lab) GitHubUp() error {
+	listener, err := net.Listen("tcp", l.listen)
+	if err != nil {
+		return err
+	}
+	l.server = &http.Server{Handler: l.GitHub, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = l.server.Serve(listener) }()
+	return nil
+}
+
+// SSH runs a shell script as root in the machine and gives its output.
+func (l *Lab) SSH(ctx context.Context, script string) (string, error) {
+	var stderr bytes.Buffer
+	out, err := command.Output(ctx, command.Host{}, command.Cmd{Args: []string{"ssh", "-i", l.path("key"),
+		"-p", strconv.Itoa(l.sshPort), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + os.DevNull,
+		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "root@127.0.0.1", "sh -s"},
+		Stdin: strings.NewReader(script), Stderr: &stderr})
+	if err != nil {
+		return string(out), fmt.Errorf("cannot run in the machine: %w\nscript: %s\noutput: %s", err, script, out)
+	}
+	return string(out), nil
+}
+
+// WaitSSH waits until the machine lets an operator in.
+func (l *Lab) WaitSSH(ctx context.Context) error {
+	return l.Until(ctx, "true")
+}
+
+// Until waits until a script succeeds in the machine.
+func (l *Lab) Until(ctx context.Context, script string) error {
+	for {
+		try, cancel := context.WithTimeout(ctx, 30*time.Second)
+		_, err := l.SSH(try, script)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w; the end of the console:\n%s", err, l.Console.Tail(60))
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// Registrations counts the runners registered so far.
+func (l *Lab) Registrations() int { return l.GitHub.Registrations() }
+
+// ConsoleLog keeps what the machine prints.
+type ConsoleLog struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write implements io.Writer.
+func (c *ConsoleLog) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.text = append(c.text, p...)
+	return len(p), nil
+}
+
+// String gives all that was printed.
+func (c *ConsoleLog) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return string(c.text)
+}
+
+// Tail gives the last n lines.
+func (c *ConsoleLog) Tail(n int) string {
+	lines := strings.Split(strings.TrimSpace(c.String()), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

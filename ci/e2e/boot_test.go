@@ -1,0 +1,284 @@
+// Package e2e boots the baked image and watches it from outside.
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"mkappliance/ci/appliance"
+	"mkappliance/ci/miniworker"
+)
+
+// patience bounds the whole life of the machine: two boots under software
+// emulation, on a machine that may have other things to do.
+const patience = 15 * time.Minute
+
+// TestBoot follows one appliance through its life: first boot without GitHub,
+// registration, a container job, registration anew, a reboot.
+func TestBoot(t *testing.T) {
+	image := os.Getenv("MKAPPLIANCE_TEST_IMAGE")
+	if image == "" {
+		t.Skip("MKAPPLIANCE_TEST_IMAGE names no baked image: run it through 'make test'")
+	}
+	program, err := filepath.Abs("../../bin/mkappliance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	lab, err := appliance.New(ctx, t.TempDir(), image, program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			t.Logf("the end of the console:\n%s", lab.Console.Tail(80))
+			if journal, err := lab.SSH(context.WithoutCancel(ctx), "journalctl -b --no-pager -u 'runner*' | tail -60"); err == nil {
+				t.Logf("the runner's journal:\n%s", journal)
+			}
+		}
+		if err := lab.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := lab.Boot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, chapter := range []struct {
+		name string
+		tell func(*life)
+	}{
+		{"GitHubDown", (*life).gitHubDown},
+		{"Register", (*life).register},
+		{"Root", (*life).root},
+		{"Job", (*life).job},
+		{"RunByHand", (*life).runByHand},
+		{"RegisterAgain", (*life).registerAgain},
+		{"Reboot", (*life).reboot},
+		{"Secrets", (*life).secrets},
+	} {
+		start := time.Now()
+		if !t.Run(chapter.name, func(t *testing.T) {
+			chapter.tell(&life{T: t, ctx: ctx, lab: lab})
+		}) {
+			t.Fatalf("the story ends at %s", chapter.name)
+		}
+		t.Logf("%s took %v", chapter.name, time.Since(start).Round(time.Second/10))
+	}
+}
+
+// life is one chapter of the story, with what the chapters share.
+type life struct {
+	*testing.T
+	ctx context.Context
+	lab *appliance.Lab
+}
+
+// sh runs a script in the machine and fails the test if it fails.
+func (m *life) sh(script string) string {
+	m.Helper()
+	out, err := m.lab.SSH(m.ctx, script)
+	if err != nil {
+		m.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// until waits until a script succeeds in the machine.
+func (m *life) until(script string) {
+	m.Helper()
+	if err := m.lab.Until(m.ctx, script); err != nil {
+		m.Fatal(err)
+	}
+}
+
+func (m *life) registrations(want int) {
+	m.Helper()
+	if got := m.lab.Registrations(); got != want {
+		m.Errorf("GitHub saw %d registrations, want %d", got, want)
+	}
+}
+
+// gitHubDown: the unit keeps trying while GitHub does not answer, says so in
+// one line each time, and writes no marker.
+func (m *life) gitHubDown() {
+	m.until("true")
+	m.until("systemctl show -P NRestarts runner-install.service | grep -qv '^0$'")
+	if got := m.sh("systemctl is-active runner-install.service || true"); got != "activating" {
+		m.Errorf("runner-install.service is %s, want activating", got)
+	}
+	m.sh("test ! -e /var/lib/runner/installed")
+	if got := m.sh("systemctl is-active runner.service || true"); got == "active" {
+		m.Error("runner.service is active without a registration")
+	}
+	config := m.sh("stat -c '%a %U' /etc/runner/config.env; cat /etc/runner/config.env")
+	if !strings.HasPrefix(config, "600 root\n") || !strings.Contains(config, "/"+appliance.Repository) {
+		m.Errorf("cloud-init laid down\n%s", config)
+	}
+	m.registrations(0)
+}
+
+// register: once GitHub is up there is exactly one registration, the marker and
+// a listening runner, and the token was on nobody's command line meanwhile.
+func (m *life) register() {
+	// The watcher reads the token from a file, or it would find itself.
+	m.sh(`umask 077; sed -n 's/^RUNNER_REGISTRATION_TOKEN=//p' /etc/runner/config.env >/run/token
+systemd-run --quiet --collect --unit=watch-argv sh -c 'while :; do grep -lsaFf /run/token /proc/[0-9]*/cmdline >>/run/seen; echo >>/run/rounds; done'`)
+	if err := m.lab.GitHubUp(); err != nil {
+		m.Fatal(err)
+	}
+	m.until("test -s /var/lib/runner/installed")
+	m.until("systemctl is-active --quiet runner.service")
+	if err := m.lab.GitHub.WaitOnline(m.ctx, 1); err != nil {
+		m.Fatal(err)
+	}
+	seen := m.sh("systemctl stop watch-argv; wc -l </run/rounds; cat /run/seen")
+	rounds, argv, _ := strings.Cut(seen, "\n")
+	if argv != "" || rounds == "0" {
+		m.Errorf("after %s looks at every command line the token was seen in %q", rounds, argv)
+	}
+	m.registrations(1)
+	if runners := m.lab.GitHub.Runners(); len(runners) != 1 || runners[0].Name != appliance.Hostname {
+		m.Errorf("GitHub has runners %+v, want one named after the host", runners)
+	}
+	if marker := m.sh("cat /var/lib/runner/installed"); !strings.Contains(marker, `"name":"`+appliance.Hostname+`"`) {
+		m.Errorf("the marker says %s", marker)
+	}
+}
+
+// root: the root file system is read-only and checked, and slot B exists.
+func (m *life) root() {
+	mounts := m.sh("grep -E '^[^ ]+ (/|/etc|/var) ' /proc/mounts; veritysetup status root; lsblk -n -o PARTLABEL,SIZE /dev/vda")
+	m.Log("mounts, verity and partitions:\n" + mounts)
+	for _, want := range []string{"/dev/mapper/root / erofs ro,", "overlay /etc overlay", " /var ext4 rw,nosuid,nodev",
+		"status:      verified", "mode:        readonly", "_empty"} {
+		if !strings.Contains(mounts, want) {
+			m.Errorf("no %q there", want)
+		}
+	}
+	if out, err := m.lab.SSH(m.ctx, "touch /usr/x"); err == nil {
+		m.Errorf("the root file system could be written: %s", out)
+	}
+	if failed := m.sh("systemctl --failed --no-legend --plain"); failed != "" {
+		m.Errorf("failed units:\n%s", failed)
+	}
+}
+
+// job: a container job runs in a guest, its steps' statuses come back, and
+// nothing is left of it.
+func (m *life) job() {
+	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "write", Run: "echo hello >made-by-job"},
+			{Name: "look", Run: "ps -eo args=; echo ==; cat /proc/1/comm; ls -d /usr/lib/runner/base || echo no base here", If: "always"},
+			{Name: "fail", Run: "exit 7"},
+		}})
+	result, err := m.lab.GitHub.Wait(m.ctx, id)
+	if err != nil {
+		m.Fatal(err)
+	}
+	for _, step := range result.Steps {
+		m.Log(step)
+	}
+	if step := result.Step("write"); step.Conclusion != miniworker.Success {
+		m.Errorf("step write: %v", step)
+	}
+	if got := m.sh("cat /var/lib/runner/work/repo/repo/made-by-job; stat -c %U /var/lib/runner/work/repo/repo/made-by-job"); got != "hello\nrunner" {
+		m.Errorf("the job's file and its owner are %q", got)
+	}
+	look := strings.Join(result.Step("look").Output, "\n")
+	if strings.Contains(look, "Runner.Listener") || strings.Contains(look, "sshd") || !strings.Contains(look, "guest-init") {
+		m.Errorf("the step saw processes that are not its guest's, or not those:\n%s", look)
+	}
+	if !strings.Contains(look, "no base here") {
+		m.Errorf("the step saw the host's root:\n%s", look)
+	}
+	if step := result.Step("fail"); step.Exit != 7 || step.Conclusion != miniworker.Failure {
+		m.Errorf("step fail: %v", step)
+	}
+	if step := result.Step("Stop containers"); step.Conclusion != miniworker.Success {
+		m.Errorf("clean-up: %v", step)
+	}
+	m.noResidue()
+}
+
+// noResidue: no guest, mount, cgroup or directory of a job is left.
+func (m *life) noResidue() {
+	m.Helper()
+	left := m.sh(`pgrep -a systemd-nspawn
+broker=$(systemctl show -P MainPID runner-guestd.service)
+grep /var/lib/runner/jobs /proc/1/mountinfo "/proc/$broker/mountinfo"
+find /sys/fs/cgroup -type d -path '*guests-*/*'
+ls -A /var/lib/runner/jobs
+true`)
+	if left != "" {
+		m.Errorf("the job left behind:\n%s", left)
+	}
+}
+
+// runByHand: one command in a fresh guest, its status passed on.
+func (m *life) runByHand() {
+	out := m.sh(`ci-nspawn-run --cwd /tmp --env GREETING='hello  world' -- sh -c 'pwd; echo "$GREETING"; exit 3' || echo "status $?"`)
+	if out != "/tmp\nhello  world\nstatus 3" {
+		m.Errorf("ci-nspawn-run printed %q", out)
+	}
+	m.noResidue()
+}
+
+// registerAgain: without the marker the unit registers once more, while the old
+// identity still stands.
+func (m *life) registerAgain() {
+	m.sh("rm /var/lib/runner/installed; systemctl restart runner-install.service")
+	m.until("test -s /var/lib/runner/installed && systemctl is-active --quiet runner.service")
+	m.registrations(2)
+	if runners := m.lab.GitHub.Runners(); len(runners) != 1 {
+		m.Errorf("GitHub has %d runners, want the old one replaced", len(runners))
+	}
+	if err := m.lab.GitHub.WaitOnline(m.ctx, 1); err != nil {
+		m.Fatal(err)
+	}
+	m.sh("systemctl restart runner-install.service")
+	m.registrations(2)
+}
+
+// identityScript prints what has to outlive a reboot.
+const identityScript = "sha256sum </etc/runner/config.env; cat /etc/machine-id; hostname; ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null; sha256sum </var/lib/runner/installed"
+
+// reboot: the appliance comes back as itself and does not register again.
+func (m *life) reboot() {
+	before := m.sh(identityScript)
+	boot := m.sh("cat /proc/sys/kernel/random/boot_id")
+	// The connection ends with the machine, so an error says nothing here.
+	_, _ = m.lab.SSH(m.ctx, "systemctl reboot")
+	m.until("test $(cat /proc/sys/kernel/random/boot_id) != " + boot)
+	m.until("systemctl is-active --quiet runner.service")
+	if after := m.sh(identityScript); after != before {
+		m.Errorf("before the reboot\n%s\nafter it\n%s", before, after)
+	}
+	if id := strings.Split(before, "\n")[1]; len(id) != 32 {
+		m.Errorf("machine-id is %q", id)
+	}
+	if err := m.lab.GitHub.WaitOnline(m.ctx, 1); err != nil {
+		m.Fatal(err)
+	}
+	m.registrations(2)
+	mounts := m.sh("grep -E '^[^ ]+ / ' /proc/mounts; veritysetup status root | grep status:; systemctl --failed --no-legend --plain")
+	if !strings.Contains(mounts, " erofs ro,") || !strings.Contains(mounts, "verified") || len(strings.Split(mounts, "\n")) != 2 {
+		m.Errorf("after the reboot:\n%s", mounts)
+	}
+}
+
+// secrets: the token is in no line of the journal or the console.
+func (m *life) secrets() {
+	found := m.sh("journalctl --no-pager -o export -q | grep -caF " + appliance.Token[:20] + " || true")
+	if found != "0" {
+		m.Errorf("%s lines of the journal hold the token", found)
+	}
+	if strings.Contains(m.lab.Console.String(), appliance.Token) {
+		m.Error("the token was printed on the console")
+	}
+}

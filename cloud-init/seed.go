@@ -1,0 +1,186 @@
+// Package cloudinit makes NoCloud seeds: small disks from which cloud-init takes
+// an appliance's configuration at first boot.
+package cloudinit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/textproto"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
+
+	"mkappliance/atomicfile"
+)
+
+// ConfigPath is where the seed has config.env laid down.
+const ConfigPath = "/etc/runner/config.env"
+
+// Seed is what goes into a seed.
+type Seed struct {
+	ConfigEnv []byte // content of config.env, a secret
+	UserData  []byte // the operator's own user-data; nil for none
+	Hostname  string // empty leaves the image's
+	// InstanceID names the instance to cloud-init, which applies a seed once
+	// for each. Empty derives it from the content: a changed seed is applied
+	// anew.
+	InstanceID string
+}
+
+// volumeLabel is by which cloud-init's NoCloud source knows a seed.
+const volumeLabel = "CIDATA"
+
+// Write puts the seed at path as an ISO 9660 image that only its owner can
+// read, since it holds the registration token.
+func (s Seed) Write(path string) error {
+	files, err := s.files()
+	if err != nil {
+		return fmt.Errorf("cannot make seed: %w", err)
+	}
+	out, err := atomicfile.Create(path, 0o600)
+	if err != nil {
+		return err
+	}
+	defer out.Abandon()
+	if err := writeISO(out.File, files); err != nil {
+		return fmt.Errorf("cannot make seed: %w", err)
+	}
+	return out.Commit()
+}
+
+// files gives the files of the seed by name.
+func (s Seed) files() (map[string][]byte, error) {
+	userData, err := s.userData()
+	if err != nil {
+		return nil, err
+	}
+	id := s.InstanceID
+	if id == "" {
+		sum := sha256.Sum256(append(bytes.Clone(userData), s.Hostname...))
+		id = "iid-" + hex.EncodeToString(sum[:8])
+	}
+	meta := "instance-id: " + id + "\n"
+	if s.Hostname != "" {
+		meta += "local-hostname: " + s.Hostname + "\n"
+	}
+	return map[string][]byte{"user-data": userData, "meta-data": []byte(meta)}, nil
+}
+
+// ownPart is the cloud-config that lays config.env down. The list is appended
+// to the operator's own files instead of replacing them, "Merging user-data
+// sections" in cloud-init's documentation.
+func (s Seed) ownPart() []byte {
+	return fmt.Appendf(nil, `#cloud-config
+merge_how:
+  - name: list
+    settings: [append]
+  - name: dict
+    settings: [no_replace, recurse_list]
+write_files:
+  - path: %s
+    owner: root:root
+    permissions: '0600'
+    encoding: b64
+    content: %s
+`, ConfigPath, base64.StdEncoding.EncodeToString(s.ConfigEnv))
+}
+
+// userData joins the operator's user-data and ours, as MIME parts if there are
+// two.
+func (s Seed) userData() ([]byte, error) {
+	if s.UserData == nil {
+		return s.ownPart(), nil
+	}
+	kind, err := contentType(s.UserData)
+	if err != nil {
+		return nil, err
+	}
+	var body bytes.Buffer
+	w := multipart.NewWriter(&body)
+	// The same content gives the same bytes.
+	sum := sha256.Sum256(append(bytes.Clone(s.UserData), s.ConfigEnv...))
+	if err := w.SetBoundary("mkappliance-" + hex.EncodeToString(sum[:8])); err != nil {
+		return nil, err
+	}
+	for _, part := range []struct {
+		name, kind string
+		content    []byte
+	}{{"user-data", kind, s.UserData}, {"config.env", "text/cloud-config", s.ownPart()}} {
+		header := textproto.MIMEHeader{}
+		header.Set("Content-Type", part.kind+`; charset="utf-8"`)
+		header.Set("Content-Transfer-Encoding", "8bit")
+		header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", part.name))
+		p, err := w.CreatePart(header)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := p.Write(part.content); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	head := fmt.Sprintf("Content-Type: multipart/mixed; boundary=%q\nMIME-Version: 1.0\n\n", w.Boundary())
+	return append([]byte(head), body.Bytes()...), nil
+}
+
+// contentType tells the kind of an operator's user-data from its first line,
+// "User-data formats" in cloud-init's documentation.
+func contentType(userData []byte) (string, error) {
+	first, _, _ := strings.Cut(string(userData), "\n")
+	first = strings.TrimSpace(first)
+	for _, kind := range [][2]string{
+		{"#cloud-config-archive", "text/cloud-config-archive"},
+		{"#cloud-config", "text/cloud-config"},
+		{"#cloud-boothook", "text/cloud-boothook"},
+		{"#include", "text/x-include-url"},
+		{"#!", "text/x-shellscript"},
+		{"## template: jinja", "text/jinja2"},
+	} {
+		if strings.HasPrefix(first, kind[0]) {
+			return kind[1], nil
+		}
+	}
+	return "", fmt.Errorf("the user-data begins with %q; begin it with #cloud-config, #! or another of cloud-init's headers", first)
+}
+
+// writeISO writes files to the top directory of an ISO 9660 image.
+func writeISO(out *os.File, files map[string][]byte) (err error) {
+	// The library gathers the files in a directory first. MkdirTemp makes one
+	// that only we can read.
+	workspace, err := os.MkdirTemp("", "mkappliance-seed-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(workspace)
+	const blockSize, size = 2048, 1 << 20
+	if err := out.Truncate(size); err != nil {
+		return err
+	}
+	fs, err := iso9660.Create(file.New(out, false), size, 0, blockSize, workspace)
+	if err != nil {
+		return err
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(workspace, name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, Joliet: true, VolumeIdentifier: volumeLabel}); err != nil {
+		return err
+	}
+	if _, err := out.Seek(0, io.SeekStart); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}

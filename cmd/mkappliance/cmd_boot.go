@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/cli"
+	"mkappliance/machine"
+	"mkappliance/spec"
+)
+
+type bootOptions struct {
+	seed, diskSize, memory string
+	keep                   string
+	cpus, sshPort          int
+	offline                bool
+}
+
+func newBootCommand() *cobra.Command {
+	var o bootOptions
+	c := &cobra.Command{
+		Use:   "boot IMAGE",
+		Short: "Boot an image in QEMU, without changing it",
+		Long: `Boot an image in QEMU with UEFI firmware, its console on this terminal. The image
+is not changed: what the machine writes goes to an overlay that is thrown away
+at the end, or kept with --keep and booted again the next time. Every key is
+typed to the machine, Ctrl-C too; Ctrl-A X switches it off, and power-off from
+inside ends the command as well.
+
+Exit status:
+  0  the machine was powered off
+  1  it could not be started, or QEMU failed
+  2  the command line is wrong`,
+		Example: `  mkappliance boot out/runner-amd64_0.1.0.img --seed seed.iso
+  mkappliance boot out/runner-amd64_0.1.0.img --seed seed.iso --ssh-port 2222 --keep vm/`,
+		Args: cli.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args[0]) },
+	}
+	f := c.Flags()
+	f.StringVar(&o.seed, "seed", "", "attach the NoCloud seed `FILE`")
+	f.StringVar(&o.diskSize, "disk-size", "8G", "grow the disk to `SIZE`")
+	f.StringVar(&o.memory, "memory", "2G", "give the machine `SIZE` of memory")
+	f.IntVar(&o.cpus, "cpus", 2, "give the machine `N` processors")
+	f.IntVar(&o.sshPort, "ssh-port", 0, "let 127.0.0.1:`PORT` reach the machine's ssh")
+	f.StringVar(&o.keep, "keep", "", "keep the machine's disk in `DIR`, and boot it again if it is there")
+	f.BoolVar(&o.offline, "offline", false, "give the machine no network but ssh")
+	return c
+}
+
+func (o *bootOptions) run(c *cobra.Command, image string) error {
+	config := machine.Config{Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
+		Console: c.OutOrStdout(), Keyboard: os.Stdin}
+	var err error
+	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
+		return cli.Usage(fmt.Errorf("cannot use --disk-size: %w", err))
+	}
+	if config.Memory, err = spec.ParseSize(o.memory); err != nil {
+		return cli.Usage(fmt.Errorf("cannot use --memory: %w", err))
+	}
+	if o.cpus < 1 {
+		return cli.Usage(fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus))
+	}
+	for _, file := range []string{image, o.seed} {
+		if _, err := os.Stat(file); file != "" && err != nil {
+			return cli.Usage(fmt.Errorf("cannot boot: %w", err))
+		}
+	}
+	if o.sshPort != 0 {
+		config.HostForwards = []machine.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
+	}
+	if config.Dir == "" {
+		if config.Dir, err = os.MkdirTemp("", "mkappliance-boot-"); err != nil {
+			return fmt.Errorf("cannot boot: %w", err)
+		}
+		defer os.RemoveAll(config.Dir)
+	} else if err := os.MkdirAll(config.Dir, 0o700); err != nil {
+		return fmt.Errorf("cannot boot: %w", err)
+	}
+	if err := machine.KVMUsable(); err != nil {
+		fmt.Fprintf(os.Stderr, "mkappliance: %v: emulating the processor, which is slow\n", err)
+	}
+	vm, err := machine.Start(c.Context(), config)
+	if err != nil {
+		return err
+	}
+	err = vm.Wait()
+	if c.Context().Err() != nil {
+		return nil // ended by the user
+	}
+	return err
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"mkappliance/agent/config"
+	"mkappliance/cli"
+	cloudinit "mkappliance/cloud-init"
+)
+
+type seedOptions struct {
+	configEnv, userData, output string
+	hostname, instanceID        string
+}
+
+func newSeedCommand() *cobra.Command {
+	var o seedOptions
+	c := &cobra.Command{
+		Use:   "seed --config-env FILE --output SEED",
+		Short: "Make a cloud-init seed that configures an appliance",
+		Long: `Make a cloud-init seed that configures an appliance: a small ISO image for the
+NoCloud data source. At first boot cloud-init lays the given config.env down at
+/etc/runner/config.env. Attach it to the machine as a disk or CD, or write it to
+a USB stick.
+
+The seed holds the registration token: it is readable for its owner only. A seed
+with other content is applied again, by the next boot.
+
+Exit status:
+  0  the seed was written
+  1  it could not be written
+  2  the command line, config.env or the user-data is wrong`,
+		Example: `  mkappliance seed --config-env config.env -o seed.iso
+  mkappliance seed --config-env config.env --user-data users.yaml --hostname builder-7 -o seed.iso`,
+		Args: cli.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return o.run() },
+	}
+	f := c.Flags()
+	f.StringVar(&o.configEnv, "config-env", "", "lay `FILE` down as config.env (required)")
+	f.StringVar(&o.userData, "user-data", "", "add the cloud-init user-data in `FILE`: users, keys, further files")
+	f.StringVarP(&o.output, "output", "o", "", "write the seed to `FILE` (required)")
+	f.StringVar(&o.hostname, "hostname", "", "give the machine this `NAME`")
+	f.StringVar(&o.instanceID, "instance-id", "", "name the instance `ID` (default: derived from the content)")
+	_ = c.MarkFlagRequired("config-env")
+	_ = c.MarkFlagRequired("output")
+	return c
+}
+
+func (o *seedOptions) run() error {
+	cfg, warnings, err := config.Load(o.configEnv)
+	if err != nil {
+		return cli.Usage(err)
+	}
+	if err := cfg.CheckRegistration(); err != nil {
+		return cli.Usage(err)
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
+	}
+	seed := cloudinit.Seed{Hostname: o.hostname, InstanceID: o.instanceID}
+	if seed.ConfigEnv, err = os.ReadFile(o.configEnv); err != nil {
+		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
+	}
+	if o.userData != "" {
+		if seed.UserData, err = os.ReadFile(o.userData); err != nil {
+			return cli.Usage(fmt.Errorf("cannot read user-data: %w", err))
+		}
+	}
+	return seed.Write(o.output)
+}

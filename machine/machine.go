@@ -1,0 +1,263 @@
+// Package machine runs a disk image in QEMU with UEFI firmware, on a
+// copy-on-write overlay, so that the image itself is never changed.
+package machine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mkappliance/command"
+)
+
+// Config describes a machine.
+type Config struct {
+	Image string // raw disk image, not changed
+	Seed  string // NoCloud image shown as a second disk, read-only; empty for none
+	// Dir keeps the overlay and the firmware's variables. Starting again in the
+	// same directory boots the same machine.
+	Dir      string
+	DiskSize int64 // bytes the overlay is grown to
+	Memory   int64 // bytes
+	CPUs     int
+	Console  io.Writer // what the machine writes to its first serial port
+	Keyboard io.Reader // what is typed there; nil for nothing
+
+	Offline       bool // no network but the forwards below
+	HostForwards  []HostForward
+	GuestForwards []GuestForward
+}
+
+// HostForward lets this host reach a port of the machine, on 127.0.0.1.
+type HostForward struct{ HostPort, GuestPort int }
+
+// GuestForward lets the machine reach a command of this host at an address of
+// QEMU's user network: a connection is the command's input and output.
+type GuestForward struct{ Addr, Command string }
+
+// Machine is a running QEMU.
+type Machine struct {
+	cmd  *exec.Cmd
+	qmp  string
+	done chan struct{}
+	err  error // why QEMU ended; set before done is closed
+}
+
+// Names in Config.Dir.
+const (
+	overlayName = "disk.qcow2"
+	varsName    = "vars.fd"
+	qmpName     = "qmp"
+)
+
+// firmware lists where Debian's ovmf package has UEFI firmware for x86-64, and
+// the variable store that goes with it.
+func firmware() [][2]string {
+	return [][2]string{
+		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+	}
+}
+
+// Start switches a machine on. It runs until it powers off, Quit is called or
+// ctx ends.
+func Start(ctx context.Context, c Config) (*Machine, error) {
+	code, err := c.prepare(ctx, command.Host{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot start machine: %w", err)
+	}
+	argv := c.argv(code, KVMUsable() == nil)
+	m := &Machine{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
+	var stderr strings.Builder
+	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
+	// A machine does not outlive the program that wanted it.
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		// The death signal goes with the thread that starts QEMU.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := m.cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		if err := m.cmd.Wait(); err != nil {
+			m.err = fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(stderr.String()))
+		}
+		close(m.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("cannot start machine: %w", err)
+	}
+	return m, nil
+}
+
+// prepare makes the overlay and the variable store unless they are there, and
+// gives the firmware's code.
+func (c Config) prepare(ctx context.Context, run command.Runner) (code string, err error) {
+	for _, tool := range []string{"qemu-system-x86_64", "qemu-img"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", fmt.Errorf("%w; install the packages qemu-system-x86 and qemu-utils", err)
+		}
+	}
+	image, err := filepath.Abs(c.Image)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(image); err != nil {
+		return "", err
+	}
+	var vars string
+	for _, pair := range firmware() {
+		if _, err := os.Stat(pair[0]); err == nil {
+			code, vars = pair[0], pair[1]
+			break
+		}
+	}
+	if code == "" {
+		return "", errors.New("no UEFI firmware found; install the package ovmf")
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir, overlayName)); errors.Is(err, fs.ErrNotExist) {
+		store, err := os.ReadFile(vars)
+		if err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600); err != nil {
+			return "", err
+		}
+		argv := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
+			filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}
+		return code, run.Run(ctx, command.Cmd{Args: argv})
+	}
+	return code, nil
+}
+
+// argv is the QEMU command, qemu-system(1).
+func (c Config) argv(code string, kvm bool) []string {
+	accel := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	if kvm {
+		accel = []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	argv := append([]string{"qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-display", "none"}, accel...)
+	argv = append(argv,
+		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10)+"M",
+		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
+		"-drive", "if=pflash,format=raw,file="+comma(filepath.Join(c.Dir, varsName)),
+		"-drive", "if=virtio,format=qcow2,discard=unmap,file="+comma(filepath.Join(c.Dir, overlayName)))
+	if c.Seed != "" {
+		argv = append(argv, "-drive", "if=virtio,format=raw,readonly=on,file="+comma(c.Seed))
+	}
+	return append(argv,
+		"-netdev", c.netdev(), "-device", "virtio-net-pci,netdev=net",
+		"-device", "virtio-rng-pci",
+		"-qmp", "unix:"+comma(filepath.Join(c.Dir, qmpName))+",server=on,wait=off",
+		// With the monitor behind Ctrl-A, QEMU passes Ctrl-C on.
+		"-serial", "mon:stdio")
+}
+
+func (c Config) netdev() string {
+	netdev := "user,id=net"
+	if c.Offline {
+		netdev += ",restrict=on"
+	}
+	for _, f := range c.HostForwards {
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.HostPort, f.GuestPort)
+	}
+	for _, f := range c.GuestForwards {
+		netdev += ",guestfwd=tcp:" + f.Addr + "-cmd:" + comma(f.Command)
+	}
+	return netdev
+}
+
+// comma doubles commas, which part QEMU's options.
+func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// Wait waits until the machine is off.
+func (m *Machine) Wait() error {
+	<-m.done
+	return m.err
+}
+
+// quitGrace is how long QEMU may take to flush and end.
+const quitGrace = 5 * time.Second
+
+// Quit switches the machine off at once, as if the power went.
+func (m *Machine) Quit() {
+	if m.control("quit") == nil {
+		select {
+		case <-m.done:
+			return
+		case <-time.After(quitGrace):
+		}
+	}
+	_ = m.cmd.Process.Kill()
+	<-m.done
+}
+
+// Powerdown presses the power button.
+func (m *Machine) Powerdown() error { return m.control("system_powerdown") }
+
+// control gives QEMU one command, QEMU Machine Protocol Specification.
+func (m *Machine) control(name string) error {
+	conn, err := net.DialTimeout("unix", m.qmp, quitGrace)
+	if err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(quitGrace)); err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	replies := json.NewDecoder(conn)
+	var greeting any
+	if err := replies.Decode(&greeting); err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	for _, execute := range []string{"qmp_capabilities", name} {
+		if err := json.NewEncoder(conn).Encode(map[string]string{"execute": execute}); err != nil {
+			return fmt.Errorf("cannot control machine: %w", err)
+		}
+		var reply struct {
+			Error struct{ Desc string } `json:"error"`
+		}
+		if err := replies.Decode(&reply); err != nil {
+			return fmt.Errorf("cannot control machine: %w", err)
+		}
+		if reply.Error.Desc != "" {
+			return fmt.Errorf("cannot control machine: %s", reply.Error.Desc)
+		}
+	}
+	return nil
+}
+
+// kvmCreateVM is KVM_CREATE_VM of linux/kvm.h.
+const kvmCreateVM = 0xae01
+
+// KVMUsable tells why this host cannot accelerate machines, or nil. The device
+// node alone says little: only making a machine shows.
+func KVMUsable() error {
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("cannot use KVM: %w", err)
+	}
+	defer kvm.Close()
+	vm, _, errno := unix.Syscall(unix.SYS_IOCTL, kvm.Fd(), kvmCreateVM, 0)
+	if errno != 0 {
+		return fmt.Errorf("cannot use KVM: %w", errno)
+	}
+	return unix.Close(int(vm))
+}

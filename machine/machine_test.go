@@ -1,0 +1,69 @@
+package machine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"mkappliance/command"
+)
+
+func TestArgv(t *testing.T) {
+	c := Config{Seed: "/s,eed.iso", Dir: "/d", Memory: 2 << 30, CPUs: 2, Offline: true,
+		HostForwards:  []HostForward{{2222, 22}},
+		GuestForwards: []GuestForward{{"10.0.2.100:8080", "socat -,raw TCP:127.0.0.1:1"}}}
+	for _, test := range []struct {
+		kvm  bool
+		want string
+	}{
+		{false, "-accel tcg,thread=multi -cpu max"},
+		{true, "-accel kvm -cpu host"},
+	} {
+		got := strings.Join(c.argv("/code.fd", test.kvm), " ")
+		want := "qemu-system-x86_64 -machine q35 -nodefaults -display none " + test.want + " -smp 2 -m 2048M" +
+			" -drive if=pflash,format=raw,readonly=on,file=/code.fd -drive if=pflash,format=raw,file=/d/vars.fd" +
+			" -drive if=virtio,format=qcow2,discard=unmap,file=/d/disk.qcow2 -drive if=virtio,format=raw,readonly=on,file=/s,,eed.iso" +
+			" -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,guestfwd=tcp:10.0.2.100:8080-cmd:socat -,,raw TCP:127.0.0.1:1" +
+			" -device virtio-net-pci,netdev=net -device virtio-rng-pci -qmp unix:/d/qmp,server=on,wait=off -serial mon:stdio"
+		if got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestPrepareMakesTheOverlayOnce(t *testing.T) {
+	if _, err := os.Stat(firmware()[0][0]); err != nil {
+		t.Skipf("no UEFI firmware: %v", err)
+	}
+	dir := t.TempDir()
+	image := filepath.Join(dir, "x.img")
+	if err := os.WriteFile(image, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(dir, overlayName)
+	fake := &command.Fake{Handle: func(context.Context, command.Cmd) error { return os.WriteFile(overlay, nil, 0o600) }}
+	c := Config{Image: image, Dir: dir, DiskSize: 8 << 30}
+	for range 2 {
+		if _, err := c.prepare(t.Context(), fake); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image, overlay, "8589934592"}
+	if calls := fake.Calls(); len(calls) != 1 || !slices.Equal(calls[0].Args, want) {
+		t.Errorf("got %v, want %q once", calls, want)
+	}
+	if info, err := os.Stat(filepath.Join(dir, varsName)); err != nil || info.Size() == 0 {
+		t.Errorf("variable store: %v, %v", info, err)
+	}
+}
+
+func TestStartWithoutImage(t *testing.T) {
+	_, err := Start(t.Context(), Config{Image: "/nonexistent.img", Dir: t.TempDir()})
+	want := "cannot start machine: stat /nonexistent.img: no such file or directory"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
