@@ -11,7 +11,7 @@ import (
 // decoder turns generic TOML values into ours and keeps the first error.
 type decoder struct {
 	path  string
-	lines lineIndex
+	lines *lineIndex
 	err   error
 }
 
@@ -35,12 +35,7 @@ func (d *decoder) table(key string, values map[string]any) *table {
 }
 
 // sub gives the full name of a key of the table.
-func (t *table) sub(key string) string {
-	if t.key == "" {
-		return key
-	}
-	return t.key + "." + key
-}
+func (t *table) sub(key string) string { return dotted(t.key, key) }
 
 // take gives the value of a key and remembers that it is known.
 func (t *table) take(key string) (any, bool) {
@@ -74,7 +69,7 @@ func typeName(v any) string {
 	case float64:
 		return "a number with a point"
 	case bool:
-		return "true or false"
+		return "a boolean"
 	case []any, []map[string]any:
 		return "a list"
 	case map[string]any:
@@ -159,14 +154,24 @@ func (t *table) size(key string) int64 {
 	if text == "" {
 		return 0
 	}
-	units := map[string]int64{"M": mebibyte, "G": 1024 * mebibyte}
-	unit := units[text[len(text)-1:]]
-	n, err := strconv.ParseInt(text[:len(text)-1], 10, 32)
-	if unit == 0 || err != nil || n <= 0 || n > 1<<20 {
-		t.d.fail(t.sub(key), "%s %q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", key, text)
-		return 0
+	n, err := ParseSize(text)
+	if err != nil {
+		t.d.fail(t.sub(key), "%s %v", key, err)
 	}
-	return n * unit
+	return n
+}
+
+// ParseSize reads a number of bytes written like "512M" or "2G", in powers of
+// 1024.
+func ParseSize(text string) (int64, error) {
+	for unit, size := range map[string]int64{"M": mebibyte, "G": 1024 * mebibyte} {
+		digits, ok := strings.CutSuffix(text, unit)
+		n, err := strconv.ParseInt(digits, 10, 32)
+		if ok && err == nil && n > 0 && n <= 1<<20 {
+			return n * size, nil
+		}
+	}
+	return 0, fmt.Errorf("%q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", text)
 }
 
 // child gives a table that must be there.
