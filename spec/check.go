@@ -27,6 +27,14 @@ func isName(s string) bool { return regexp.MustCompile(`^[a-z0-9][a-z0-9-]*$`).M
 // isPackageName follows Debian Policy, section 5.6.1.
 func isPackageName(s string) bool { return regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]+$`).MatchString(s) }
 
+// isRunnerVersion allows what stands in os-release(5) without quotes.
+func isRunnerVersion(s string) bool {
+	return regexp.MustCompile(`^[0-9][0-9A-Za-z.+~-]*$`).MatchString(s)
+}
+
+// isURL asks no more than that a URL fits into one word of sources.list(5).
+func isURL(s string) bool { return regexp.MustCompile(`^https?://[^/\s\pC]+[^\s\pC]*$`).MatchString(s) }
+
 func isSHA256(s string) bool { return regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(s) }
 
 func isCompression(s string) bool {

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -8,17 +9,20 @@ import (
 	"strings"
 )
 
-// decoder turns generic TOML values into ours and keeps the first error.
+// decoder turns generic TOML values into ours and keeps the first error, and
+// the first thing missing apart: that is often only misspelled.
 type decoder struct {
-	path  string
-	lines *lineIndex
-	err   error
+	path         string
+	lines        *lineIndex
+	err, missing error
 }
 
 func (d *decoder) fail(key, format string, args ...any) {
-	if d.err == nil {
-		d.err = fmt.Errorf("%s:%d: %s", d.path, d.lines.of(key), fmt.Sprintf(format, args...))
-	}
+	d.err = cmp.Or(d.err, d.at(key, format, args...))
+}
+
+func (d *decoder) at(key, format string, args ...any) error {
+	return fmt.Errorf("%s:%d: %s", d.path, d.lines.of(key), fmt.Sprintf(format, args...))
 }
 
 // table is one TOML table being read; keys nobody asked for are errors.
@@ -52,7 +56,7 @@ func (t *table) missing(key, example string) {
 		if t.key != "" {
 			where = "[" + t.key + "]"
 		}
-		t.d.fail(t.key, "%s is missing from %s; add a line like: %s = %s", key, where, key, example)
+		t.d.missing = cmp.Or(t.d.missing, t.d.at(t.key, "%s is missing from %s; add a line like: %s = %s", key, where, key, example))
 	}
 }
 
@@ -179,7 +183,7 @@ func (t *table) child(key string) *table {
 	v, ok := t.take(key)
 	if !ok {
 		if t.present {
-			t.d.fail(t.key, "[%s] is missing; add that table", t.sub(key))
+			t.d.missing = cmp.Or(t.d.missing, t.d.at(t.key, "[%s] is missing; add that table", t.sub(key)))
 		}
 		return t.d.table(t.sub(key), nil)
 	}

@@ -3,46 +3,66 @@ package spec
 import (
 	"strconv"
 	"strings"
+
+	"github.com/BurntSushi/toml"
 )
 
 // lineIndex tells on which line of a TOML document a key stands, which the
-// decoder does not say once it has accepted the syntax. Keys are joined by
-// dots; the elements of an array of strings are "key[0]", "key[1]" and so on.
-type lineIndex map[string]int
+// decoder does not say once it has accepted the syntax. Keys are named as
+// dotted gives them; the elements of an array are "key[0]", "key[1]" and so on.
+type lineIndex struct {
+	stated  map[string]int // keys and tables that are written out
+	implied map[string]int // tables that only begin the name of others
+}
 
 // indexLines scans a document that the decoder has accepted.
-func indexLines(text string) lineIndex {
-	s := &lineScanner{text: text, line: 1, index: lineIndex{}}
-	for s.skipBlank(); s.pos < len(s.text); s.skipBlank() {
-		if s.text[s.pos] == '[' {
-			s.table = s.header()
-			s.index.add(s.table, s.line)
-			continue
+func indexLines(text string) *lineIndex {
+	s := &lineScanner{text: text, line: 1,
+		index: &lineIndex{stated: map[string]int{}, implied: map[string]int{}}}
+	table := ""
+	for s.skipBlank(); s.more(); s.skipBlank() {
+		if s.at('[') {
+			table = s.header()
+		} else {
+			s.pair(table)
 		}
-		line := s.line
-		key := s.until("=")
-		key = strings.Join(splitKey(key), ".")
-		if s.table != "" {
-			key = s.table + "." + key
-		}
-		s.index.add(key, line)
-		s.pos++ // the equals sign
-		s.value(key)
 	}
 	return s.index
 }
 
-// add records the first line a key is seen on.
-func (x lineIndex) add(key string, line int) {
-	if _, known := x[key]; !known {
-		x[key] = line
+// dotted gives the full name of a key in a table, as one would write it.
+func dotted(table, key string) string {
+	name := toml.Key{key}.String()
+	if table == "" {
+		return name
 	}
+	return table + "." + name
+}
+
+// add records the first line that the key of the table is seen on, and of the
+// tables in between, and gives its name.
+func (x *lineIndex) add(table string, key toml.Key, line int) string {
+	name := table
+	for i, part := range key {
+		name = dotted(name, part)
+		seen := x.implied
+		if i == len(key)-1 {
+			seen = x.stated
+		}
+		if _, known := seen[name]; !known {
+			seen[name] = line
+		}
+	}
+	return name
 }
 
 // of gives the line of a key, or of the nearest table around it.
-func (x lineIndex) of(key string) int {
+func (x *lineIndex) of(key string) int {
 	for key != "" {
-		if line, ok := x[key]; ok {
+		if line, ok := x.stated[key]; ok {
+			return line
+		}
+		if line, ok := x.implied[key]; ok {
 			return line
 		}
 		key = key[:max(0, strings.LastIndexAny(key, ".["))]
@@ -54,111 +74,147 @@ type lineScanner struct {
 	text  string
 	pos   int
 	line  int
-	table string
-	index lineIndex
+	index *lineIndex
+}
+
+func (s *lineScanner) more() bool { return s.pos < len(s.text) }
+
+func (s *lineScanner) at(c byte) bool { return s.more() && s.text[s.pos] == c }
+
+// next moves over one character.
+func (s *lineScanner) next() {
+	if s.at('\n') {
+		s.line++
+	}
+	s.pos++
+}
+
+// skip moves over the character c if it is there, and tells whether it was.
+func (s *lineScanner) skip(c byte) bool {
+	found := s.at(c)
+	if found {
+		s.next()
+	}
+	return found
 }
 
 // skipBlank moves to the next character that is neither space nor comment.
 func (s *lineScanner) skipBlank() {
-	for s.pos < len(s.text) {
-		switch c := s.text[s.pos]; {
-		case c == '\n':
-			s.line++
-		case c == '#':
-			for s.pos+1 < len(s.text) && s.text[s.pos+1] != '\n' {
-				s.pos++
+	for s.more() {
+		switch s.text[s.pos] {
+		case '#':
+			for s.more() && !s.at('\n') {
+				s.next()
 			}
-		case c != ' ' && c != '\t' && c != '\r':
+		case ' ', '\t', '\r', '\n':
+			s.next()
+		default:
 			return
 		}
-		s.pos++
 	}
 }
 
-// header reads "[a.b]" or "[[a.b]]" and gives "a.b".
+// header reads "[a.b]" or "[[a.b]]" and gives its name.
 func (s *lineScanner) header() string {
-	for s.pos < len(s.text) && s.text[s.pos] == '[' {
-		s.pos++
+	line := s.line
+	for s.skip('[') {
 	}
-	key := s.until("]")
-	for s.pos < len(s.text) && s.text[s.pos] == ']' {
-		s.pos++
+	key := parseKey(s.until(']'))
+	for s.skip(']') {
 	}
-	return strings.Join(splitKey(key), ".")
+	return s.index.add("", key, line)
 }
 
-// until gives the text up to one of the stop characters outside quotes.
-func (s *lineScanner) until(stop string) string {
+// pair reads "key = value" in a table.
+func (s *lineScanner) pair(table string) {
+	line := s.line
+	key := parseKey(s.until('='))
+	s.skip('=')
+	s.value(s.index.add(table, key, line))
+}
+
+// until gives the text up to a character outside quotes.
+func (s *lineScanner) until(stop byte) string {
 	start := s.pos
-	for s.pos < len(s.text) && !strings.ContainsRune(stop, rune(s.text[s.pos])) {
-		if c := s.text[s.pos]; c == '"' || c == '\'' {
+	for s.more() && !s.at(stop) {
+		if s.at('"') || s.at('\'') {
 			s.quoted()
-			continue
+		} else {
+			s.next()
 		}
-		if s.text[s.pos] == '\n' {
-			s.line++
-		}
-		s.pos++
 	}
 	return s.text[start:s.pos]
 }
 
-// value skips a value, recording the lines of the elements of an array.
+// value skips the value of the key, recording what is inside it.
 func (s *lineScanner) value(key string) {
-	depth, element := 0, 0
-	for s.pos < len(s.text) {
-		switch c := s.text[s.pos]; c {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth--
-		case '"', '\'':
-			if depth == 1 {
-				s.index.add(key+"["+strconv.Itoa(element)+"]", s.line)
-				element++
+	s.skipBlank()
+	switch {
+	case s.skip('['):
+		for i := 0; s.inside(']'); i++ {
+			element := key + "[" + strconv.Itoa(i) + "]"
+			s.index.stated[element] = s.line
+			s.value(element)
+			if !s.separator() {
+				break
 			}
-			s.quoted()
-			continue
-		case '#':
-			s.skipBlank()
-			continue
-		case '\n':
-			if depth == 0 {
-				return
-			}
-			s.line++
 		}
-		s.pos++
+		s.skip(']')
+	case s.skip('{'):
+		for s.inside('}') {
+			s.pair(key)
+			if !s.separator() {
+				break
+			}
+		}
+		s.skip('}')
+	case s.at('"'), s.at('\''):
+		s.quoted()
+	default: // a number, a date or a boolean; dates may hold a space
+		for s.more() && !strings.ContainsRune(",]}#\n", rune(s.text[s.pos])) {
+			s.next()
+		}
 	}
+}
+
+// inside moves to the next element and tells whether there is one.
+func (s *lineScanner) inside(end byte) bool {
+	s.skipBlank()
+	return s.more() && !s.at(end)
+}
+
+// separator moves over a comma.
+func (s *lineScanner) separator() bool {
+	s.skipBlank()
+	return s.skip(',')
 }
 
 // quoted skips a string of any of the four kinds.
 func (s *lineScanner) quoted() {
-	quote := s.text[s.pos : s.pos+1]
-	if strings.HasPrefix(s.text[s.pos:], strings.Repeat(quote, 3)) {
-		quote = strings.Repeat(quote, 3)
+	quote := s.text[s.pos]
+	mark := string(quote)
+	if long := strings.Repeat(mark, 3); strings.HasPrefix(s.text[s.pos:], long) {
+		mark = long
 	}
-	s.pos += len(quote)
-	for s.pos < len(s.text) && !strings.HasPrefix(s.text[s.pos:], quote) {
-		switch {
-		case s.text[s.pos] == '\\' && quote[0] == '"' && s.pos+1 < len(s.text):
-			if s.text[s.pos+1] == '\n' {
-				s.line++
-			}
-			s.pos++
-		case s.text[s.pos] == '\n':
-			s.line++
+	s.pos += len(mark)
+	for s.more() && !strings.HasPrefix(s.text[s.pos:], mark) {
+		if quote == '"' {
+			s.skip('\\') // and then what it escapes
 		}
-		s.pos++
+		s.next()
 	}
-	s.pos = min(s.pos+len(quote), len(s.text))
+	if s.pos = min(s.pos+len(mark), len(s.text)); len(mark) == 3 {
+		// The text of a multi-line string may itself end in two quotes.
+		_ = s.skip(quote) && s.skip(quote)
+	}
 }
 
-// splitKey parts a dotted key and takes the quotes off its parts.
-func splitKey(key string) []string {
-	var parts []string
-	for part := range strings.SplitSeq(key, ".") {
-		parts = append(parts, strings.Trim(strings.TrimSpace(part), `"'`))
+// parseKey gives the parts of a dotted key as the decoder understands them.
+func parseKey(text string) toml.Key {
+	var doc map[string]any
+	meta, err := toml.Decode(text+" = 0", &doc)
+	if keys := meta.Keys(); err == nil && len(keys) > 0 {
+		return keys[len(keys)-1]
 	}
-	return parts
+	return toml.Key{strings.TrimSpace(text)}
 }

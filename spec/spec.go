@@ -3,6 +3,7 @@
 package spec
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/BurntSushi/toml"
 )
@@ -65,27 +67,30 @@ func Load(path string) (*Spec, error) {
 
 // Parse checks the content of the file path.
 func Parse(path string, data []byte) (*Spec, error) {
+	text := strings.TrimPrefix(string(data), "\ufeff") // a byte order mark
 	var doc map[string]any
-	if _, err := toml.Decode(string(data), &doc); err != nil {
+	if _, err := toml.Decode(text, &doc); err != nil {
 		var syntax toml.ParseError
 		if errors.As(err, &syntax) {
-			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, syntax.Position.Line, syntax.Message)
+			// Position.Line is one off around the end of a line.
+			line := 1 + strings.Count(text[:min(syntax.Position.Start, len(text))], "\n")
+			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, line, strings.TrimSuffix(syntax.Message, "."))
 		}
 		return nil, fmt.Errorf("%s:1: %w", path, err)
 	}
-	d := &decoder{path: path, lines: indexLines(string(data))}
+	d := &decoder{path: path, lines: indexLines(text)}
 	root := d.table("", doc)
 	root.integer("schema", 1)
 	images := root.tables("image")
 	root.end()
 	s := &Spec{Path: path}
 	for _, name := range slices.SortedFunc(maps.Keys(images), func(a, b string) int {
-		return d.lines.of("image."+a) - d.lines.of("image."+b)
+		return cmp.Or(d.lines.of(images[a].key)-d.lines.of(images[b].key), strings.Compare(a, b))
 	}) {
 		s.Images = append(s.Images, d.image(name, images[name]))
 	}
-	if d.err != nil {
-		return nil, d.err
+	if err := cmp.Or(d.err, d.missing); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -117,7 +122,7 @@ func (d *decoder) image(name string, t *table) Image {
 	if err := CheckVersion(img.Version); img.Version != "" && err != nil {
 		d.fail(t.sub("version"), "%v", err)
 	}
-	if img.Mirror != "" && !strings.HasPrefix(img.Mirror, "http://") && !strings.HasPrefix(img.Mirror, "https://") {
+	if img.Mirror != "" && !isURL(img.Mirror) {
 		d.fail(t.sub("mirror"), "mirror %q is not an http or https URL; leave it out to use this host's own", img.Mirror)
 	}
 	img.Host, img.Guest = d.tree(t.child("host")), d.tree(t.child("guest"))
@@ -154,10 +159,14 @@ func (d *decoder) tree(t *table) Tree {
 
 func (d *decoder) component(t *table) Component {
 	c := Component{Version: t.text("version"), URL: t.optionalText("url"), Path: t.optionalText("path"), SHA256: t.text("sha256")}
+	t.end()
 	if t.present && (c.URL == "") == (c.Path == "") {
 		d.fail(t.key, "the runner needs exactly one of url and path; remove one or add one")
 	}
-	if c.URL != "" && !strings.HasPrefix(c.URL, "https://") && !strings.HasPrefix(c.URL, "http://") {
+	if c.Version != "" && !isRunnerVersion(c.Version) {
+		d.fail(t.sub("version"), "version %q does not begin with a digit or has characters other than letters, digits and '.+~-'; use one like \"2.337.0\"", c.Version)
+	}
+	if c.URL != "" && !isURL(c.URL) {
 		d.fail(t.sub("url"), "url %q is not an http or https URL; use path for a local file", c.URL)
 	}
 	if c.SHA256 != "" && !isSHA256(c.SHA256) {
@@ -166,7 +175,6 @@ func (d *decoder) component(t *table) Component {
 	if c.Path != "" {
 		c.Path = d.resolve(c.Path)
 	}
-	t.end()
 	return c
 }
 
@@ -195,7 +203,7 @@ func (d *decoder) disk(t *table) Disk {
 		d.fail(t.sub("compression"), "compression %q is unknown; use \"none\", \"lz4\", \"lz4hc,LEVEL\" or \"zstd,LEVEL\"", disk.Compression)
 	}
 	for i, argument := range disk.KernelArguments {
-		if argument == "" || strings.ContainsAny(argument, " \t\n") {
+		if argument == "" || strings.ContainsFunc(argument, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
 			d.fail(fmt.Sprintf("%s[%d]", t.sub("kernel-arguments"), i), "kernel argument %q is not one word; list each on its own", argument)
 		}
 	}
