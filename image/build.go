@@ -137,45 +137,53 @@ func (b *build) fetchRunner(ctx context.Context) (string, error) {
 type layerPaths struct{ host, guest, tools string }
 
 func (b *build) layers(ctx context.Context) (*layerPaths, error) {
-	var paths layerPaths
-	var base rootfs.Layer
-	err := b.stage("archive", func(io.Writer) (string, error) {
-		sources, err := rootfs.FindSources(ctx, b.Runner, b.Spec.Suite, b.Spec.Mirror)
-		if err != nil {
-			return "", err
-		}
-		state, err := rootfs.ArchiveState(ctx, b.Runner, sources)
-		base = rootfs.Layer{Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, Sources: sources, Archive: state, Epoch: b.Epoch}
-		return b.Spec.Suite, err
-	})
+	base, err := b.archive(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range []struct {
-		name, variant string
-		tree          spec.Tree
-		get           func(context.Context, *rootfs.Layer, io.Writer) (string, error)
-		path          *string
-	}{
-		{"tools", "apt", spec.Tree{Packages: toolPackages()}, b.cache.ToolsTree, &paths.tools},
-		{"host", "essential", b.Spec.Host, b.cache.Get, &paths.host},
-		{"guest", "apt", b.Spec.Guest, b.cache.Get, &paths.guest},
-	} {
-		layer := base
-		layer.Name, layer.Variant, layer.Packages, layer.ExcludePaths = l.name, l.variant, l.tree.Packages, l.tree.ExcludePaths
-		cached := b.cache.Has(&layer)
-		err := b.stage(l.name+" packages", func(log io.Writer) (note string, err error) {
-			*l.path, err = l.get(ctx, &layer, log)
-			if cached {
-				note = "cached"
-			}
-			return note, err
-		})
-		if err != nil {
-			return nil, err
-		}
+	var paths layerPaths
+	if paths.tools, err = b.tools(ctx, base); err != nil {
+		return nil, err
 	}
-	return &paths, nil
+	if paths.host, err = b.layer(ctx, base, "host", "essential", b.Spec.Host, b.cache.Get); err != nil {
+		return nil, err
+	}
+	paths.guest, err = b.layer(ctx, base, "guest", "apt", b.Spec.Guest, b.cache.Get)
+	return &paths, err
+}
+
+// archive gives what all layers have in common: the archive they come from and
+// the state it is in.
+func (b *build) archive(ctx context.Context) (rootfs.Layer, error) {
+	base := rootfs.Layer{Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, Epoch: b.Epoch}
+	err := b.stage("archive", func(io.Writer) (note string, err error) {
+		if base.Sources, err = rootfs.FindSources(ctx, b.Runner, b.Spec.Suite, b.Spec.Mirror); err != nil {
+			return "", err
+		}
+		base.Archive, err = rootfs.ArchiveState(ctx, b.Runner, base.Sources)
+		return b.Spec.Suite, err
+	})
+	return base, err
+}
+
+// tools gives the directory of the tools tree.
+func (b *build) tools(ctx context.Context, base rootfs.Layer) (string, error) {
+	return b.layer(ctx, base, "tools", "apt", spec.Tree{Packages: toolPackages()}, b.cache.ToolsTree)
+}
+
+// layer gets one layer from the cache, by Get or ToolsTree.
+func (b *build) layer(ctx context.Context, layer rootfs.Layer, name, variant string, tree spec.Tree,
+	get func(context.Context, *rootfs.Layer, io.Writer) (string, error)) (path string, err error) {
+	layer.Name, layer.Variant, layer.Packages, layer.ExcludePaths = name, variant, tree.Packages, tree.ExcludePaths
+	cached := b.cache.Has(&layer)
+	err = b.stage(name+" packages", func(log io.Writer) (note string, err error) {
+		path, err = get(ctx, &layer, log)
+		if cached {
+			note = "cached"
+		}
+		return note, err
+	})
+	return path, err
 }
 
 func (b *build) host(layers *layerPaths, archive string, log io.Writer) rootfs.Host {
@@ -270,7 +278,7 @@ func kernelCommandLine(rootHash string, more []string) []string {
 // publish gives the image its name, and writes the manifest beside it.
 func (b *build) publish(rootHash string) (*Result, error) {
 	r := &Result{Image: Name(b.OutDir, b.Spec), Version: b.Spec.Version, RootHash: rootHash}
-	r.Manifest = strings.TrimSuffix(r.Image, ".img") + ".json"
+	r.Manifest = manifestName(r.Image)
 	err := b.stage("image file", func(io.Writer) (note string, err error) {
 		f, err := os.Open(filepath.Join(b.work, "disk.img"))
 		if err != nil {
@@ -310,17 +318,22 @@ func publishSparse(path string, f *os.File, size int64) error {
 	return out.Commit()
 }
 
+// manifest is the file beside an image that says what the image is.
+type manifest struct {
+	Result
+	Image         string `json:"image"`              // file name alone
+	Manifest      string `json:"manifest,omitempty"` // left out
+	Name          string `json:"name"`
+	Architecture  string `json:"architecture"`
+	Suite         string `json:"suite"`
+	RunnerVersion string `json:"runner_version"`
+}
+
+func manifestName(image string) string { return strings.TrimSuffix(image, ".img") + ".json" }
+
 func (b *build) writeManifest(r *Result) error {
-	data, err := json.MarshalIndent(struct {
-		*Result
-		Image         string `json:"image"`
-		Manifest      string `json:"manifest,omitempty"`
-		Name          string `json:"name"`
-		Architecture  string `json:"architecture"`
-		Suite         string `json:"suite"`
-		RunnerVersion string `json:"runner_version"`
-	}{Result: r, Image: filepath.Base(r.Image), Name: b.Spec.Name, Architecture: b.Spec.Architecture,
-		Suite: b.Spec.Suite, RunnerVersion: b.Spec.Runner.Version}, "", "  ")
+	data, err := json.MarshalIndent(manifest{Result: *r, Image: filepath.Base(r.Image), Name: b.Spec.Name,
+		Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, RunnerVersion: b.Spec.Runner.Version}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("cannot write manifest: %w", err)
 	}

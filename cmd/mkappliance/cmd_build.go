@@ -85,15 +85,23 @@ func (o *buildOptions) options(name string) (*image.Options, error) {
 	if err != nil {
 		return nil, err
 	}
-	cache := o.cacheDir
-	if cache == "" {
-		base, err := os.UserCacheDir()
-		if err != nil {
-			return nil, fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err)
-		}
-		cache = filepath.Join(base, "mkappliance")
+	cache, err := cacheDir(o.cacheDir)
+	if err != nil {
+		return nil, err
 	}
 	return &image.Options{Spec: img, OutDir: o.outDir, CacheDir: cache, Epoch: epoch}, nil
+}
+
+// cacheDir is the directory given, or the default.
+func cacheDir(given string) (string, error) {
+	if given != "" {
+		return given, nil
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err)
+	}
+	return filepath.Join(base, "mkappliance"), nil
 }
 
 func runBuild(c *cobra.Command, o buildOptions, name string) error {
