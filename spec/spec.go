@@ -74,7 +74,8 @@ func Parse(path string, data []byte) (*Spec, error) {
 		if errors.As(err, &syntax) {
 			// Position.Line is one off around the end of a line.
 			line := 1 + strings.Count(text[:min(syntax.Position.Start, len(text))], "\n")
-			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, line, strings.TrimSuffix(syntax.Message, "."))
+			message := strings.TrimSuffix(strings.Map(printable, syntax.Message), ".")
+			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, line, message)
 		}
 		return nil, fmt.Errorf("%s:1: %w", path, err)
 	}
@@ -93,6 +94,14 @@ func Parse(path string, data []byte) (*Spec, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// printable drops what would break a message into lines.
+func printable(r rune) rune {
+	if unicode.IsControl(r) {
+		return -1
+	}
+	return r
 }
 
 // Image finds an image by name.

@@ -50,26 +50,18 @@ compression = "lz4"
 kernel-arguments = ["quiet"]
 `
 
-// inSpecDirectory goes to a directory with the overlay that goodDocument names.
-func inSpecDirectory(t testing.TB) string {
+// specDirectory makes a directory with the overlay that goodDocument names.
+func specDirectory(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "overlay"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	old, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chdir(dir); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.Chdir(old) })
 	return dir
 }
 
 func TestParse(t *testing.T) {
-	inSpecDirectory(t)
+	t.Chdir(specDirectory(t))
 	got, err := Parse("images.toml", []byte(goodDocument))
 	if err != nil {
 		t.Fatal(err)
@@ -98,6 +90,7 @@ func TestParseRefuses(t *testing.T) {
 		{"nothing but the schema", "", "schema = 1\n", `1: [image] is missing; add that table`},
 		{"no image", "", "schema = 1\n[image]\n", `2: no image is described; add a table [image.NAME]`},
 		{"broken syntax", `version = "1.0"`, `version = 1.0.0`, `7: Invalid float value: "1.0.0"; see https://toml.io`},
+		{"number without digits", `version = "1.0"`, `version = 0b`, `7: not a binary number: '0b'; see https://toml.io`},
 		{"string without end", `suite = "trixie"`, `suite = "trixie`, `6: strings cannot contain newlines; see https://toml.io`},
 		{"header of two words", "[image.runner.host]", "[image.runner host]", `10: expected '.' or ']' to end table name, but got 'h' instead; see https://toml.io`},
 		{"byte order mark", "# Images\nschema = 1", "\ufeffschema = 2\n", `1: schema 2 is unknown to this version; use 1`},
@@ -155,7 +148,7 @@ func TestParseRefuses(t *testing.T) {
 		{"after a multi-line string", `["quiet"]`, "[\"\"\"\\\n  quiet\"\"\", '''x''''', \n\"c d\"]", `34: kernel argument "c d" is not one word; list each on its own`},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			inSpecDirectory(t)
+			t.Chdir(specDirectory(t))
 			document := test.new
 			if test.old != "" {
 				document = strings.Replace(goodDocument, test.old, test.new, 1)
@@ -213,7 +206,7 @@ func TestLoadMissingFile(t *testing.T) {
 }
 
 func TestImage(t *testing.T) {
-	inSpecDirectory(t)
+	t.Chdir(specDirectory(t))
 	s, err := Parse("images.toml", []byte(goodDocument))
 	if err != nil {
 		t.Fatal(err)
@@ -333,8 +326,7 @@ func FuzzIndexLines(f *testing.F) {
 }
 
 func FuzzParse(f *testing.F) {
-	dir := inSpecDirectory(f)
-	path := filepath.Join(dir, "images.toml")
+	path := filepath.Join(specDirectory(f), "images.toml")
 	f.Add([]byte(goodDocument))
 	f.Add([]byte("schema = 1\nimage.a = {host.packages = []}\n"))
 	message := regexp.MustCompile(`^` + regexp.QuoteMeta(path) + `:[1-9][0-9]*: .+`)
