@@ -73,7 +73,7 @@ func Parse(path string, data []byte) (*Spec, error) {
 		var syntax toml.ParseError
 		if errors.As(err, &syntax) {
 			// Position.Line is one off around the end of a line.
-			line := 1 + strings.Count(text[:min(syntax.Position.Start, len(text))], "\n")
+			line := 1 + strings.Count(text[:max(0, min(syntax.Position.Start, len(text)))], "\n")
 			message := strings.TrimSuffix(strings.Map(printable, syntax.Message), ".")
 			return nil, fmt.Errorf("%s:%d: %s; see https://toml.io", path, line, message)
 		}

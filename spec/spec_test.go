@@ -328,6 +328,8 @@ func FuzzIndexLines(f *testing.F) {
 func FuzzParse(f *testing.F) {
 	path := filepath.Join(specDirectory(f), "images.toml")
 	f.Add([]byte(goodDocument))
+	f.Add([]byte("\x10"))
+	f.Add([]byte("a = 0b\n"))
 	f.Add([]byte("schema = 1\nimage.a = {host.packages = []}\n"))
 	message := regexp.MustCompile(`^` + regexp.QuoteMeta(path) + `:[1-9][0-9]*: .+`)
 	f.Fuzz(func(t *testing.T, data []byte) {
