@@ -19,8 +19,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"mkappliance/command"
 )
 
@@ -80,7 +78,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
-	argv := c.argv(code, KVMUsable() == nil)
+	argv := c.argv(code, KVMUsable(ctx, command.Host{}) == nil)
 	m := &Machine{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
 	var stderr strings.Builder
 	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
@@ -193,6 +191,9 @@ func (m *Machine) Wait() error {
 	return m.err
 }
 
+// Ended is closed when the machine is off.
+func (m *Machine) Ended() <-chan struct{} { return m.done }
+
 // quitGrace is how long QEMU may take to flush and end.
 const quitGrace = 5 * time.Second
 
@@ -244,20 +245,18 @@ func (m *Machine) control(name string) error {
 	return nil
 }
 
-// kvmCreateVM is KVM_CREATE_VM of linux/kvm.h.
-const kvmCreateVM = 0xae01
-
-// KVMUsable tells why this host cannot accelerate machines, or nil. The device
-// node alone says little: only making a machine shows.
-func KVMUsable() error {
-	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
+// KVMUsable tells why QEMU cannot accelerate machines on this host, or nil. The
+// device node says little, and so does making an empty machine: nested or
+// restricted KVM fails only when processors are set up, so that is tried.
+func KVMUsable(ctx context.Context, run command.Runner) error {
+	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)
 	}
-	defer kvm.Close()
-	vm, _, errno := unix.Syscall(unix.SYS_IOCTL, kvm.Fd(), kvmCreateVM, 0)
-	if errno != 0 {
-		return fmt.Errorf("cannot use KVM: %w", errno)
+	probe := command.Cmd{Args: []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host",
+		"-nodefaults", "-display", "none", "-S", "-qmp", "stdio"},
+		Stdin: strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"quit"}`)}
+	if err := run.Run(ctx, probe); err != nil {
+		return fmt.Errorf("cannot use KVM: %w", err)
 	}
-	return unix.Close(int(vm))
+	return nil
 }

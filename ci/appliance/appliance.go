@@ -155,6 +155,8 @@ func (l *Lab) Until(ctx context.Context, script string) error {
 			return nil
 		}
 		select {
+		case <-l.vm.Ended():
+			return fmt.Errorf("the machine ended: %w; the end of the console:\n%s", l.vm.Wait(), l.Console.Tail(60))
 		case <-ctx.Done():
 			return fmt.Errorf("%w; the end of the console:\n%s", err, l.Console.Tail(60))
 		case <-time.After(time.Second):

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"mkappliance/cli"
+	"mkappliance/command"
 	"mkappliance/machine"
 	"mkappliance/spec"
 )
@@ -78,8 +79,8 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	} else if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot boot: %w", err)
 	}
-	if err := machine.KVMUsable(); err != nil {
-		fmt.Fprintf(os.Stderr, "mkappliance: %v: emulating the processor, which is slow\n", err)
+	if err := machine.KVMUsable(c.Context(), command.Host{}); err != nil {
+		fmt.Fprintf(os.Stderr, "mkappliance: emulating the processor, which is slow: %v\n", err)
 	}
 	vm, err := machine.Start(c.Context(), config)
 	if err != nil {
