@@ -239,13 +239,18 @@ func (v *verification) write(name string, size int64, fill func(*os.File) error)
 	return errors.Join(fill(out), out.Close())
 }
 
-// checkTable looks at what sgdisk(8) says: it exits zero for problems too.
+// checkTable looks at what sgdisk(8) says: it exits zero for problems too, and
+// a table of which one of the two copies is broken it calls no problem, but
+// corrupt.
 func (v *verification) checkTable(ctx context.Context) error {
 	out, err := v.output(ctx, "sgdisk", "--verify", v.tools.path(cutTable))
-	if err != nil || strings.Contains(out, "No problems found") {
+	if err != nil {
 		return err
 	}
-	return errors.New(strings.Join(strings.Fields(out), " "))
+	if !strings.Contains(out, "No problems found") || strings.Contains(out, "corrupt") {
+		return fmt.Errorf("sgdisk says: %s", strings.Join(strings.Fields(strings.Trim(out, "*\n")), " "))
+	}
+	return nil
 }
 
 // checkVerity verifies the root file system against the root hash that the
@@ -288,21 +293,24 @@ func ukiCommandLine(path string) ([]string, error) {
 	return strings.Fields(strings.TrimRight(string(data), "\x00")), nil
 }
 
-// checkRootIdentity looks for what must differ between two machines.
+// checkRootIdentity looks for what must differ between two machines, in the
+// root tree and in the guests' base tree.
 func (v *verification) checkRootIdentity(ctx context.Context) error {
-	ssh, err := v.output(ctx, "dump.erofs", "--ls", "--path=/etc/ssh", v.tools.path(cutRoot))
-	if err != nil {
-		return err
-	}
-	if key := regexp.MustCompile(`ssh_host_\S+`).FindString(ssh); key != "" {
-		return fmt.Errorf("it holds the ssh host key /etc/ssh/%s", key)
-	}
-	id, err := v.output(ctx, "dump.erofs", "--path=/etc/machine-id", v.tools.path(cutRoot))
-	if err != nil {
-		return err
-	}
-	if !regexp.MustCompile(`(?m)^Size: 0 .*regular file$`).MatchString(id) {
-		return errors.New("/etc/machine-id is not an empty file")
+	for _, tree := range []string{"", "/usr/lib/runner/base"} {
+		ssh, err := v.output(ctx, "dump.erofs", "--ls", "--path="+tree+"/etc/ssh", v.tools.path(cutRoot))
+		if err != nil {
+			return err
+		}
+		if key := regexp.MustCompile(`ssh_host_\S+`).FindString(ssh); key != "" {
+			return fmt.Errorf("it holds the ssh host key %s/etc/ssh/%s", tree, key)
+		}
+		id, err := v.output(ctx, "dump.erofs", "--path="+tree+"/etc/machine-id", v.tools.path(cutRoot))
+		if err != nil {
+			return err
+		}
+		if !regexp.MustCompile(`(?m)^Size: 0 .*regular file$`).MatchString(id) {
+			return fmt.Errorf("%s/etc/machine-id is not an empty file", tree)
+		}
 	}
 	return nil
 }
