@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -22,6 +23,10 @@ import (
 // defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:
 // 2025-08-09, the release of Debian 13. What matters is that it never changes.
 const defaultEpoch = 1754697600
+
+// imageUmask is in force while trees are made: the modes in an image must not
+// depend on the caller's.
+const imageUmask = 0o022
 
 type buildOptions struct {
 	specFile, outDir, cacheDir, agent, version, runner string
@@ -115,6 +120,7 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
+	syscall.Umask(imageUmask)
 	options.Runner = command.Host{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	result, err := image.Build(c.Context(), *options)

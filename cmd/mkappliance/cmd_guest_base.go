@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -47,6 +48,7 @@ func runGuestBase(c *cobra.Command, o buildOptions, name string) error {
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
+	syscall.Umask(imageUmask)
 	options.Runner = command.Host{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	return image.GuestBase(c.Context(), *options)
