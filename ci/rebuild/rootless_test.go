@@ -46,9 +46,9 @@ func TestRebuildRootless(t *testing.T) {
 	// What the checkout's modes and owners are must not matter to the image.
 	run(t, "chown", "--recursive", "--no-dereference", builder+":", dir)
 
-	run(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
+	t.Log(run(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
 		"sh", "-ec", `cd "$1"; shift; umask 077; exec "$@"`, "sh", dir,
-		"bin/mkappliance", "build", "runner-amd64", "--runner", filepath.Base(runner), "--cache-dir", "cache", "--out", "out")
+		"bin/mkappliance", "build", "runner-amd64", "--runner", filepath.Base(runner), "--cache-dir", "cache", "--out", "out"))
 
 	rebuilt := filepath.Join(dir, "out", filepath.Base(image))
 	if got, want := hash(t, rebuilt), hash(t, image); got != want {
@@ -91,15 +91,14 @@ func builderDirectory(t *testing.T) string {
 	return dir
 }
 
-func run(t *testing.T, argv ...string) {
+// run gives what the command prints.
+func run(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%q: %v\n%s", argv, err, out)
 	}
-	if argv[0] == "setpriv" {
-		t.Logf("%s", out)
-	}
+	return string(out)
 }
 
 func hash(t *testing.T, path string) string {
