@@ -53,11 +53,16 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usage(fmt.Errorf("%w (see '%s --help')", err, c.CommandPath()))
 	})
+	started := false
+	noteStart(root, &started)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return StatusOK
 	}
 	status := StatusFailed
+	if !started {
+		status = StatusUsage // as an unknown verb, or a flag that is missing
+	}
 	var se *StatusError
 	if errors.As(err, &se) {
 		status = se.Status
@@ -66,6 +71,20 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 		fmt.Fprintf(stderr, "%s: error: %v\n", root.Name(), err)
 	}
 	return status
+}
+
+// noteStart sets started once the work of c or a verb beneath it begins: what
+// cobra finds wrong before that is wrong with the command line.
+func noteStart(c *cobra.Command, started *bool) {
+	if work := c.RunE; work != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			*started = true
+			return work(c, args)
+		}
+	}
+	for _, verb := range c.Commands() {
+		noteStart(verb, started)
+	}
 }
 
 // NoArgs, ExactArgs and MinArgs are cobra's argument checks with StatusUsage.
