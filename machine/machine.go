@@ -80,6 +80,9 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	}
 	argv := c.argv(code, KVMUsable(ctx, command.Host{}) == nil)
 	m := &Machine{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
+	// Asked to end, QEMU sets the terminal back; killed, it does not.
+	m.cmd.Cancel = func() error { return m.cmd.Process.Signal(syscall.SIGTERM) }
+	m.cmd.WaitDelay = quitGrace
 	var stderr strings.Builder
 	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
 	// A machine does not outlive the program that wanted it.
@@ -117,8 +120,12 @@ func (c Config) prepare(ctx context.Context, run command.Runner) (code string, e
 	if err != nil {
 		return "", err
 	}
-	if _, err := os.Stat(image); err != nil {
+	info, err := os.Stat(image)
+	if err != nil {
 		return "", err
+	}
+	if info.Size() > c.DiskSize {
+		return "", fmt.Errorf("a disk of %d bytes cannot hold %s; give it %d or more", c.DiskSize, c.Image, info.Size())
 	}
 	var vars string
 	for _, pair := range firmware() {

@@ -67,3 +67,19 @@ func TestStartWithoutImage(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+func TestStartWithSmallDisk(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "x.img")
+	if err := os.WriteFile(image, make([]byte, 4096), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Start(t.Context(), Config{Image: image, Dir: dir, DiskSize: 4095})
+	want := "cannot start machine: a disk of 4095 bytes cannot hold " + image + "; give it 4096 or more"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {
+		t.Errorf("left %v", left)
+	}
+}

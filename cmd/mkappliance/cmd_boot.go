@@ -60,6 +60,9 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	if config.Memory, err = spec.ParseSize(o.memory); err != nil {
 		return cli.Usage(fmt.Errorf("cannot use --memory: %w", err))
 	}
+	if o.sshPort < 0 || o.sshPort > 65535 {
+		return cli.Usage(fmt.Errorf("cannot use --ssh-port %d: want 1 to 65535", o.sshPort))
+	}
 	if o.cpus < 1 {
 		return cli.Usage(fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus))
 	}
@@ -86,6 +89,7 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, "mkappliance: the machine is on; Ctrl-A X switches it off")
 	err = vm.Wait()
 	if c.Context().Err() != nil {
 		return nil // ended by the user
