@@ -9,12 +9,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"mime/multipart"
 	"net/textproto"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
@@ -36,12 +35,31 @@ type Seed struct {
 	InstanceID string
 }
 
+// Check tells what is wrong with the names in s.
+func (s Seed) Check() error {
+	if s.Hostname != "" && !hostnamePattern.MatchString(s.Hostname) {
+		return fmt.Errorf("cannot use host name %q: want letters, digits and dashes, in parts of up to 63 that dots may join", s.Hostname)
+	}
+	if s.InstanceID != "" && !instanceIDPattern.MatchString(s.InstanceID) {
+		return fmt.Errorf("cannot use instance id %q: want letters, digits, dots, dashes and underscores", s.InstanceID)
+	}
+	return nil
+}
+
+var (
+	hostnamePattern   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+	instanceIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
+)
+
 // volumeLabel is by which cloud-init's NoCloud source knows a seed.
 const volumeLabel = "CIDATA"
 
 // Write puts the seed at path as an ISO 9660 image that only its owner can
 // read, since it holds the registration token.
 func (s Seed) Write(path string) error {
+	if err := s.Check(); err != nil {
+		return fmt.Errorf("cannot make seed: %w", err)
+	}
 	files, err := s.files()
 	if err != nil {
 		return fmt.Errorf("cannot make seed: %w", err)
@@ -100,9 +118,9 @@ func (s Seed) userData() ([]byte, error) {
 	if s.UserData == nil {
 		return s.ownPart(), nil
 	}
-	kind, err := contentType(s.UserData)
-	if err != nil {
-		return nil, err
+	kind := contentType(s.UserData)
+	if kind == "" {
+		return nil, errors.New("user-data has none of cloud-init's headers")
 	}
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
@@ -134,28 +152,8 @@ func (s Seed) userData() ([]byte, error) {
 	return append([]byte(head), body.Bytes()...), nil
 }
 
-// contentType tells the kind of an operator's user-data from its first line,
-// "User-data formats" in cloud-init's documentation.
-func contentType(userData []byte) (string, error) {
-	first, _, _ := strings.Cut(string(userData), "\n")
-	first = strings.TrimSpace(first)
-	for _, kind := range [][2]string{
-		{"#cloud-config-archive", "text/cloud-config-archive"},
-		{"#cloud-config", "text/cloud-config"},
-		{"#cloud-boothook", "text/cloud-boothook"},
-		{"#include", "text/x-include-url"},
-		{"#!", "text/x-shellscript"},
-		{"## template: jinja", "text/jinja2"},
-	} {
-		if strings.HasPrefix(first, kind[0]) {
-			return kind[1], nil
-		}
-	}
-	return "", fmt.Errorf("the user-data begins with %q; begin it with #cloud-config, #! or another of cloud-init's headers", first)
-}
-
 // writeISO writes files to the top directory of an ISO 9660 image.
-func writeISO(out *os.File, files map[string][]byte) (err error) {
+func writeISO(out *os.File, files map[string][]byte) error {
 	// The library gathers the files in a directory first. MkdirTemp makes one
 	// that only we can read.
 	workspace, err := os.MkdirTemp("", "mkappliance-seed-")
@@ -163,7 +161,11 @@ func writeISO(out *os.File, files map[string][]byte) (err error) {
 		return err
 	}
 	defer os.RemoveAll(workspace)
-	const blockSize, size = 2048, 1 << 20
+	const blockSize, directories = 2048, 1 << 20
+	size := int64(directories)
+	for _, content := range files {
+		size += (int64(len(content)) + blockSize - 1) / blockSize * blockSize
+	}
 	if err := out.Truncate(size); err != nil {
 		return err
 	}
@@ -176,11 +178,5 @@ func writeISO(out *os.File, files map[string][]byte) (err error) {
 			return err
 		}
 	}
-	if err := fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, Joliet: true, VolumeIdentifier: volumeLabel}); err != nil {
-		return err
-	}
-	if _, err := out.Seek(0, io.SeekStart); err != nil && !errors.Is(err, os.ErrClosed) {
-		return err
-	}
-	return nil
+	return fs.Finalize(iso9660.FinalizeOptions{RockRidge: true, Joliet: true, VolumeIdentifier: volumeLabel})
 }

@@ -61,12 +61,18 @@ func (o *seedOptions) run() error {
 		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
 	}
 	seed := cloudinit.Seed{Hostname: o.hostname, InstanceID: o.instanceID}
+	if err := seed.Check(); err != nil {
+		return cli.Usage(err)
+	}
 	if seed.ConfigEnv, err = os.ReadFile(o.configEnv); err != nil {
 		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
 	}
 	if o.userData != "" {
 		if seed.UserData, err = os.ReadFile(o.userData); err != nil {
 			return cli.Usage(fmt.Errorf("cannot read user-data: %w", err))
+		}
+		if err := cloudinit.CheckUserData(o.userData, seed.UserData); err != nil {
+			return cli.Usage(err)
 		}
 	}
 	return seed.Write(o.output)

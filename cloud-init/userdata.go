@@ -1,0 +1,83 @@
+package cloudinit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// yamlPlace takes an error of the YAML library apart.
+var yamlPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+
+// CheckUserData tells what would make cloud-init pass over user-data, which it
+// does with no more than a line in its log: no header, or a cloud-config that
+// is not a YAML mapping. Messages begin with name and a line.
+func CheckUserData(name string, userData []byte) error {
+	switch contentType(userData) {
+	case "":
+		return fmt.Errorf("%s:1: cloud-init does not know this kind of user-data; begin it with #cloud-config, or #! for a script", name)
+	case cloudConfig:
+	default:
+		return nil
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(userData, &document); err != nil {
+		return badYAML(name, err)
+	}
+	if document.Kind == 0 { // comments only
+		return nil
+	}
+	top := document.Content[0]
+	if top.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s:%d: a cloud-config is a mapping; write lines like 'users: ...'", name, top.Line)
+	}
+	// Only decoding finds keys that are there twice.
+	var settings map[string]any
+	if err := top.Decode(&settings); err != nil {
+		return badYAML(name, err)
+	}
+	return nil
+}
+
+func badYAML(name string, err error) error {
+	var types *yaml.TypeError
+	message := err.Error()
+	if errors.As(err, &types) {
+		message = "yaml: " + types.Errors[0]
+	}
+	line, what := "1", message
+	if m := yamlPlace.FindStringSubmatch(message); m != nil {
+		what = m[2]
+		if m[1] != "" {
+			line = m[1]
+		}
+	}
+	// The line is where the broken list or mapping begins, or the one before.
+	return fmt.Errorf("%s:%s: %s; correct the YAML from there on", name, line, what)
+}
+
+const cloudConfig = "text/cloud-config"
+
+// contentType tells the kind of user-data from its first line, "User-data
+// formats" in cloud-init's documentation; "" if it is none.
+func contentType(userData []byte) string {
+	line, _, _ := bytes.Cut(userData, []byte("\n"))
+	first := strings.TrimSpace(string(line))
+	for _, kind := range [][2]string{
+		{"#cloud-config-archive", "text/cloud-config-archive"},
+		{"#cloud-config", cloudConfig},
+		{"#cloud-boothook", "text/cloud-boothook"},
+		{"#include", "text/x-include-url"},
+		{"#!", "text/x-shellscript"},
+		{"## template: jinja", "text/jinja2"},
+	} {
+		if strings.HasPrefix(first, kind[0]) {
+			return kind[1]
+		}
+	}
+	return ""
+}
