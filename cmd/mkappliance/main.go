@@ -17,6 +17,6 @@ func newRootCommand() *cobra.Command {
 		Use:   "mkappliance",
 		Short: "Bake bootable appliance images for one GitHub Actions runner",
 	}
-	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand())
+	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand(), newCheckCommand(), newManCommand())
 	return root
 }
