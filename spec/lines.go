@@ -205,7 +205,8 @@ func (s *lineScanner) quoted() {
 	}
 	if s.pos = min(s.pos+len(mark), len(s.text)); len(mark) == 3 {
 		// The text of a multi-line string may itself end in two quotes.
-		_ = s.skip(quote) && s.skip(quote)
+		for n := 0; n < 2 && s.skip(quote); n++ {
+		}
 	}
 }
 
