@@ -12,7 +12,7 @@ LDFLAGS := -ldflags='-s -w'
 .PHONY: all deps image test bench lint clean
 
 all:
-	$(GO) build -trimpath $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent
+	$(GO) build -trimpath -buildvcs=false $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent
 
 deps:
 	ci/install-deps

@@ -2,7 +2,9 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -272,7 +274,8 @@ func (m *life) reboot() {
 	}
 }
 
-// secrets: the token is in no line of the journal or the console.
+// secrets: the token is in no line of the journal or the console, and not in the
+// image.
 func (m *life) secrets() {
 	found := m.sh("journalctl --no-pager -o export -q | grep -caF " + appliance.Token[:20] + " || true")
 	if found != "0" {
@@ -280,5 +283,44 @@ func (m *life) secrets() {
 	}
 	if strings.Contains(m.lab.Console.String(), appliance.Token) {
 		m.Error("the token was printed on the console")
+	}
+	image, err := os.Open(os.Getenv("MKAPPLIANCE_TEST_IMAGE"))
+	if err != nil {
+		m.Fatal(err)
+	}
+	defer image.Close()
+	if at, err := search(image, []byte(appliance.Token)); err != nil || at >= 0 {
+		m.Errorf("the token is in the image at byte %d, %v", at, err)
+	}
+}
+
+// search gives the offset of the first occurrence of a text, or -1.
+func search(r io.Reader, text []byte) (int64, error) {
+	buf := make([]byte, 1<<20)
+	kept, start := 0, int64(0)
+	for {
+		n, err := io.ReadFull(r, buf[kept:])
+		if i := bytes.Index(buf[:kept+n], text); i >= 0 {
+			return start + int64(i), nil
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return -1, nil
+		}
+		if err != nil {
+			return -1, err
+		}
+		// An occurrence may lie across two reads.
+		start += int64(len(buf) - len(text))
+		kept = copy(buf, buf[len(buf)-len(text):])
+	}
+}
+
+func TestSearch(t *testing.T) {
+	data := append(make([]byte, 1<<20-3), "needle and more"...)
+	if at, err := search(bytes.NewReader(data), []byte("needle")); at != 1<<20-3 || err != nil {
+		t.Errorf("got %d, %v", at, err)
+	}
+	if at, err := search(bytes.NewReader(data), []byte("thread")); at != -1 || err != nil {
+		t.Errorf("got %d, %v", at, err)
 	}
 }
