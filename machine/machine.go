@@ -97,7 +97,11 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 		if err != nil {
 			return
 		}
-		if err := m.cmd.Wait(); err != nil {
+		err = m.cmd.Wait()
+		switch {
+		case ctx.Err() != nil:
+			m.err = fmt.Errorf("cannot run machine: %w", context.Cause(ctx))
+		case err != nil:
 			m.err = fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(stderr.String()))
 		}
 		close(m.done)
@@ -220,9 +224,24 @@ func (m *Machine) Quit() {
 // Powerdown presses the power button.
 func (m *Machine) Powerdown() error { return m.control("system_powerdown") }
 
+// dial connects to QEMU, which opens its socket a moment after it starts.
+func (m *Machine) dial() (net.Conn, error) {
+	for deadline := time.Now().Add(quitGrace); ; {
+		conn, err := net.Dial("unix", m.qmp)
+		if err == nil || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-m.done:
+			return nil, errors.New("it is off")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
 // control gives QEMU one command, QEMU Machine Protocol Specification.
 func (m *Machine) control(name string) error {
-	conn, err := net.DialTimeout("unix", m.qmp, quitGrace)
+	conn, err := m.dial()
 	if err != nil {
 		return fmt.Errorf("cannot control machine: %w", err)
 	}

@@ -2,7 +2,11 @@ package machine
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,6 +70,61 @@ func TestStartWithoutImage(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
+}
+
+// TestMachine runs a real QEMU, whose firmware finds nothing to boot.
+func TestMachine(t *testing.T) {
+	for _, tool := range []string{"qemu-system-x86_64", "qemu-img", firmware()[0][0]} {
+		if _, err := exec.LookPath(tool); err != nil && !errors.Is(err, fs.ErrPermission) {
+			t.Skipf("cannot run machines: %v", err)
+		}
+	}
+	dir := t.TempDir()
+	c := Config{Image: filepath.Join(dir, "x.img"), Dir: dir, DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
+	if err := os.WriteFile(c.Image, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	start := func(ctx context.Context, c Config) *Machine {
+		m, err := Start(ctx, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	t.Run("quit", func(t *testing.T) {
+		m := start(t.Context(), c)
+		if err := m.Powerdown(); err != nil {
+			t.Error(err)
+		}
+		m.Quit()
+		if err := m.Wait(); err != nil {
+			t.Error(err)
+		}
+		if err := m.Powerdown(); err == nil || err.Error() != "cannot control machine: it is off" {
+			t.Errorf("got %v from a machine that is off", err)
+		}
+	})
+	t.Run("the context ends", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		m := start(ctx, c)
+		cancel()
+		if err := m.Wait(); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v, want the context's error", err)
+		}
+	})
+	t.Run("the port is taken", func(t *testing.T) {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		c := c
+		c.HostForwards = []HostForward{{listener.Addr().(*net.TCPAddr).Port, 22}}
+		err = start(t.Context(), c).Wait()
+		if err == nil || !strings.Contains(err.Error(), "Could not set up host forwarding rule") {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 func TestStartWithSmallDisk(t *testing.T) {
