@@ -67,11 +67,14 @@ const cloudConfig = "text/cloud-config"
 func contentType(userData []byte) string {
 	line, _, _ := bytes.Cut(userData, []byte("\n"))
 	first := strings.TrimSpace(string(line))
-	for _, kind := range [][2]string{
+	for _, kind := range [][2]string{ // the longer of two first
 		{"#cloud-config-archive", "text/cloud-config-archive"},
+		{"#cloud-config-jsonp", "text/cloud-config-jsonp"},
 		{"#cloud-config", cloudConfig},
 		{"#cloud-boothook", "text/cloud-boothook"},
+		{"#include-once", "text/x-include-once-url"},
 		{"#include", "text/x-include-url"},
+		{"#part-handler", "text/part-handler"},
 		{"#!", "text/x-shellscript"},
 		{"## template: jinja", "text/jinja2"},
 	} {

@@ -16,6 +16,7 @@ func TestCheckUserData(t *testing.T) {
 		{"line ends of Windows", "#cloud-config\r\nusers: []\r\n", ""},
 		{"script", "#!/bin/sh\necho: [\n", ""},
 		{"archive", "#cloud-config-archive\n- type: text/cloud-config\n", ""},
+		{"patch", "#cloud-config-jsonp\n- {op: add, path: /x, value: y}\n", ""},
 		{"template", "## template: jinja\n#cloud-config\nx: {{ y }}\n", ""},
 		{"empty", "", "u:1: cloud-init does not know this kind of user-data; begin it with #cloud-config, or #! for a script"},
 		{"no header", "users: []\n", "u:1: cloud-init does not know this kind of user-data; begin it with #cloud-config, or #! for a script"},
