@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"mkappliance/suggest"
 )
 
 // decoder turns generic TOML values into ours and keeps the first error, and
@@ -220,32 +222,8 @@ func (t *table) end() {
 		return
 	}
 	hint := "known here are " + strings.Join(slices.Sorted(slices.Values(t.known)), ", ")
-	for _, known := range t.known {
-		if distance(unknown[0], known) <= 2 {
-			hint = fmt.Sprintf("did you mean %q?", known)
-			break
-		}
+	if meant := suggest.Closest(unknown[0], t.known, 2); meant != "" {
+		hint = fmt.Sprintf("did you mean %q?", meant)
 	}
 	t.d.fail(t.sub(unknown[0]), "unknown key %q; %s", unknown[0], hint)
-}
-
-// distance counts the edits that turn a into b (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
 }

@@ -1,4 +1,6 @@
 #!/bin/bash
+# shellcheck disable=SC2154 # dracut sets moddir, initdir, systemdsystemunitdir
+# shellcheck disable=SC2317 # dracut calls the functions
 # dracut module: mount /var and lay the transient /etc before the switch to the
 # real root.
 
@@ -12,7 +14,6 @@ depends() {
 }
 
 install() {
-    # shellcheck disable=SC2154 # set by dracut: moddir, initdir, systemdsystemunitdir
     inst_multiple mount mkdir cp chmod mv rm cat sync readlink grep systemd-machine-id-setup sfdisk e2fsck
     inst_script "$moddir/runner-etc.sh" /usr/lib/runner/runner-etc
     inst_script "$moddir/runner-first-layout.sh" /usr/lib/runner/runner-first-layout
