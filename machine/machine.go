@@ -49,6 +49,10 @@ type GuestForward struct{ Addr, Command string }
 
 // Machine is a running QEMU.
 type Machine struct {
+	// Emulated tells why the processor is emulated, which is slow; nil if KVM
+	// runs it.
+	Emulated error
+
 	cmd  *exec.Cmd
 	qmp  string
 	done chan struct{}
@@ -78,8 +82,10 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
-	argv := c.argv(code, KVMUsable(ctx, command.Host{}) == nil)
-	m := &Machine{cmd: exec.CommandContext(ctx, argv[0], argv[1:]...), qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
+	emulated := tryKVM(ctx, command.Host{})
+	argv := c.argv(code, emulated == nil)
+	m := &Machine{Emulated: emulated, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...),
+		qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
 	// Asked to end, QEMU sets the terminal back; killed, it does not.
 	m.cmd.Cancel = func() error { return m.cmd.Process.Signal(syscall.SIGTERM) }
 	m.cmd.WaitDelay = quitGrace
@@ -271,10 +277,10 @@ func (m *Machine) control(name string) error {
 	return nil
 }
 
-// KVMUsable tells why QEMU cannot accelerate machines on this host, or nil. The
+// tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The
 // device node says little, and so does making an empty machine: nested or
 // restricted KVM fails only when processors are set up, so that is tried.
-func KVMUsable(ctx context.Context, run command.Runner) error {
+func tryKVM(ctx context.Context, run command.Runner) error {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)
 	}

@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"mkappliance/cli"
-	"mkappliance/command"
 	"mkappliance/machine"
 	"mkappliance/spec"
 )
@@ -82,12 +81,12 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	} else if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot boot: %w", err)
 	}
-	if err := machine.KVMUsable(c.Context(), command.Host{}); err != nil {
-		fmt.Fprintf(os.Stderr, "mkappliance: emulating the processor, which is slow: %v\n", err)
-	}
 	vm, err := machine.Start(c.Context(), config)
 	if err != nil {
 		return err
+	}
+	if vm.Emulated != nil {
+		fmt.Fprintf(os.Stderr, "mkappliance: emulating the processor, which is slow: %v\n", vm.Emulated)
 	}
 	fmt.Fprintln(os.Stderr, "mkappliance: the machine is on; Ctrl-A X switches it off")
 	err = vm.Wait()
