@@ -67,15 +67,7 @@ func (o *brokerOptions) run(c *cobra.Command) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
-	cfg, warnings, err := config.Load(o.configFile)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		cfg, err = config.FromEnviron(nil)
-	case err == nil:
-		for _, w := range warnings {
-			log.Warn(w)
-		}
-	}
+	cfg, err := o.config(log)
 	if err != nil {
 		return cli.Usage(err)
 	}
@@ -91,6 +83,18 @@ func (o *brokerOptions) run(c *cobra.Command) error {
 		return err
 	}
 	return broker.NewServer(o.settings(cfg), host, log).Serve(c.Context(), listener)
+}
+
+// config reads config.env. Before cloud-init has written it, the defaults hold.
+func (o *brokerOptions) config(log *slog.Logger) (*config.Config, error) {
+	if _, err := os.Stat(o.configFile); errors.Is(err, fs.ErrNotExist) {
+		return config.FromEnviron(nil)
+	}
+	cfg, warnings, err := config.Load(o.configFile)
+	for _, w := range warnings {
+		log.Warn(w)
+	}
+	return cfg, err
 }
 
 // host says how guests are run here.
