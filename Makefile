@@ -24,7 +24,7 @@ test: deps all lint
 	ci/test
 
 bench: deps all
-	ci/with-base go test -run '^$$' -bench . -benchtime 1x -count 1 ./ci/bench
+	ci/bench/run
 
 lint: deps
 	ci/lint
