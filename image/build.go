@@ -56,17 +56,16 @@ type build struct {
 // Build bakes the image. Nothing appears under the final name unless all of it
 // succeeded. The caller must be root, if only of a user namespace.
 func Build(ctx context.Context, o Options) (*Result, error) {
-	for _, dir := range []string{o.OutDir, o.CacheDir} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("cannot make directory: %w", err)
-		}
+	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make directory: %w", err)
 	}
-	work, err := os.MkdirTemp(o.CacheDir, "build-")
+	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}}
+	work, release, err := b.cache.WorkDir()
 	if err != nil {
-		return nil, fmt.Errorf("cannot make work directory: %w", err)
+		return nil, err
 	}
-	defer os.RemoveAll(work)
-	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}, work: work}
+	defer release()
+	b.work = work
 	archive, err := b.fetchRunner(ctx)
 	if err != nil {
 		return nil, err

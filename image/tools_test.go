@@ -262,7 +262,7 @@ func list(t *testing.T, dir string) []string {
 
 func noWorkLeft(t *testing.T, o Options) {
 	t.Helper()
-	for _, pattern := range []string{"build-*", "*/.new-*"} {
+	for _, pattern := range []string{"work/*", "*/.new-*"} {
 		if left, _ := filepath.Glob(filepath.Join(o.CacheDir, pattern)); len(left) != 0 {
 			t.Errorf("left behind %q", left)
 		}

@@ -58,11 +58,11 @@ func Verify(ctx context.Context, o VerifyOptions, report func(Check)) (clean boo
 	if err != nil {
 		return false, err
 	}
-	work, err := os.MkdirTemp(o.CacheDir, "verify-")
+	work, release, err := b.cache.WorkDir()
 	if err != nil {
-		return false, fmt.Errorf("cannot make work directory: %w", err)
+		return false, err
 	}
-	defer os.RemoveAll(work)
+	defer release()
 	v := &verification{manifest: m, image: o.Image,
 		tools: toolbox{run: o.Runner, tree: tools, work: work, epoch: o.Epoch, log: io.Discard}}
 	clean = true
