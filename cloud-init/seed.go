@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"mime/multipart"
 	"net/textproto"
 	"os"
@@ -55,7 +56,8 @@ var (
 const volumeLabel = "CIDATA"
 
 // Write puts the seed at path as an ISO 9660 image that only its owner can
-// read, since it holds the registration token.
+// read, since it holds the registration token. Two seeds of one content are not
+// the same bytes: the image is stamped with the time.
 func (s Seed) Write(path string) error {
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("cannot make seed: %w", err)
@@ -113,7 +115,7 @@ write_files:
 }
 
 // userData joins the operator's user-data and ours, as MIME parts if there are
-// two.
+// two. Ours is the last, so its way of merging is the one in force.
 func (s Seed) userData() ([]byte, error) {
 	if s.UserData == nil {
 		return s.ownPart(), nil
@@ -135,13 +137,15 @@ func (s Seed) userData() ([]byte, error) {
 	}{{"user-data", kind, s.UserData}, {"config.env", "text/cloud-config", s.ownPart()}} {
 		header := textproto.MIMEHeader{}
 		header.Set("Content-Type", part.kind+`; charset="utf-8"`)
-		header.Set("Content-Transfer-Encoding", "8bit")
+		// Not "8bit": cloud-init reads the message as text, and a part with
+		// other characters than those of ASCII is lost.
+		header.Set("Content-Transfer-Encoding", "base64")
 		header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", part.name))
 		p, err := w.CreatePart(header)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := p.Write(part.content); err != nil {
+		if _, err := io.WriteString(p, base64.StdEncoding.EncodeToString(part.content)); err != nil {
 			return nil, err
 		}
 	}

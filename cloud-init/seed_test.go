@@ -2,6 +2,7 @@ package cloudinit_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"io"
 	"mime"
 	"mime/multipart"
@@ -132,7 +133,10 @@ func TestSeedWithUserData(t *testing.T) {
 		if kind := part.Header.Get("Content-Type"); kind != `text/cloud-config; charset="utf-8"` {
 			t.Errorf("got part of type %s", kind)
 		}
-		got, err := io.ReadAll(part)
+		if encoding := part.Header.Get("Content-Transfer-Encoding"); encoding != "base64" {
+			t.Errorf("got a part in %s, which cloud-init may not decode", encoding)
+		}
+		got, err := io.ReadAll(base64.NewDecoder(base64.StdEncoding, part))
 		if err != nil || !bytes.Equal(got, []byte(want)) {
 			t.Errorf("got part of %d bytes, %v; want %d bytes", len(got), err, len(want))
 		}

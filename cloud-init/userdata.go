@@ -15,11 +15,12 @@ var yamlPlace = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
 // CheckUserData tells what would make cloud-init pass over user-data, which it
 // does with no more than a line in its log: no header, or a cloud-config that
-// is not a YAML mapping. Messages begin with name and a line.
+// is not a YAML mapping. It also refuses a write_files that is no list, to which
+// cloud-init could not add config.env. Messages begin with name and a line.
 func CheckUserData(name string, userData []byte) error {
 	switch contentType(userData) {
 	case "":
-		return fmt.Errorf("%s:1: cloud-init does not know this kind of user-data; begin it with #cloud-config, or #! for a script", name)
+		return fmt.Errorf("%s:1: user-data of this kind cannot be joined with config.env; begin it with #cloud-config, or #! for a script", name)
 	case cloudConfig:
 	default:
 		return nil
@@ -40,7 +41,20 @@ func CheckUserData(name string, userData []byte) error {
 	if err := top.Decode(&settings); err != nil {
 		return badYAML(name, err)
 	}
+	for i := 0; i < len(top.Content); i += 2 {
+		if key, value := top.Content[i], top.Content[i+1]; key.Value == "write_files" && !isList(value) {
+			return fmt.Errorf("%s:%d: write_files is not a list, so config.env cannot be added to it; list the files with '-', or remove it", name, key.Line)
+		}
+	}
 	return nil
+}
+
+// isList tells whether a value is a sequence, be it by reference.
+func isList(value *yaml.Node) bool {
+	if value.Kind == yaml.AliasNode {
+		value = value.Alias
+	}
+	return value.Kind == yaml.SequenceNode
 }
 
 func badYAML(name string, err error) error {

@@ -50,7 +50,12 @@ Exit status:
 }
 
 func (o *seedOptions) run() error {
-	cfg, warnings, err := config.Load(o.configEnv)
+	// Read once, for it may be a pipe.
+	configEnv, err := os.ReadFile(o.configEnv)
+	if err != nil {
+		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
+	}
+	cfg, warnings, err := config.Parse(o.configEnv, configEnv)
 	if err != nil {
 		return cli.Usage(err)
 	}
@@ -60,12 +65,9 @@ func (o *seedOptions) run() error {
 	for _, w := range warnings {
 		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
 	}
-	seed := cloudinit.Seed{Hostname: o.hostname, InstanceID: o.instanceID}
+	seed := cloudinit.Seed{ConfigEnv: configEnv, Hostname: o.hostname, InstanceID: o.instanceID}
 	if err := seed.Check(); err != nil {
 		return cli.Usage(err)
-	}
-	if seed.ConfigEnv, err = os.ReadFile(o.configEnv); err != nil {
-		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
 	}
 	if o.userData != "" {
 		if seed.UserData, err = os.ReadFile(o.userData); err != nil {
