@@ -172,9 +172,9 @@ func (t *table) size(key string) int64 {
 func ParseSize(text string) (int64, error) {
 	for unit, size := range map[string]int64{"M": mebibyte, "G": 1024 * mebibyte} {
 		digits, ok := strings.CutSuffix(text, unit)
-		n, err := strconv.ParseInt(digits, 10, 32)
+		n, err := strconv.ParseUint(digits, 10, 32) // which takes no sign
 		if ok && err == nil && n > 0 && n <= 1<<20 {
-			return n * size, nil
+			return int64(n) * size, nil
 		}
 	}
 	return 0, fmt.Errorf("%q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", text)

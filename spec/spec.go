@@ -14,6 +14,8 @@ import (
 	"unicode"
 
 	"github.com/BurntSushi/toml"
+
+	"mkappliance/suggest"
 )
 
 // Spec is a whole images.toml.
@@ -113,11 +115,16 @@ func (s *Spec) Image(name string) (*Image, error) {
 		}
 		names = append(names, s.Images[i].Name)
 	}
-	return nil, fmt.Errorf("cannot find image %q in %s: it has %s", name, s.Path, strings.Join(names, ", "))
+	hint := ""
+	// Two edits would make amd64 of arm64, which nobody misspells.
+	if meant := suggest.Closest(name, names, 1); meant != "" {
+		hint = fmt.Sprintf("; did you mean %q?", meant)
+	}
+	return nil, fmt.Errorf("cannot find image %q in %s: it has %s%s", name, s.Path, strings.Join(names, ", "), hint)
 }
 
 func (d *decoder) image(name string, t *table) Image {
-	if !isName(name) {
+	if !namePattern.MatchString(name) {
 		d.fail(t.key, "image name %q is not usable in file names; use lower-case letters, digits and '-'", name)
 	}
 	img := Image{Name: name, Architecture: t.text("architecture"), Suite: t.text("suite"), Version: t.text("version"),
@@ -131,7 +138,7 @@ func (d *decoder) image(name string, t *table) Image {
 	if err := CheckVersion(img.Version); img.Version != "" && err != nil {
 		d.fail(t.sub("version"), "%v", err)
 	}
-	if img.Mirror != "" && !isURL(img.Mirror) {
+	if img.Mirror != "" && !urlPattern.MatchString(img.Mirror) {
 		d.fail(t.sub("mirror"), "mirror %q is not an http or https URL; leave it out to use this host's own", img.Mirror)
 	}
 	img.Host, img.Guest = d.tree(t.child("host")), d.tree(t.child("guest"))
@@ -144,7 +151,7 @@ func (d *decoder) tree(t *table) Tree {
 	tree := Tree{Packages: t.list("packages"), Overlays: t.optionalList("overlays"), ExcludePaths: t.optionalList("exclude-paths")}
 	for i, name := range tree.Packages {
 		key := fmt.Sprintf("%s[%d]", t.sub("packages"), i)
-		if !isPackageName(name) {
+		if !packagePattern.MatchString(name) {
 			d.fail(key, "%q is not a Debian package name; use lower-case letters, digits and '+-.'", name)
 		}
 		if slices.Contains(tree.Packages[:i], name) {
@@ -158,8 +165,12 @@ func (d *decoder) tree(t *table) Tree {
 		}
 	}
 	for i, glob := range tree.ExcludePaths {
+		key := fmt.Sprintf("%s[%d]", t.sub("exclude-paths"), i)
 		if !strings.HasPrefix(glob, "/") {
-			d.fail(fmt.Sprintf("%s[%d]", t.sub("exclude-paths"), i), "exclude path %q is not absolute; begin it with '/'", glob)
+			d.fail(key, "exclude path %q is not absolute; begin it with '/'", glob)
+		}
+		if strings.ContainsFunc(glob, unicode.IsControl) {
+			d.fail(key, "exclude path %q holds a control character; remove it", glob)
 		}
 	}
 	t.end()
@@ -172,13 +183,13 @@ func (d *decoder) component(t *table) Component {
 	if t.present && (c.URL == "") == (c.Path == "") {
 		d.fail(t.key, "the runner needs exactly one of url and path; remove one or add one")
 	}
-	if c.Version != "" && !isRunnerVersion(c.Version) {
+	if c.Version != "" && !runnerVersionPattern.MatchString(c.Version) {
 		d.fail(t.sub("version"), "version %q does not begin with a digit or has characters other than letters, digits and '.+~-'; use one like \"2.337.0\"", c.Version)
 	}
-	if c.URL != "" && !isURL(c.URL) {
+	if c.URL != "" && !urlPattern.MatchString(c.URL) {
 		d.fail(t.sub("url"), "url %q is not an http or https URL; use path for a local file", c.URL)
 	}
-	if c.SHA256 != "" && !isSHA256(c.SHA256) {
+	if c.SHA256 != "" && !sha256Pattern.MatchString(c.SHA256) {
 		d.fail(t.sub("sha256"), "sha256 %q is not 64 lower-case hex digits; copy it from the release page", c.SHA256)
 	}
 	if c.Path != "" {
@@ -208,7 +219,7 @@ func (d *decoder) disk(t *table) Disk {
 	if disk.Var != 0 && disk.Var < 32*mebibyte {
 		d.fail(t.sub("var"), "var is too small; use at least \"32M\"")
 	}
-	if disk.Compression != "" && !isCompression(disk.Compression) {
+	if disk.Compression != "" && !compressionPattern.MatchString(disk.Compression) {
 		d.fail(t.sub("compression"), "compression %q is unknown; use \"none\", \"lz4\", \"lz4hc,LEVEL\" or \"zstd,LEVEL\"", disk.Compression)
 	}
 	for i, argument := range disk.KernelArguments {

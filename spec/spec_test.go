@@ -129,6 +129,7 @@ func TestParseRefuses(t *testing.T) {
 		{"package twice", `"g++",`, `"g++", "make", # "x"` + "\n\"systemd\"", `14: package "systemd" is listed twice; remove one`},
 		{"overlay missing", `["overlay"]`, `["overlay", "overlays"]`, `15: overlay "overlays" is not a directory beside this file; create it or correct the path`},
 		{"exclusion not absolute", `"/usr/share/man/*"`, `"usr/share/man/*"`, `16: exclude path "usr/share/man/*" is not absolute; begin it with '/'`},
+		{"exclusion of two lines", `"/usr/share/man/*"`, `"/usr/share/man/*\nforce-all"`, `16: exclude path "/usr/share/man/*\nforce-all" holds a control character; remove it`},
 		{"no runner source", "path = \"runner.tar.gz\"\n", "", `21: the runner needs exactly one of url and path; remove one or add one`},
 		{"runner source misspelled", "path = \"runner", "paths = \"runner", `23: unknown key "paths"; did you mean "path"?`},
 		{"two runner sources", `path = "runner.tar.gz"`, "path = \"runner.tar.gz\"\nurl = \"https://example.com/r.tar.gz\"", `21: the runner needs exactly one of url and path; remove one or add one`},
@@ -139,6 +140,9 @@ func TestParseRefuses(t *testing.T) {
 		{"size without unit", `"512M"`, `"512"`, `27: esp "512" is not a size; write whole MiB or GiB, like "512M" or "2G"`},
 		{"size a number", `"512M"`, `512`, `27: esp is an integer, want a string in quotes`},
 		{"size negative", `"2G"`, `"-2G"`, `28: root "-2G" is not a size; write whole MiB or GiB, like "512M" or "2G"`},
+		{"size with a sign", `"2G"`, `"+2G"`, `28: root "+2G" is not a size; write whole MiB or GiB, like "512M" or "2G"`},
+		{"size of nothing", `"2G"`, `"0G"`, `28: root "0G" is not a size; write whole MiB or GiB, like "512M" or "2G"`},
+		{"size beyond measure", `"2G"`, `"99999999G"`, `28: root "99999999G" is not a size; write whole MiB or GiB, like "512M" or "2G"`},
 		{"ESP too small", `"512M"`, `"32M"`, `27: esp is too small for FAT32 and two versions; use at least "64M"`},
 		{"verity too small", `"32M"`, `"16M"`, `29: verity is too small for the hash tree of root; use at least "18M"`},
 		{"var too small", `"256M"`, `"16M"`, `30: var is too small; use at least "32M"`},
@@ -215,7 +219,7 @@ func TestImage(t *testing.T) {
 		t.Errorf("got %+v, %v", img, err)
 	}
 	_, err = s.Image("runer")
-	if want := `cannot find image "runer" in images.toml: it has runner`; err == nil || err.Error() != want {
+	if want := `cannot find image "runer" in images.toml: it has runner; did you mean "runner"?`; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
@@ -357,7 +361,7 @@ func FuzzParse(f *testing.F) {
 
 // checkInvariants asserts what the build relies on.
 func checkInvariants(t *testing.T, img *Image) {
-	if !isName(img.Name) || img.Architecture != "amd64" || img.Suite != "trixie" || CheckVersion(img.Version) != nil {
+	if !namePattern.MatchString(img.Name) || img.Architecture != "amd64" || img.Suite != "trixie" || CheckVersion(img.Version) != nil {
 		t.Errorf("got %+v", img)
 	}
 	for _, tree := range []Tree{img.Host, img.Guest} {
