@@ -48,7 +48,7 @@ type Reporter struct {
 func New(w io.Writer, mode Mode) *Reporter {
 	r := &Reporter{w: w, mode: mode, now: time.Now, width: 80}
 	if f, ok := w.(*os.File); ok && mode == Terminal {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil {
+		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 { // 0 is not known
 			r.width = width
 		}
 	}
@@ -71,18 +71,21 @@ type Stage struct {
 	name  string
 	start time.Time
 	line  []byte // the unfinished last line of tool output
+	shown string // the last whole line
+	ended chan struct{}
 }
 
 // Stage begins a stage.
 func (r *Reporter) Stage(name string) *Stage {
-	s := &Stage{r: r, name: name, start: r.now()}
+	s := &Stage{r: r, name: name, start: r.now(), ended: make(chan struct{})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch r.mode {
 	case Plain:
 		fmt.Fprintf(r.w, "[begin]  %s\n", name)
 	case Terminal:
-		r.live(s, "")
+		r.live(s)
+		go s.tick()
 	case JSON:
 		r.event(event{Stage: name, Event: "begin"})
 	}
@@ -102,9 +105,30 @@ func (s *Stage) Write(p []byte) (int, error) {
 	lines := strings.Split(string(s.line), "\n")
 	s.line = []byte(lines[len(lines)-1])
 	if s.r.mode == Terminal && len(lines) > 1 {
-		s.r.live(s, strings.TrimSpace(lines[len(lines)-2]))
+		s.shown = strings.TrimSpace(lines[len(lines)-2])
+		s.r.live(s)
 	}
 	return len(p), nil
+}
+
+// tick shows the time that passes while tools are silent.
+func (s *Stage) tick() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-s.ended:
+			return
+		case <-ticker.C:
+		}
+		s.r.mu.Lock()
+		select {
+		case <-s.ended: // while we waited for the lock
+		default:
+			s.r.live(s)
+		}
+		s.r.mu.Unlock()
+	}
 }
 
 // Done ends the stage well; the note may be empty.
@@ -122,6 +146,7 @@ func (s *Stage) end(e event, mark, note string) {
 	elapsed := r.now().Sub(s.start)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	close(s.ended)
 	if r.mode == JSON {
 		e.Seconds = elapsed.Seconds()
 		r.event(e)
@@ -147,8 +172,8 @@ func (r *Reporter) Summary() {
 }
 
 // live draws the line of a stage under way, cut to the width of the terminal.
-func (r *Reporter) live(s *Stage, detail string) {
-	text := []rune(fmt.Sprintf("[%5.1fs] %s  %s", r.now().Sub(s.start).Seconds(), s.name, printable(detail)))
+func (r *Reporter) live(s *Stage) {
+	text := []rune(fmt.Sprintf("[%5.1fs] %s  %s", r.now().Sub(s.start).Seconds(), s.name, printable(s.shown)))
 	if len(text) >= r.width {
 		text = text[:max(0, r.width-1)]
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -52,4 +53,20 @@ func TestReport(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestTimePassesWhileToolsAreSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out strings.Builder
+		s := New(&out, Terminal).Stage("disk")
+		fmt.Fprintln(s.Writer(), "copying")
+		time.Sleep(2500 * time.Millisecond)
+		s.Done("")
+		time.Sleep(time.Minute) // nothing more is shown
+		want := "\r\x1b[K[  0.0s] disk  \r\x1b[K[  0.0s] disk  copying\r\x1b[K[  1.0s] disk  copying" +
+			"\r\x1b[K[  2.0s] disk  copying\r\x1b[K[done]   disk                  2.5s\n"
+		if out.String() != want {
+			t.Errorf("got\n%q\nwant\n%q", out.String(), want)
+		}
+	})
 }
