@@ -27,7 +27,7 @@ type Config struct {
 	Image string // raw disk image, not changed
 	Seed  string // NoCloud image shown as a second disk, read-only; empty for none
 	// Dir keeps the overlay and the firmware's variables. Starting again in the
-	// same directory boots the same machine.
+	// same directory boots the same machine; another image there is refused.
 	Dir      string
 	DiskSize int64 // bytes the overlay is grown to
 	Memory   int64 // bytes
@@ -63,6 +63,7 @@ type Machine struct {
 const (
 	overlayName = "disk.qcow2"
 	varsName    = "vars.fd"
+	originName  = "image"
 	qmpName     = "qmp"
 )
 
@@ -147,19 +148,31 @@ func (c Config) prepare(ctx context.Context, run command.Runner) (code string, e
 	if code == "" {
 		return "", errors.New("no UEFI firmware found; install the package ovmf")
 	}
+	// A file system that changes under its overlay is a ruin.
+	origin := fmt.Sprintf("%s, %d bytes, of %s\n", image, info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano))
 	if _, err := os.Stat(filepath.Join(c.Dir, overlayName)); errors.Is(err, fs.ErrNotExist) {
-		store, err := os.ReadFile(vars)
-		if err != nil {
-			return "", err
-		}
-		if err := os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600); err != nil {
-			return "", err
-		}
-		argv := []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
-			filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}
-		return code, run.Run(ctx, command.Cmd{Args: argv})
+		return code, c.makeDisk(ctx, run, image, origin, vars)
+	}
+	if kept, err := os.ReadFile(filepath.Join(c.Dir, originName)); err != nil || string(kept) != origin {
+		return "", fmt.Errorf("%s keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere", c.Dir)
 	}
 	return code, nil
+}
+
+// makeDisk makes the variable store and, last, the overlay over the image.
+func (c Config) makeDisk(ctx context.Context, run command.Runner, image, origin, vars string) error {
+	store, err := os.ReadFile(vars)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, originName), []byte(origin), 0o600); err != nil {
+		return err
+	}
+	return run.Run(ctx, command.Cmd{Args: []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
+		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
 }
 
 // argv is the QEMU command, qemu-system(1).
@@ -264,17 +277,31 @@ func (m *Machine) control(name string) error {
 		if err := json.NewEncoder(conn).Encode(map[string]string{"execute": execute}); err != nil {
 			return fmt.Errorf("cannot control machine: %w", err)
 		}
-		var reply struct {
-			Error struct{ Desc string } `json:"error"`
-		}
-		if err := replies.Decode(&reply); err != nil {
+		if err := awaitReply(replies); err != nil {
 			return fmt.Errorf("cannot control machine: %w", err)
-		}
-		if reply.Error.Desc != "" {
-			return fmt.Errorf("cannot control machine: %s", reply.Error.Desc)
 		}
 	}
 	return nil
+}
+
+// awaitReply passes over the events that QEMU tells of in between, until it has
+// answered a command.
+func awaitReply(replies *json.Decoder) error {
+	for {
+		var message struct {
+			Return json.RawMessage        `json:"return"`
+			Error  *struct{ Desc string } `json:"error"`
+		}
+		if err := replies.Decode(&message); err != nil {
+			return err
+		}
+		if message.Error != nil {
+			return errors.New(message.Error.Desc)
+		}
+		if message.Return != nil {
+			return nil
+		}
+	}
 }
 
 // tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The

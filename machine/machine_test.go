@@ -2,7 +2,9 @@ package machine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -11,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"mkappliance/command"
 )
@@ -61,6 +64,21 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	}
 	if info, err := os.Stat(filepath.Join(dir, varsName)); err != nil || info.Size() == 0 {
 		t.Errorf("variable store: %v, %v", info, err)
+	}
+	other := c
+	other.Image = filepath.Join(dir, "y.img")
+	if err := errors.Join(os.WriteFile(other.Image, nil, 0o644), os.Chtimes(image, time.Time{}, time.Unix(1, 0))); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []Config{other, c} { // another image, and another build of the same
+		_, err := c.prepare(t.Context(), fake)
+		want := dir + " keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere"
+		if err == nil || err.Error() != want {
+			t.Errorf("%s: got  %v\nwant %s", c.Image, err, want)
+		}
+	}
+	if calls := fake.Calls(); len(calls) != 1 {
+		t.Errorf("the overlay was made again: %v", calls)
 	}
 }
 
@@ -141,4 +159,63 @@ func TestStartWithSmallDisk(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 1 {
 		t.Errorf("left %v", left)
 	}
+}
+
+// TestControlAmidEvents speaks QEMU's side of the protocol: events may come at
+// any time, and a connection that closes early takes its command with it.
+func TestControlAmidEvents(t *testing.T) {
+	const event = `{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "POWERDOWN"}`
+	for _, test := range []struct{ summary, reply, want string }{
+		{"done", `{"return": {}}`, ""},
+		{"refused", `{"error": {"class": "GenericError", "desc": "not now"}}`, "cannot control machine: not now"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), qmpName)
+			listener, err := net.Listen("unix", path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			served := make(chan error, 1)
+			go func() { served <- serveQMP(listener, event, test.reply) }()
+			m := &Machine{qmp: path, done: make(chan struct{})}
+			got := ""
+			if err := m.Powerdown(); err != nil {
+				got = err.Error()
+			}
+			if got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// serveQMP takes one connection and answers its commands after an event each,
+// the last with reply.
+func serveQMP(listener net.Listener, event, reply string) error {
+	conn, err := listener.Accept()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	fmt.Fprintln(conn, `{"QMP": {"version": {}, "capabilities": []}}`)
+	commands := json.NewDecoder(conn)
+	for _, step := range []struct{ execute, reply string }{
+		{"qmp_capabilities", `{"return": {}}`},
+		{"system_powerdown", reply},
+	} {
+		var command struct{ Execute string }
+		if err := commands.Decode(&command); err != nil || command.Execute != step.execute {
+			return fmt.Errorf("got command %q, %v; want %q", command.Execute, err, step.execute)
+		}
+		fmt.Fprintln(conn, event)
+		time.Sleep(50 * time.Millisecond) // an early end shows
+		if _, err := fmt.Fprintln(conn, step.reply); err != nil {
+			return fmt.Errorf("the connection ended before the reply to %s: %w", step.execute, err)
+		}
+	}
+	return nil
 }
