@@ -216,11 +216,15 @@ func (s *Server) exec(ctx context.Context, cancel context.CancelFunc, client *wi
 	if len(r.PrependPath) > 0 {
 		env["PATH"] = strings.Join(append(slices.Clone(r.PrependPath), env["PATH"]), ":")
 	}
-	return relay(ctx, cancel, client, j.guest, guestinit.Exec{Argv: r.Argv, Env: environ(env), Dir: r.Dir})
+	end, err := relay(ctx, cancel, client, j.guest, guestinit.Exec{Argv: r.Argv, Env: environ(env), Dir: r.Dir})
+	if err != nil {
+		return err
+	}
+	return client.Send(end.kind, end.payload)
 }
 
 // run starts a guest for one command and ends it with the command.
-func (s *Server) run(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, r RunRequest) (err error) {
+func (s *Server) run(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, r RunRequest) error {
 	binds, err := s.binds(nil)
 	if err != nil {
 		return err
@@ -230,26 +234,37 @@ func (s *Server) run(ctx context.Context, cancel context.CancelFunc, client *wir
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, g.Stop()) }()
 	env := mergeEnv(map[string]string{"PATH": DefaultPath, "HOME": "/root", "LANG": "C.UTF-8"}, r.Env)
-	return relay(ctx, cancel, client, g, guestinit.Exec{Argv: r.Argv, Env: environ(env), Dir: r.Dir})
+	end, err := relay(ctx, cancel, client, g, guestinit.Exec{Argv: r.Argv, Env: environ(env), Dir: r.Dir})
+	// The client hears of the end when nothing is left of the guest.
+	if err := errors.Join(err, g.Stop()); err != nil {
+		return err
+	}
+	return client.Send(end.kind, end.payload)
+}
+
+// frame is one message of a conversation.
+type frame struct {
+	kind    wire.Kind
+	payload []byte
 }
 
 // relay carries a conversation between a client and the agent in a guest. The
 // guest is not trusted: only frames that a process may cause pass. When the
 // client hangs up, cancel is called, which closes the connection to the agent,
-// which ends the step's processes.
-func relay(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, g *guest.Guest, request guestinit.Exec) error {
+// which ends the step's processes. The last frame is not passed on but given to
+// the caller.
+func relay(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, g *guest.Guest, request guestinit.Exec) (end frame, err error) {
 	conn, err := g.Dial()
 	if err != nil {
-		return err
+		return end, err
 	}
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	agent := wire.NewConn(conn, wire.MaxData)
 	if err := agent.SendJSON(wire.Request, request); err != nil {
-		return err
+		return end, err
 	}
 	go func() {
 		defer cancel()
@@ -263,18 +278,17 @@ func relay(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, g 
 	for {
 		kind, payload, err := agent.Receive()
 		if err != nil {
-			return fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", err)
+			return end, fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", err)
 		}
 		switch kind {
-		case wire.Stdout, wire.Stderr, wire.Failure, wire.Exit:
+		case wire.Stdout, wire.Stderr:
+			if err := client.Send(kind, payload); err != nil {
+				return end, err
+			}
+		case wire.Failure, wire.Exit:
+			return frame{kind, payload}, nil
 		default:
-			return fmt.Errorf("cannot understand the guest: unexpected frame %q", kind)
-		}
-		if err := client.Send(kind, payload); err != nil {
-			return err
-		}
-		if kind == wire.Failure || kind == wire.Exit {
-			return nil
+			return end, fmt.Errorf("cannot understand the guest: unexpected frame %q", kind)
 		}
 	}
 }

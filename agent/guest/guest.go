@@ -253,6 +253,9 @@ func (g *Guest) spawn() error {
 		started <- err
 		if err == nil {
 			_ = cmd.Wait()
+			// A killed nspawn leaves the guest's processes running, and steps
+			// waiting for them.
+			_ = os.WriteFile(filepath.Join(g.cgroup, "cgroup.kill"), []byte("1"), 0)
 			close(g.exited)
 		}
 	}()

@@ -1,0 +1,364 @@
+package guests
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"mkappliance/agent/broker"
+	"mkappliance/ci/miniworker"
+)
+
+// TestGuestJob is one job as the runner would run it, through the hook.
+func TestGuestJob(t *testing.T) {
+	l := newLab(t)
+	result := l.job(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "debian:13", Env: map[string]string{"MODE": "ci"}},
+		Steps: []miniworker.Step{
+			{Name: "write", Run: "echo hello >file; echo state >/tmp/state; echo result=7 >>$GITHUB_OUTPUT"},
+			{Name: "state", Run: "cat /tmp/state; pwd; id -u; echo $MODE $CI $GITHUB_ACTIONS $HOME"},
+			{Name: "look", Run: "ps -eo comm=; test ! -e /usr/lib/runner/base; ls " + l.dir + " 2>&1 || true"},
+			{Name: "env", Run: `printf '<%s>' "$ODD"`, Env: map[string]string{"ODD": "a\nb 'c' \"d\" $HOME ${HOME} $(id)"}},
+			{Name: "others", Run: "chown 5:5 file; mkdir -m 777 open; setpriv --reuid 7 --clear-groups sh -c 'mkdir open/dir; echo x >open/dir/f'"},
+			{Name: "fail", Run: "exit 7"},
+		}})
+	for _, step := range result.Steps {
+		t.Log(step)
+	}
+	for name, want := range map[string]string{
+		"state": "state\n/__w/repo/repo\n0\nci true true /github/home",
+		"env":   "<a\nb 'c' \"d\" $HOME ${HOME} $(id)>",
+	} {
+		if got := strings.Join(result.Step(name).Output, "\n"); got != want {
+			t.Errorf("step %s printed %q, want %q", name, got, want)
+		}
+	}
+	if got := result.Step("write").Outputs["result"]; got != "7" {
+		t.Errorf("output is %q, want 7", got)
+	}
+	look := result.Step("look").Output
+	if !slices.Contains(look, "systemd") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
+		t.Errorf("the step saw %q", look)
+	}
+	for _, name := range []string{"write", "state", "look", "env", "others", "Initialize containers", "Stop containers"} {
+		if step := result.Step(name); step.Conclusion != miniworker.Success {
+			t.Errorf("step %v", step)
+		}
+	}
+	if step := result.Step("fail"); step.Exit != 7 {
+		t.Errorf("step fail exited %d, want 7", step.Exit)
+	}
+	for _, name := range []string{"file", "open", "open/dir", "open/dir/f"} {
+		info, err := os.Stat(filepath.Join(l.path("work/repo/repo"), name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != runnerID || stat.Gid != runnerID {
+			t.Errorf("%s belongs to %d:%d, want the runner", name, stat.Uid, stat.Gid)
+		}
+	}
+	l.noResidue()
+}
+
+// TestGuestRequests are single requests to one broker.
+func TestGuestRequests(t *testing.T) {
+	l := newLab(t)
+	t.Run("UnknownImage", func(t *testing.T) {
+		_, err := l.client.Prepare(t.Context(), broker.PrepareRequest{Image: "node:22"})
+		want := `not supported yet: image "node:22"; this appliance has debian:13, debian:13-slim, debian:trixie, debian:trixie-slim, runner-base`
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	})
+	t.Run("ExecWithoutPrepare", func(t *testing.T) {
+		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: "none", Argv: []string{"true"}}, broker.Streams{})
+		want := "cannot run step: the guest of this job is gone; it was ended, or never started"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	})
+	t.Run("CleanupOfNothing", func(t *testing.T) { l.cleanup("none"); l.noResidue() })
+	t.Run("PrepareTwice", func(t *testing.T) {
+		first := l.prepare()
+		second := l.prepare()
+		if _, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: first, Argv: []string{"true"}}, broker.Streams{}); err == nil {
+			t.Error("the first job still has a guest")
+		}
+		if children := l.children(); len(children) != 1 {
+			t.Errorf("%d guests run, want 1", len(children))
+		}
+		l.cleanup(second)
+		l.cleanup(second)
+		l.noResidue()
+	})
+	t.Run("LinkInWorkRoot", func(t *testing.T) {
+		canary := t.TempDir()
+		link := l.path("work/link")
+		if err := os.Symlink(canary, link); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Remove(link)
+		for _, name := range []string{"link", "link/sub", "../canary", "/etc"} {
+			_, err := l.client.Prepare(t.Context(), broker.PrepareRequest{Image: "debian:13", Mounts: []broker.Mount{{Target: "/x", Work: name}}})
+			if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
+				t.Errorf("%s: got %v, want a refusal", name, err)
+			}
+		}
+		if left, _ := os.ReadDir(canary); len(left) != 0 {
+			t.Errorf("something was written through the link: %v", left)
+		}
+		l.noResidue()
+	})
+	t.Run("VolumeNotAllowed", func(t *testing.T) {
+		_, err := l.client.Prepare(t.Context(), broker.PrepareRequest{Image: "debian:13", Mounts: []broker.Mount{{Target: "/x", Volume: "/etc"}}})
+		want := "cannot mount /x: volume /etc is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	})
+	t.Run("OtherUser", func(t *testing.T) {
+		if err := os.Chmod(l.client.Socket, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("setpriv", "--reuid", "12345", "--clear-groups", l.agent, "run", "--socket", l.client.Socket, "--", "true").CombinedOutput()
+		if err == nil {
+			t.Errorf("another user was let in: %s", out)
+		}
+	})
+	t.Run("HostileClients", func(t *testing.T) {
+		for _, input := range []string{"garbage", "q\xff\xff\xff\xff", "q\x00\x00\x00\x02[]", "q\x00\x00\x00\x02{}", ""} {
+			conn, err := net.Dial("unix", l.client.Socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(conn, input)
+			defer conn.Close() // slow: still open while others are served
+		}
+		if err := l.client.Reset(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("RunByHand", func(t *testing.T) {
+		out, err := exec.Command(l.agent, "run", "--socket", l.client.Socket, "--cwd", "/tmp", "--env", "A=b c", "--", "sh", "-c", `pwd; echo "$A"; exit 3`).Output()
+		if status := exitStatus(err); string(out) != "/tmp\nb c\n" || status != 3 {
+			t.Errorf("got %q, status %d", out, status)
+		}
+		l.noResidue()
+	})
+}
+
+func exitStatus(err error) int {
+	if exit, ok := err.(*exec.ExitError); ok {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+// TestGuestSteps are steps in the guest of one job.
+func TestGuestSteps(t *testing.T) {
+	l := newLab(t)
+	job := l.prepare()
+	t.Run("Status", func(t *testing.T) {
+		for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "exit 255": 255, "kill -TERM $$": 143} {
+			if status, _ := l.sh(job, script); status != want {
+				t.Errorf("%q gave %d, want %d", script, status, want)
+			}
+		}
+	})
+	t.Run("NotStarted", func(t *testing.T) {
+		for _, test := range []struct {
+			request broker.ExecRequest
+			want    string
+		}{
+			{broker.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
+			{broker.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
+			{broker.ExecRequest{Job: job}, "cannot start process: no command given"},
+		} {
+			_, err := l.client.Exec(t.Context(), test.request, broker.Streams{})
+			if err == nil || err.Error() != test.want {
+				t.Errorf("got %v\nwant %s", err, test.want)
+			}
+		}
+	})
+	t.Run("BigOutput", func(t *testing.T) {
+		var out bytes.Buffer
+		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
+		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, broker.Streams{Stdout: &out, Stderr: io.Discard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, ok := bytes.CutSuffix(out.Bytes(), []byte("partial"))
+		_, want := l.sh(job, "sha256sum </tmp/big")
+		if got := fmt.Sprintf("%x  -", sha256.Sum256(data)); !ok || got != want {
+			t.Errorf("got %d bytes with hash %s, want %s", len(data), got, want)
+		}
+	})
+	t.Run("BackgroundChild", func(t *testing.T) {
+		begin := time.Now()
+		if _, out := l.sh(job, "sleep 60 & echo complete"); out != "complete" {
+			t.Errorf("got %q", out)
+		}
+		if d := time.Since(begin); d > 2*time.Second {
+			t.Errorf("the child in the background held the step up for %v", d)
+		}
+		if _, out := l.sh(job, "pgrep -c -x sleep"); out != "1" {
+			t.Errorf("%s children in the background, want it to live on", out)
+		}
+		l.sh(job, "pkill -x sleep")
+	})
+	t.Run("Parallel", func(t *testing.T) {
+		var steps sync.WaitGroup
+		for i := range 10 {
+			steps.Go(func() {
+				if status, out := l.sh(job, fmt.Sprintf("sleep 0.2; echo %d; exit %d", i, i)); status != i || out != fmt.Sprint(i) {
+					t.Errorf("step %d gave %d, %q", i, status, out)
+				}
+			})
+		}
+		steps.Wait()
+	})
+	t.Run("ManyWithoutGrowth", func(t *testing.T) {
+		count := func() (fds, groups int) {
+			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.broker.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, out := l.sh(job, "ls -d /sys/fs/cgroup/system.slice/runner-guest.service/step-* | wc -l; ls /proc/$(systemctl show -P MainPID runner-guest)/fd | wc -l")
+			var agent int
+			if _, err := fmt.Sscan(out, &groups, &agent); err != nil {
+				t.Fatal(err)
+			}
+			return len(open) + agent, groups
+		}
+		fds, groups := count()
+		for range 100 {
+			l.sh(job, "true")
+		}
+		if f, g := count(); f > fds+2 || g > groups {
+			t.Errorf("after 100 steps %d descriptors and %d cgroups, before %d and %d", f, g, fds, groups)
+		}
+	})
+	t.Run("HookKilled", func(t *testing.T) {
+		l.killedStep(job, syscall.SIGKILL)
+	})
+	t.Run("Signal", func(t *testing.T) {
+		signals := make(chan os.Signal, 1)
+		out := &notifyWriter{seen: make(chan struct{})}
+		go func() {
+			<-out.seen
+			signals <- syscall.SIGINT
+		}()
+		status, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
+			broker.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
+		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
+			t.Errorf("got %d, %v, %q", status, err, out.String())
+		}
+	})
+	t.Run("Isolation", func(t *testing.T) {
+		_, out := l.sh(job, "awk '{print $1, $2 != 0, $3}' /proc/self/uid_map; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; ls -d /sys/class/net/*; ls -A /__e; touch /__e/x 2>&1; mount -t tmpfs x /mnt 2>&1 && echo mounted; ls /run/docker.sock /var/run/docker.sock 2>&1")
+		for _, want := range []string{"0 1 65536", "Seccomp:\t2", "Read-only file system", "mounted"} {
+			if !strings.Contains(out, want) {
+				t.Errorf("no %q in\n%s", want, out)
+			}
+		}
+		if strings.Contains(out, "/sys/class/net/e") {
+			t.Errorf("the guest sees the host's interfaces:\n%s", out)
+		}
+	})
+	l.cleanup(job)
+	l.noResidue()
+}
+
+// killedStep starts a step whose caller is then killed: within five seconds
+// nothing of the step runs any more.
+func (l *lab) killedStep(job string, sig syscall.Signal) {
+	l.Helper()
+	payload := fmt.Sprintf(`{"command":"run_script_step","responseFile":%q,"args":{"entryPointArgs":["-c","\"sleep 4321 & sleep 4321\""],"entryPoint":"sh","environmentVariables":{},"prependPath":[],"workingDirectory":"/"},"state":{"job":%q}}`+"\n", l.path("response"), job)
+	hook := exec.Command("bash", "-e", l.path("hook.sh"))
+	hook.Stdin = strings.NewReader(payload)
+	if err := hook.Start(); err != nil {
+		l.Fatal(err)
+	}
+	sleeping := func() string { _, out := l.sh(job, "pgrep -c -x sleep"); return out }
+	l.eventually("the step runs", func() bool { return sleeping() == "2" })
+	begin := time.Now()
+	_ = hook.Process.Signal(sig)
+	_ = hook.Wait()
+	l.eventually("the step is gone", func() bool { return sleeping() == "0" })
+	if d := time.Since(begin); d > 5*time.Second {
+		l.Errorf("it took %v to end the step", d)
+	}
+}
+
+// notifyWriter keeps what is written and tells when the first piece came.
+type notifyWriter struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	seen chan struct{}
+}
+
+func (w *notifyWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.buf.Len() == 0 {
+		close(w.seen)
+	}
+	return w.buf.Write(p)
+}
+
+func (w *notifyWriter) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
+// TestGuestKilled kills what holds a guest while a step runs: nothing is left.
+func TestGuestKilled(t *testing.T) {
+	t.Run("Nspawn", func(t *testing.T) {
+		l := newLab(t)
+		job := l.prepare()
+		out := &notifyWriter{seen: make(chan struct{})}
+		go func() {
+			<-out.seen
+			for _, pid := range l.children() {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}()
+		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, broker.Streams{Stdout: out, Stderr: io.Discard})
+		if err == nil || !strings.HasPrefix(err.Error(), "cannot go on with the step: the guest ended") {
+			t.Errorf("got %v", err)
+		}
+		l.cleanup(job)
+		l.noResidue()
+		l.cleanup(l.prepare())
+	})
+	t.Run("Broker", func(t *testing.T) {
+		l := newLab(t)
+		l.prepare()
+		nspawn := l.children()
+		if len(nspawn) != 1 {
+			t.Fatalf("the broker has children %v, want one", nspawn)
+		}
+		_ = l.broker.Process.Kill()
+		_ = l.broker.Wait()
+		l.eventually("nspawn is gone", func() bool { return syscall.Kill(nspawn[0], 0) != nil })
+		l.start()
+		l.noResidue()
+		job := l.prepare()
+		if status, _ := l.sh(job, "exit 4"); status != 4 {
+			t.Errorf("a step of the next broker gave %d, want 4", status)
+		}
+		l.cleanup(job)
+		l.noResidue()
+	})
+}

@@ -1,0 +1,258 @@
+// Package guests runs jobs natively: the real broker, the real hook, real
+// systemd-nspawn guests of the baked base tree.
+package guests
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"mkappliance/agent/broker"
+	"mkappliance/ci/miniworker"
+)
+
+// runnerID is the runner's user and group in these tests: nobody's otherwise.
+const runnerID = 4711
+
+// jobVariable has this program run the job on its standard input, as the
+// worker would, instead of tests: so that a job can run as another user.
+const jobVariable = "GUESTS_TEST_RUN_JOB"
+
+func TestMain(m *testing.M) {
+	if options := os.Getenv(jobVariable); options != "" {
+		if err := runJob(options); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runJob(options string) error {
+	var opt miniworker.Options
+	var job miniworker.Job
+	if err := errors.Join(json.Unmarshal([]byte(options), &opt), json.NewDecoder(os.Stdin).Decode(&job)); err != nil {
+		return err
+	}
+	w, err := miniworker.New(opt)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(w.RunJob(context.Background(), job))
+}
+
+// lab is a broker of our own with its directories.
+type lab struct {
+	*testing.T
+	dir    string
+	agent  string
+	broker *exec.Cmd
+	client *broker.Client
+	stderr *bytes.Buffer
+}
+
+// newLab starts a broker, or skips the test where there can be none.
+func newLab(t *testing.T) *lab {
+	t.Helper()
+	base := os.Getenv("MKAPPLIANCE_TEST_BASE")
+	if base == "" {
+		t.Skip("MKAPPLIANCE_TEST_BASE names no guest base tree: run it through 'make test'")
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("guests need root")
+	}
+	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
+		t.Skipf("guests need systemd-nspawn: %v", err)
+	}
+	// Not t.TempDir: the path of a unix socket has at most 107 bytes, and the
+	// runner has to get in.
+	dir, err := os.MkdirTemp("", "guests-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &broker.Client{Socket: filepath.Join(dir, "socket")}}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	build := exec.Command("go", "build", "-o", l.agent, "mkappliance/cmd/runner-agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755), os.Chown(l.path("work"), runnerID, runnerID),
+		os.Mkdir(l.path("externals"), 0o755),
+		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook --socket %s\n", l.agent, l.client.Socket), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	l.start()
+	t.Cleanup(l.stop)
+	return l
+}
+
+func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+// start starts the broker and waits until it answers.
+func (l *lab) start() {
+	l.Helper()
+	l.stderr = &bytes.Buffer{}
+	id := strconv.Itoa(runnerID)
+	l.broker = exec.Command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("none"),
+		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--work-root", l.path("work"),
+		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
+	l.broker.Stderr = l.stderr
+	if err := l.broker.Start(); err != nil {
+		l.Fatal(err)
+	}
+	l.eventually("the broker answers", func() bool { return l.client.Reset(l.Context()) == nil })
+}
+
+// stop ends the broker in order and shows what it said if the test failed.
+func (l *lab) stop() {
+	_ = l.broker.Process.Signal(syscall.SIGTERM)
+	_ = l.broker.Wait()
+	if l.Failed() {
+		l.Logf("the broker said:\n%s", l.stderr)
+	}
+}
+
+// eventually waits for something that is to happen within ten seconds.
+func (l *lab) eventually(what string, done func() bool) {
+	l.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			l.Fatalf("it never came about that %s", what)
+		}
+	}
+}
+
+// prepare starts a job's guest with the work root at /__w.
+func (l *lab) prepare() string {
+	l.Helper()
+	reply, err := l.client.Prepare(l.Context(), broker.PrepareRequest{Image: "debian:13", Mounts: []broker.Mount{
+		{Target: "/__w", Work: "."}, {Target: "/github/home", Work: "_temp/_github_home"}, {Target: "/__e", Externals: true}}})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return reply.Job
+}
+
+// sh runs a script in the guest and gives its status and output.
+func (l *lab) sh(job, script string) (status int, output string) {
+	l.Helper()
+	var out bytes.Buffer
+	status, err := l.client.Exec(l.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
+		broker.Streams{Stdout: &out, Stderr: &out})
+	if err != nil {
+		l.Fatalf("%v\n%s", err, out.String())
+	}
+	return status, strings.TrimSpace(out.String())
+}
+
+func (l *lab) cleanup(job string) {
+	l.Helper()
+	if err := l.client.Cleanup(l.Context(), job); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// noResidue: no process, mount, cgroup or directory of a guest is left.
+func (l *lab) noResidue() {
+	l.Helper()
+	if left, _ := os.ReadDir(l.path("jobs")); len(left) != 0 {
+		l.Errorf("left in the jobs directory: %v", left)
+	}
+	if groups := l.guestCgroups(); len(groups) != 0 {
+		l.Errorf("cgroups left: %q", groups)
+	}
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", l.broker.Process.Pid))
+	if err != nil {
+		l.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, l.path("jobs")) {
+			l.Errorf("mount left: %s", line)
+		}
+	}
+	if children := l.children(); len(children) != 0 {
+		l.Errorf("the broker has children left: %v", children)
+	}
+}
+
+// guestCgroups lists the cgroups of this broker's guests.
+func (l *lab) guestCgroups() []string {
+	var groups []string
+	sum := sha256.Sum256([]byte(l.path("jobs"))) // as the broker names its cgroup
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		found, _ := filepath.Glob(filepath.Join(mount, "guests-"+hex.EncodeToString(sum[:4]), "j-*"))
+		groups = append(groups, found...)
+	}
+	return groups
+}
+
+// children lists the broker's child processes: one nspawn a guest.
+func (l *lab) children() []int {
+	l.Helper()
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", l.broker.Process.Pid))
+	var pids []int
+	for _, task := range tasks {
+		data, _ := os.ReadFile(task)
+		for field := range strings.FieldsSeq(string(data)) {
+			pid, err := strconv.Atoi(field)
+			if err != nil {
+				l.Fatal(err)
+			}
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// job runs a whole job as the runner's user would.
+func (l *lab) job(job miniworker.Job) miniworker.JobResult {
+	l.Helper()
+	options, err := json.Marshal(map[string]any{"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"), "Job": job.Name})
+	if err != nil {
+		l.Fatal(err)
+	}
+	input, err := json.Marshal(job)
+	if err != nil {
+		l.Fatal(err)
+	}
+	// The test binary lies where only root may look.
+	worker := l.path("worker")
+	self, err := os.Executable()
+	if err != nil {
+		l.Fatal(err)
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		l.Fatal(err)
+	}
+	if err := os.WriteFile(worker, data, 0o755); err != nil {
+		l.Fatal(err)
+	}
+	cmd := exec.CommandContext(l.Context(), worker)
+	cmd.Env = []string{jobVariable + "=" + string(options), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: runnerID, Gid: runnerID}}
+	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
+	out, err := cmd.Output()
+	if err != nil {
+		l.Fatal(err)
+	}
+	var result miniworker.JobResult
+	if err := json.Unmarshal(out, &result); err != nil {
+		l.Fatal(err)
+	}
+	return result
+}
