@@ -470,7 +470,8 @@ func isAlpine(tree string) bool {
 	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
 		if data, err := root.ReadFile(name); err == nil {
 			for line := range strings.Lines(string(data)) {
-				if strings.Trim(strings.TrimSpace(line), `"'`) == "ID=alpine" || strings.TrimSpace(line) == `ID="alpine"` {
+				id, ok := strings.CutPrefix(strings.TrimSpace(line), "ID=")
+				if ok && strings.Trim(id, `"'`) == "alpine" {
 					return true
 				}
 			}
