@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -93,18 +92,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	var stderr strings.Builder
 	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
 	// A machine does not outlive the program that wanted it.
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The death signal goes with the thread that starts QEMU.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := m.cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		err = m.cmd.Wait()
+	err = command.StartChild(m.cmd, func(err error) {
 		switch {
 		case ctx.Err() != nil:
 			m.err = fmt.Errorf("cannot run machine: %w", context.Cause(ctx))
@@ -112,8 +100,8 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 			m.err = fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(stderr.String()))
 		}
 		close(m.done)
-	}()
-	if err := <-started; err != nil {
+	})
+	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
 	return m, nil

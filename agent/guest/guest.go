@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"mkappliance/command"
 )
 
 // Bind is a directory of the host to show in a guest.
@@ -241,25 +242,14 @@ func (g *Guest) spawn() error {
 		// No memory-backed /tmp of a tenth of the RAM: builds need more.
 		"SYSTEMD_NSPAWN_TMPFS_TMP=0"}
 	cmd.Stdout, cmd.Stderr = g.output, g.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	// A broker that is killed takes its guests along.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, UseCgroupFD: true, CgroupFD: int(dir.Fd())}
-	started := make(chan error)
-	go func() {
-		// The death signal is sent when the thread ends that started nspawn,
-		// so that thread has to wait for it.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait()
-			// A killed nspawn leaves the guest's processes running, and steps
-			// waiting for them.
-			_ = os.WriteFile(filepath.Join(g.cgroup, "cgroup.kill"), []byte("1"), 0)
-			close(g.exited)
-		}
-	}()
-	return <-started
+	return command.StartChild(cmd, func(error) {
+		// A killed nspawn leaves the guest's processes running, and steps
+		// waiting for them.
+		_ = os.WriteFile(filepath.Join(g.cgroup, "cgroup.kill"), []byte("1"), 0)
+		close(g.exited)
+	})
 }
 
 // waitReady waits until the agent in the guest answers.
