@@ -23,8 +23,9 @@ func newRunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run [--cwd DIR] [--env NAME=VALUE]... -- COMMAND [ARGUMENT]...",
 		Short: "Run one command in a fresh guest",
-		Long: `Run one command in a fresh guest of the base tree, without a terminal and without
-any directory of the host, and remove the guest when it ends. SIGINT and
+		Long: `Run one command in a fresh guest of the base tree, without a terminal and with no
+directory of the host but those of RUNNER_NSPAWN_BIND, and remove the guest when
+it ends. SIGINT and
 SIGTERM go to the command.
 
 Exit status:
