@@ -85,7 +85,9 @@ func newWorker(t *testing.T, onLine func(string)) *miniworker.Worker {
 func TestRunner(t *testing.T) {
 	w := newWorker(t, nil)
 	early := w.RunScriptArgs(t.Context(), "early", "bash", "-e x", nil)
-	if early.Exit != hook.StatusNotStarted || !strings.HasPrefix(early.Output[0]+early.Output[1], "::error::cannot run step") {
+	// The error comes on both streams, in any order.
+	told := slices.ContainsFunc(early.Output, func(line string) bool { return strings.HasPrefix(line, "::error::cannot run step") })
+	if early.Exit != hook.StatusNotStarted || !told {
 		t.Errorf("before prepare_job: %s", early)
 	}
 	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "base", Env: map[string]string{"A": "b"}, Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"}}, nil)
