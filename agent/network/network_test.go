@@ -1,0 +1,534 @@
+package network_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"mkappliance/agent/network"
+)
+
+func TestReachable(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	g, sibling := newGuest(t, n), newGuest(t, n)
+	for _, test := range []struct{ summary, to, seen string }{
+		{"the internet, by NAT", public + ":80", uplink},
+		{"a resolver", resolver + ":53", uplink},
+		{"a private range that is allowed", mirror + ":80", uplink},
+		{"another guest of the network", sibling.addr.String() + ":80", g.addr.String()},
+		{"itself", "127.0.0.1:80", "127.0.0.1"},
+	} {
+		for _, protocol := range []string{"tcp", "udp"} {
+			t.Run(test.summary+" "+protocol, func(t *testing.T) {
+				seen, err := ask(t, g.pid, protocol, test.to)
+				if err != nil || seen != test.seen {
+					t.Errorf("%s answered %q, %v; want %q", test.to, seen, err, test.seen)
+				}
+			})
+		}
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	g := newGuest(t, n)
+	second := newNetwork(t, w.host)
+	targets := map[string]string{
+		"a guest of another network": newGuest(t, second).addr.String() + ":80",
+		"a resolver's other ports":   resolver + ":80",
+	}
+	serveTCP(t, "0.0.0.0:80") // on every address of the machine
+	serveUDP(t, "0.0.0.0:80")
+	for _, a := range []string{uplink, extra, ownAllowed, "172.29.0.1", "172.29.1.1"} {
+		targets["the machine, "+a] = a + ":80"
+	}
+	for _, protocol := range []string{"tcp", "udp"} {
+		port, err := n.Publish(network.Port{Container: 80, Protocol: protocol}, g.addr)
+		must(t, err)
+		targets["a published port at the bridge, "+protocol] = join("172.29.0.1", port)
+		targets["a published port at the uplink, "+protocol] = join(uplink, port)
+	}
+	for _, a := range forbidden {
+		targets[a] = a + ":80"
+	}
+	for summary, to := range targets {
+		for _, protocol := range []string{"tcp", "udp"} {
+			t.Run(summary+" "+protocol, func(t *testing.T) {
+				answer, err := ask(t, g.pid, protocol, to)
+				// Refused at once, rather than lost.
+				if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EHOSTUNREACH) {
+					t.Errorf("%s answered %q, %v", to, answer, err)
+				}
+			})
+		}
+	}
+}
+
+// TestNotRouted asks from outside for what is inside.
+func TestNotRouted(t *testing.T) {
+	w := newWorld(t)
+	g := newGuest(t, newNetwork(t, w.host))
+	if answer, err := ask(t, w.internet, "tcp", g.addr.String()+":80"); err == nil {
+		t.Errorf("the guest answered %q to the internet", answer)
+	}
+	if answer, err := ask(t, w.internet, "tcp", uplink+":80"); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("nobody listens, but %q, %v was the answer: rules have an effect on others", answer, err)
+	}
+	if answer, err := ask(t, 0, "tcp", g.addr.String()+":80"); err != nil || answer != "172.29.0.1" {
+		t.Errorf("the guest answered %q, %v to the machine", answer, err)
+	}
+	other := newHost("rh", "172.30.0.0/16")
+	must(t, other.Setup(t.Context()))
+	defer other.Close()
+	for _, to := range []string{g.addr.String(), "172.29.0.1"} {
+		foreign := newGuest(t, newNetwork(t, other))
+		if answer, err := ask(t, foreign.pid, "tcp", to+":80"); err == nil {
+			t.Errorf("%s answered %q to a guest of another broker", to, answer)
+		}
+	}
+}
+
+func TestSpoofing(t *testing.T) {
+	w := newWorld(t)
+	g := newGuest(t, newNetwork(t, w.host))
+	newGuest(t, newNetwork(t, w.host)) // has the second subnet
+	var sink net.PacketConn
+	within(t, w.internet, func() {
+		var err error
+		sink, err = net.ListenPacket("udp4", public+":9")
+		must(t, err)
+	})
+	defer sink.Close()
+	within(t, g.pid, func() {
+		eth0, err := netlink.LinkByName("eth0")
+		must(t, err)
+		configure(t, eth0, "172.29.0.99/24", "9.9.9.9/32", "172.31.0.1/32", "172.29.1.200/32")
+	})
+	for _, test := range []struct {
+		from string
+		ok   bool
+	}{
+		{g.addr.String(), true},
+		{"172.29.0.99", true}, // its own network's: only its own job is fooled
+		{"9.9.9.9", false},
+		{"172.31.0.1", false},
+		{"172.29.1.200", false}, // that of another network, in our subnet
+	} {
+		within(t, g.pid, func() {
+			conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(test.from)}, &net.UDPAddr{IP: net.ParseIP(public), Port: 9})
+			must(t, err)
+			defer conn.Close()
+			_, err = io.WriteString(conn, test.from)
+			must(t, err)
+		})
+		buf := make([]byte, 100)
+		_ = sink.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if n, from, err := sink.ReadFrom(buf); (err == nil) != test.ok {
+			t.Errorf("from %s: the internet got %q from %v, %v", test.from, buf[:n], from, err)
+		}
+	}
+}
+
+// TestBridgeNetfilter has bridged packets pass through the rules, as they do
+// with Docker on the machine, or not.
+func TestBridgeNetfilter(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	a, b := newGuest(t, n), newGuest(t, n)
+	for _, setting := range []string{"0", "1"} {
+		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(setting), 0)
+		if errors.Is(err, os.ErrNotExist) {
+			t.Skip("needs the kernel module br_netfilter")
+		}
+		must(t, err)
+		seen, err := ask(t, a.pid, "tcp", b.addr.String()+":80")
+		if err != nil || seen != a.addr.String() {
+			t.Errorf("with bridge-nf-call-iptables=%s: got %q, %v; want %s", setting, seen, err, a.addr)
+		}
+	}
+}
+
+func TestGuestLink(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	g := newGuest(t, n)
+	var got []string
+	within(t, g.pid, func() {
+		addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+		must(t, err)
+		for _, a := range addrs {
+			got = append(got, a.IPNet.String()+" "+a.Label)
+		}
+	})
+	slices.Sort(got)
+	if want := []string{"127.0.0.1/8 lo", "172.29.0.2/24 eth0", "::1/128 "}; !slices.Equal(got, want) {
+		t.Errorf("the guest has addresses %q, want %q", got, want)
+	}
+	for _, name := range []string{n.ID(), n.ID() + "-2"} {
+		link, err := netlink.LinkByName(name)
+		must(t, err)
+		addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+		must(t, err)
+		if len(addrs) > 0 {
+			t.Errorf("%s has IPv6 addresses %v", name, addrs)
+		}
+	}
+}
+
+func TestJoinErrors(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	a, err := n.Reserve()
+	must(t, err)
+	full := newProcess(t, unix.CLONE_NEWNET)
+	must(t, n.Join(full, a))
+	b, err := n.Reserve()
+	must(t, err)
+	gone := exec.Command("true")
+	must(t, gone.Run())
+	for _, test := range []struct {
+		summary string
+		pid     int
+		addr    string
+		err     string
+	}{{
+		summary: "address of nobody",
+		pid:     full, addr: "172.29.0.77",
+		err: "cannot join guest 172.29.0.77 to network rg-0: the address is not reserved",
+	}, {
+		summary: "a process in this namespace",
+		pid:     os.Getpid(), addr: b.String(),
+		err: "cannot join guest 172.29.0.3 to network rg-0: process PID is in the network namespace of the machine",
+	}, {
+		summary: "a guest that has eth0",
+		pid:     full, addr: b.String(),
+		err: "cannot join guest 172.29.0.3 to network rg-0: cannot make link: file exists",
+	}, {
+		summary: "a process that is gone",
+		pid:     gone.Process.Pid, addr: b.String(),
+		err: "cannot join guest 172.29.0.3 to network rg-0: cannot open network namespace: no such file or directory",
+	}} {
+		t.Run(test.summary, func(t *testing.T) {
+			err := n.Join(test.pid, netip.MustParseAddr(test.addr))
+			want := strings.ReplaceAll(test.err, "PID", strconv.Itoa(os.Getpid()))
+			if err == nil || err.Error() != want {
+				t.Errorf("got error %v, want %s", err, want)
+			}
+		})
+	}
+	if links := ownLinks(t, "rg-"); !slices.Equal(links, []string{"rg-0", "rg-0-2"}) {
+		t.Errorf("links are left: %q", links)
+	}
+}
+
+func TestReserve(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	seen := map[netip.Addr]bool{}
+	for range 253 {
+		a, err := n.Reserve()
+		must(t, err)
+		seen[a] = true
+	}
+	if len(seen) != 253 || seen[netip.MustParseAddr("172.29.0.1")] || seen[netip.MustParseAddr("172.29.0.255")] {
+		t.Errorf("got %d addresses", len(seen))
+	}
+	_, err := n.Reserve()
+	if want := "cannot reserve address in network rg-0: all 253 are in use"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	free := netip.MustParseAddr("172.29.0.200")
+	must(t, n.Leave(free))
+	if a, err := n.Reserve(); err != nil || a != free {
+		t.Errorf("got %s, %v; want the one given back", a, err)
+	}
+}
+
+// TestLeave ends a guest and has another take its place.
+func TestLeave(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	sibling, g := newGuest(t, n), newGuest(t, n)
+	if _, err := ask(t, sibling.pid, "tcp", g.addr.String()+":80"); err != nil {
+		t.Fatal(err)
+	}
+	port, err := n.Publish(network.Port{Container: 80, Protocol: "tcp"}, g.addr)
+	must(t, err)
+	must(t, n.Leave(g.addr))
+	if _, err := ask(t, 0, "tcp", join("127.0.0.1", port)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the published port is still there: %v", err)
+	}
+	for range 252 { // round the whole network
+		a, err := n.Reserve()
+		must(t, err)
+		if a == g.addr {
+			pid := newProcess(t, unix.CLONE_NEWNET)
+			must(t, n.Join(pid, a))
+			within(t, pid, func() { serveTCP(t, ":81") })
+			break
+		}
+	}
+	if _, err := ask(t, sibling.pid, "tcp", g.addr.String()+":81"); err != nil {
+		t.Errorf("the next guest of that address: %v", err)
+	}
+}
+
+func TestPublish(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	for _, protocol := range []string{"tcp", "udp"} {
+		t.Run(protocol, func(t *testing.T) {
+			g := newGuest(t, n)
+			port, err := n.Publish(network.Port{Container: 80, Protocol: protocol}, g.addr)
+			must(t, err)
+			if port == 0 {
+				t.Fatal("got no port")
+			}
+			for range 3 {
+				if seen, err := ask(t, 0, protocol, join("127.0.0.1", port)); err != nil || seen != "172.29.0.1" {
+					t.Errorf("the guest answered %q, %v", seen, err)
+				}
+			}
+			if _, err := ask(t, w.internet, protocol, join(uplink, port)); !errors.Is(err, unix.ECONNREFUSED) {
+				t.Errorf("from outside: %v", err)
+			}
+			_, err = n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
+			want := "cannot publish port 80/" + protocol + ": port " + strconv.Itoa(port) + " of this machine is in use; choose another, or leave it out to get a free one"
+			if err == nil || err.Error() != want {
+				t.Errorf("got error %v, want %s", err, want)
+			}
+			must(t, n.Leave(g.addr)) // ends the relay
+			_, err = n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
+			if err == nil || !strings.HasSuffix(err.Error(), "is not reserved in network rg-0") {
+				t.Errorf("got error %v", err)
+			}
+			g = newGuest(t, n)
+			got, err := n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
+			if err != nil || got != port {
+				t.Errorf("got port %d, %v; want %d", got, err, port)
+			}
+		})
+	}
+	g := newGuest(t, n)
+	_, err := n.Publish(network.Port{Container: 80, Protocol: "sctp"}, g.addr)
+	if want := "cannot publish port 80/sctp: the protocol is neither tcp nor udp"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	port, err := n.Publish(network.Port{Container: 99, Protocol: "tcp"}, g.addr)
+	must(t, err)
+	if _, err := ask(t, 0, "tcp", join("127.0.0.1", port)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("nobody listens in the guest, but the client got %v", err)
+	}
+}
+
+func TestNetworks(t *testing.T) {
+	w := newWorld(t)
+	var networks []*network.Network
+	for range 16 {
+		networks = append(networks, newNetwork(t, w.host))
+	}
+	_, err := w.host.NewNetwork()
+	if want := "cannot make network: all 16 are in use"; err == nil || err.Error() != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+	for _, n := range networks {
+		g := newGuest(t, n)
+		if seen, err := ask(t, g.pid, "tcp", public+":80"); err != nil || seen != uplink {
+			t.Errorf("guest of %s: got %q, %v", n.ID(), seen, err)
+		}
+	}
+	must(t, networks[3].Close())
+	must(t, networks[3].Close())
+	if _, err := networks[3].Reserve(); err == nil {
+		t.Error("a closed network gives addresses")
+	}
+	if n := newNetwork(t, w.host); n.ID() != networks[3].ID() {
+		t.Errorf("got network %s, want %s again", n.ID(), networks[3].ID())
+	}
+}
+
+func TestClose(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	g := newGuest(t, n)
+	tcp, err := n.Publish(network.Port{Container: 80, Protocol: "tcp"}, g.addr)
+	must(t, err)
+	udp, err := n.Publish(network.Port{Container: 80, Protocol: "udp"}, g.addr)
+	must(t, err)
+	conn, err := net.Dial("tcp4", join("127.0.0.1", tcp))
+	must(t, err)
+	defer conn.Close()
+	_, err = ask(t, 0, "udp", join("127.0.0.1", udp))
+	must(t, err)
+	must(t, w.host.Close())
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a connection is left")
+	}
+	for protocol, port := range map[string]int{"tcp": tcp, "udp": udp} {
+		if _, err := ask(t, 0, protocol, join("127.0.0.1", port)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a listener is left: %v", err)
+		}
+	}
+	if links := ownLinks(t, "rg-"); len(links) > 0 {
+		t.Errorf("links are left: %q", links)
+	}
+	if rules := ruleset(t); rules != "" {
+		t.Errorf("rules are left: %s", rules)
+	}
+	within(t, g.pid, func() {
+		if links := ownLinks(t, "eth0"); len(links) > 0 {
+			t.Errorf("the guest still has %q", links)
+		}
+	})
+}
+
+// TestCrash leaves everything as a killed broker does.
+func TestCrash(t *testing.T) {
+	w := newWorld(t)
+	first := newHost("rg", "172.29.0.0/16")
+	n := newNetwork(t, first)
+	newGuest(t, n)
+	neighbour := newHost("rg2", "172.30.0.0/16")
+	must(t, neighbour.Setup(t.Context()))
+	defer neighbour.Close()
+	newNetwork(t, neighbour)
+	must(t, w.host.Setup(t.Context()))
+	if links := ownLinks(t, "rg"); !slices.Equal(links, []string{"rg2-0"}) {
+		t.Errorf("got links %q, want only that of another prefix", links)
+	}
+	before := ruleset(t)
+	must(t, w.host.Setup(t.Context()))
+	if after := ruleset(t); after != before {
+		t.Errorf("the rules changed from %s to %s", before, after)
+	}
+	g := newGuest(t, newNetwork(t, w.host))
+	if seen, err := ask(t, g.pid, "tcp", public+":80"); err != nil || seen != uplink {
+		t.Errorf("got %q, %v", seen, err)
+	}
+}
+
+func TestSetupErrors(t *testing.T) {
+	w := newWorld(t)
+	up0, err := netlink.LinkByName("up0")
+	must(t, err)
+	configure(t, up0, "172.20.3.4/24")
+	_, vpn, _ := net.ParseCIDR("172.22.0.0/15")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: up0.Attrs().Index, Dst: vpn, Table: 51}))
+	_, half, _ := net.ParseCIDR("128.0.0.0/1")
+	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: up0.Attrs().Index, Dst: half}))
+	newNetwork(t, w.host)
+	for _, test := range []struct {
+		summary string
+		change  func(*network.Host)
+		err     string
+	}{{
+		summary: "the prefix",
+		change:  func(h *network.Host) { h.Prefix = "Runner-1" },
+		err:     `cannot name links of guests: prefix "Runner-1" is not up to eight lower-case letters and digits with a letter first`,
+	}, {
+		summary: "a small subnet",
+		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.31.0.0/24") },
+		err:     "cannot use subnet 172.31.0.0/24 for guests: it is not IPv4 or smaller than a /20",
+	}, {
+		summary: "an IPv6 subnet",
+		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("fd00::/16") },
+		err:     "cannot use subnet fd00::/16 for guests: it is not IPv4 or smaller than a /20",
+	}, {
+		summary: "an IPv6 resolver",
+		change:  func(h *network.Host) { h.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
+		err:     "cannot let guests ask name server fd00::53: they have IPv4 only",
+	}, {
+		summary: "an IPv6 range",
+		change:  func(h *network.Host) { h.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },
+		err:     "cannot let guests reach fd00::/8: they have IPv4 only",
+	}, {
+		summary: "an address",
+		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.20.0.0/16") },
+		err:     "cannot use subnet 172.20.0.0/16 for guests: it overlaps the address 172.20.3.4/24 of up0; choose another",
+	}, {
+		summary: "a route of another table",
+		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.23.0.0/16") },
+		err:     "cannot use subnet 172.23.0.0/16 for guests: it overlaps the route to 172.22.0.0/15 through up0; choose another",
+	}, {
+		summary: "another broker",
+		change:  func(h *network.Host) { h.Prefix = "other" },
+		err:     "cannot use subnet 172.29.0.0/16 for guests: it overlaps the address 172.29.0.1/24 of rg-0; choose another",
+	}} {
+		t.Run(test.summary, func(t *testing.T) {
+			before := ruleset(t)
+			h := newHost("rg", "172.29.0.0/16")
+			test.change(h)
+			errs := strings.Split(errorText(h.Setup(t.Context())), "\n")
+			if errs[0] != test.err {
+				t.Errorf("got error %q, want %q", errs[0], test.err)
+			}
+			if ruleset(t) != before || len(ownLinks(t, "rg-")) != 1 {
+				t.Error("something changed")
+			}
+		})
+	}
+}
+
+func BenchmarkNetwork(b *testing.B) {
+	w := newWorld(b)
+	var making, joining, closing time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		pid := newProcess(b, unix.CLONE_NEWNET|unix.CLONE_NEWUSER)
+		b.StartTimer()
+		start := time.Now()
+		n := newNetwork(b, w.host)
+		made := time.Now()
+		a, err := n.Reserve()
+		must(b, err)
+		must(b, n.Join(pid, a))
+		joined := time.Now()
+		must(b, n.Close())
+		making, joining, closing = making+made.Sub(start), joining+joined.Sub(made), closing+time.Since(joined)
+	}
+	for name, total := range map[string]time.Duration{"make": making, "join": joining, "close": closing} {
+		b.ReportMetric(float64(total.Microseconds())/1000/float64(b.N), name+"-ms")
+	}
+}
+
+func ownLinks(t testing.TB, prefix string) []string {
+	t.Helper()
+	links, err := netlink.LinkList()
+	must(t, err)
+	var names []string
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, prefix) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func ruleset(t testing.TB) string {
+	t.Helper()
+	out, err := exec.Command("nft", "list", "ruleset").Output()
+	must(t, err)
+	return string(out)
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
