@@ -23,9 +23,12 @@ func TestReachable(t *testing.T) {
 	w := newWorld(t)
 	n := newNetwork(t, w.host)
 	g, sibling := newGuest(t, n), newGuest(t, n)
+	serveTCP(t, extra+":53")
+	serveUDP(t, extra+":53")
 	for _, test := range []struct{ summary, to, seen string }{
 		{"the internet, by NAT", public + ":80", uplink},
 		{"a resolver", resolver + ":53", uplink},
+		{"a resolver on the machine", extra + ":53", g.addr.String()},
 		{"a private range that is allowed", mirror + ":80", uplink},
 		{"another guest of the network", sibling.addr.String() + ":80", g.addr.String()},
 		{"itself", "127.0.0.1:80", "127.0.0.1"},
@@ -64,12 +67,13 @@ func TestUnreachable(t *testing.T) {
 	for _, a := range forbidden {
 		targets[a] = a + ":80"
 	}
+	// Refused at once, rather than lost: what a reset and ICMP's "prohibited" give.
+	refused := map[string]error{"tcp": unix.ECONNREFUSED, "udp": unix.EHOSTUNREACH}
 	for summary, to := range targets {
-		for _, protocol := range []string{"tcp", "udp"} {
+		for protocol, want := range refused {
 			t.Run(summary+" "+protocol, func(t *testing.T) {
 				answer, err := ask(t, g.pid, protocol, to)
-				// Refused at once, rather than lost.
-				if !errors.Is(err, unix.ECONNREFUSED) && !errors.Is(err, unix.EHOSTUNREACH) {
+				if !errors.Is(err, want) {
 					t.Errorf("%s answered %q, %v", to, answer, err)
 				}
 			})
@@ -140,6 +144,79 @@ func TestSpoofing(t *testing.T) {
 			t.Errorf("from %s: the internet got %q from %v, %v", test.from, buf[:n], from, err)
 		}
 	}
+}
+
+// TestIPv6 undoes what keeps IPv6 off the bridge: the rules drop it still.
+func TestIPv6(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	g := newGuest(t, n)
+	for file, value := range map[string]string{"all/forwarding": "1", "up0/accept_dad": "0", n.ID() + "/disable_ipv6": "0", n.ID() + "/accept_dad": "0"} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+file, []byte(value), 0)
+		if errors.Is(err, os.ErrNotExist) {
+			t.Skip("needs IPv6")
+		}
+		must(t, err)
+	}
+	addIPv6(t, "up0", "fd01::2/64")
+	addIPv6(t, n.ID(), "fd02::1/64")
+	within(t, w.internet, func() {
+		addIPv6(t, "down0", "fd01::1/64")
+		must(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fd01::2")}))
+	})
+	within(t, g.pid, func() {
+		addIPv6(t, "eth0", "fd02::2/64")
+		must(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fd02::1")}))
+	})
+	listen := func() (l net.Listener) {
+		l, err := net.Listen("tcp6", "[::]:81")
+		must(t, err)
+		t.Cleanup(func() { _ = l.Close() })
+		return l
+	}
+	var outside net.Listener
+	within(t, w.internet, func() { outside = listen() })
+	listeners := map[string]net.Listener{"[fd01::1]:81": outside, "[fd02::1]:81": listen()}
+	reach := func(to string) (err error) {
+		within(t, g.pid, func() {
+			var conn net.Conn
+			if conn, err = net.DialTimeout("tcp6", to, time.Second); err == nil {
+				_ = conn.Close()
+			}
+		})
+		return err
+	}
+	// Only the rules are in the way.
+	rules := ruleset(t)
+	must(t, exec.Command("nft", "flush", "ruleset").Run())
+	for to := range listeners {
+		var err error
+		for range 5 { // until all addresses are in use
+			if err = reach(to); err == nil {
+				break
+			}
+		}
+		must(t, err)
+	}
+	load := exec.Command("nft", "-f", "-")
+	load.Stdin = strings.NewReader(rules)
+	must(t, load.Run())
+	for to := range listeners {
+		if err := reach(to); err == nil {
+			t.Errorf("the guest reached %s", to)
+		}
+	}
+}
+
+// addIPv6 adds an address that can be used at once.
+func addIPv6(t *testing.T, name, address string) {
+	t.Helper()
+	link, err := netlink.LinkByName(name)
+	must(t, err)
+	a, err := netlink.ParseAddr(address)
+	must(t, err)
+	a.Flags = unix.IFA_F_NODAD
+	must(t, netlink.AddrAdd(link, a))
 }
 
 // TestBridgeNetfilter has bridged packets pass through the rules, as they do
@@ -254,6 +331,34 @@ func TestReserve(t *testing.T) {
 	must(t, n.Leave(free))
 	if a, err := n.Reserve(); err != nil || a != free {
 		t.Errorf("got %s, %v; want the one given back", a, err)
+	}
+}
+
+// TestJoinAtOnce starts the guests of a job as the broker does.
+func TestJoinAtOnce(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.host)
+	var pids []int
+	for range 8 {
+		pids = append(pids, newProcess(t, unix.CLONE_NEWNET))
+	}
+	joined := make(chan error)
+	for _, pid := range pids {
+		go func() {
+			a, err := n.Reserve()
+			if err == nil {
+				err = n.Join(pid, a)
+			}
+			joined <- err
+		}()
+	}
+	for range pids {
+		must(t, <-joined)
+	}
+	for _, pid := range pids {
+		if seen, err := ask(t, pid, "tcp", public+":80"); err != nil || seen != uplink {
+			t.Errorf("got %q, %v", seen, err)
+		}
 	}
 }
 

@@ -65,7 +65,7 @@ func needNamespace(t testing.TB) {
 const (
 	public     = "203.0.113.1"   // TEST-NET-3, stands for a host on the internet
 	uplink     = "198.51.100.2"  // TEST-NET-2, the machine's address
-	extra      = "10.44.0.1"     // another one
+	extra      = "10.44.0.1"     // another one, on which it is a name server
 	resolver   = "10.9.9.53"     // a name server on the LAN
 	mirror     = "192.168.88.1"  // a host on the LAN that guests may reach
 	ownAllowed = "192.168.88.77" // the machine's address there
@@ -119,9 +119,10 @@ func newWorld(t testing.TB) *world {
 func newHost(prefix, subnet string) *network.Host {
 	return &network.Host{
 		Subnet: netip.MustParsePrefix(subnet), Prefix: prefix,
-		Resolvers: []netip.Addr{netip.MustParseAddr(resolver)},
-		Allow:     []netip.Prefix{netip.MustParsePrefix("192.168.88.5/24")},
-		Commands:  command.Host{}, Log: slog.New(slog.DiscardHandler),
+		Resolvers: []netip.Addr{netip.MustParseAddr(resolver), netip.MustParseAddr(extra)},
+		// The second is of no use: other networks stay closed.
+		Allow:    []netip.Prefix{netip.MustParsePrefix("192.168.88.5/24"), netip.MustParsePrefix("172.28.0.0/15")},
+		Commands: command.Host{}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
