@@ -23,26 +23,32 @@ type Streams struct {
 	Signals        <-chan os.Signal // forwarded to the process group; may be nil
 }
 
-// Prepare starts the guest of a job.
-func (c *Client) Prepare(ctx context.Context, r PrepareRequest) (*PrepareReply, error) {
+// Prepare starts the guests of a job. What takes long is told, line by line,
+// to progress.
+func (c *Client) Prepare(ctx context.Context, r PrepareRequest, progress io.Writer) (*PrepareReply, error) {
 	var reply PrepareReply
-	return &reply, c.call(ctx, envelope{Prepare: &r}, &reply)
+	return &reply, c.call(ctx, envelope{Prepare: &r}, &reply, progress)
 }
 
-// Cleanup ends the guest of a job. A job that is not known is fine.
+// Cleanup ends the guests of a job. A job that is not known is fine.
 func (c *Client) Cleanup(ctx context.Context, job string) error {
-	return c.call(ctx, envelope{Cleanup: &CleanupRequest{Job: job}}, nil)
+	return c.call(ctx, envelope{Cleanup: &CleanupRequest{Job: job}}, nil, nil)
 }
 
 // Reset ends every guest.
 func (c *Client) Reset(ctx context.Context) error {
-	return c.call(ctx, envelope{Reset: &struct{}{}}, nil)
+	return c.call(ctx, envelope{Reset: &struct{}{}}, nil, nil)
 }
 
 // Exec runs a process in the guest of a job and gives its exit status, 128 plus
 // the signal's number if one ended it.
 func (c *Client) Exec(ctx context.Context, r ExecRequest, s Streams) (int, error) {
 	return c.stream(ctx, envelope{Exec: &r}, s)
+}
+
+// Container runs a container to its end and gives the status of its process.
+func (c *Client) Container(ctx context.Context, r ContainerRequest, s Streams) (int, error) {
+	return c.stream(ctx, envelope{Container: &r}, s)
 }
 
 // Run runs a command in a fresh guest.
@@ -67,13 +73,18 @@ func (c *Client) open(ctx context.Context, e envelope) (*wire.Conn, func(), erro
 	return w, done, nil
 }
 
-func (c *Client) call(ctx context.Context, e envelope, reply any) error {
+func (c *Client) call(ctx context.Context, e envelope, reply any, progress io.Writer) error {
 	conn, done, err := c.open(ctx, e)
 	if err != nil {
 		return err
 	}
 	defer done()
 	kind, payload, err := conn.Receive()
+	for ; err == nil && kind == wire.Stdout && progress != nil; kind, payload, err = conn.Receive() {
+		if _, err := progress.Write(payload); err != nil {
+			return fmt.Errorf("cannot pass output on: %w", err)
+		}
+	}
 	switch {
 	case err != nil:
 		return brokenOff(ctx, err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"mkappliance/agent/guest"
+	"mkappliance/agent/images"
+	"mkappliance/agent/options"
 )
 
 func TestEnvironment(t *testing.T) {
@@ -18,7 +20,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestVolume(t *testing.T) {
+func TestAllowed(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "cache/npm"), 0o755); err != nil {
 		t.Fatal(err)
@@ -28,7 +30,7 @@ func TestVolume(t *testing.T) {
 	}
 	s := &Server{settings: Settings{RunnerUID: os.Getuid(), RunnerGID: os.Getgid(), BindRO: []HostBind{{Source: filepath.Join(dir, "cache")}}}}
 	for source, ok := range map[string]bool{"cache/npm": true, "cache": true, "cache/link": false, "cache/../other": false, "cached": false, "": false} {
-		bind, err := s.volume(guest.Bind{Target: "/x"}, filepath.Join(dir, source))
+		bind, err := s.allowed(guest.Bind{Target: "/x"}, filepath.Join(dir, source), 0)
 		if (err == nil) != ok {
 			t.Errorf("%q: got %v, want success %v", source, err, ok)
 		}
@@ -39,17 +41,55 @@ func TestVolume(t *testing.T) {
 	}
 }
 
-func TestIsAlpine(t *testing.T) {
-	for content, want := range map[string]bool{"ID=alpine\n": true, "NAME=x\nID=\"alpine\"\n": true, "ID='alpine'": true, "ID=debian\n": false, "ID_LIKE=alpine\n": false, "": false} {
-		dir := t.TempDir()
-		if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil {
-			t.Fatal(err)
+func TestHidden(t *testing.T) {
+	for work, want := range map[string][]string{
+		".": {"_temp/_runner_hook_responses", "_update"}, "_temp": {"_runner_hook_responses"}, "_temp/_github_home": nil, "repo": nil, "_temporary": nil,
+	} {
+		if got := hiddenBeneath(work); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", work, got, want)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "etc/os-release"), []byte(content), 0o644); err != nil {
-			t.Fatal(err)
+	}
+	for work, ok := range map[string]bool{".": true, "_temp": true, "_updates": true, "_update": false, "_temp/x/../_runner_hook_responses": false, "_update/a": false} {
+		if err := checkHidden(work); (err == nil) != ok {
+			t.Errorf("%s: got %v, want allowed %v", work, err, ok)
 		}
-		if got := isAlpine(dir); got != want {
-			t.Errorf("%q: got %v, want %v", content, got, want)
+	}
+}
+
+func TestNames(t *testing.T) {
+	n := newNames()
+	for i, test := range []struct {
+		c    Container
+		want []string
+	}{
+		{Container{Image: "postgres:16"}, []string{"postgres"}},
+		{Container{Image: "registry.example/x/postgres@sha256:0"}, []string{"postgres-2"}},
+		{Container{Image: "redis", Options: options.Options{Aliases: []string{"cache", "store"}, Hostname: "cache-1"}}, []string{"cache", "store", "cache-1", "redis"}},
+		{Container{Image: "redis", Options: options.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
+	} {
+		if got := n.of(test.c); !slices.Equal(got, test.want) {
+			t.Errorf("%d: got %q, want %q", i, got, test.want)
+		}
+	}
+}
+
+func TestArgv(t *testing.T) {
+	empty, own := "", "/own"
+	config := images.Config{Entrypoint: []string{"/entry", "-e"}, Cmd: []string{"cmd"}}
+	for i, test := range []struct {
+		c    Container
+		want []string
+	}{
+		{Container{}, []string{"/entry", "-e", "cmd"}},
+		{Container{Args: []string{"a", "b"}}, []string{"/entry", "-e", "a", "b"}},
+		{Container{Entrypoint: []string{"/x"}}, []string{"/x"}},
+		{Container{Entrypoint: []string{"/x"}, Args: []string{"a"}}, []string{"/x", "a"}},
+		{Container{Options: options.Options{Entrypoint: &own}}, []string{"/own"}},
+		{Container{Options: options.Options{Entrypoint: &empty}, Args: []string{"a"}}, []string{"a"}},
+	} {
+		spec := containerSpec{Container: test.c, image: image{config: config}}
+		if got := spec.argv(); !slices.Equal(got, test.want) {
+			t.Errorf("%d: got %q, want %q", i, got, test.want)
 		}
 	}
 }

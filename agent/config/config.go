@@ -32,6 +32,7 @@ type Config struct {
 	BaseRootfs   string        // tree of the base guest
 	ReadyTimeout time.Duration // how long a guest may take to start
 	Bind, BindRO []Bind        // host directories shown in every guest
+	Guests       Guests
 
 	// Proxy holds http_proxy, https_proxy and no_proxy as environment
 	// assignments, for what talks to GitHub.
@@ -56,7 +57,7 @@ const (
 // it, without the place.
 type setting func(c *Config, value string) error
 
-var settings = map[string]setting{
+var settings = addGuests(map[string]setting{
 	"RUNNER_GITHUB_URL": func(c *Config, v string) (err error) {
 		c.GitHubURL, err = parseGitHubURL(v)
 		return err
@@ -109,7 +110,7 @@ var settings = map[string]setting{
 		c.BindRO, err = parseBinds("RUNNER_NSPAWN_BIND_RO", v)
 		return err
 	},
-}
+})
 
 // baked are keys of appliances that installed themselves at boot, with what
 // does their work here.
@@ -195,6 +196,7 @@ func defaults(file string) *Config {
 		HooksDir:         defaultHooksDir,
 		BaseRootfs:       defaultBaseRootfs,
 		ReadyTimeout:     defaultReadyTimeout,
+		Guests:           defaultGuests(),
 		file:             file,
 	}
 }

@@ -8,15 +8,67 @@ import (
 )
 
 func TestArgv(t *testing.T) {
-	g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-agent"}, slot: 2, dir: "/jobs/j-1", spec: Spec{ID: "j-1",
-		Binds: []Bind{{Target: "/__w", Owner: 900}, {Target: "/a:b", ReadOnly: true}}}}
-	want := "systemd-nspawn --quiet --boot --keep-unit --register=no --settings=no --directory=/jobs/j-1/root " +
+	const common = "systemd-nspawn --quiet --keep-unit --register=no --settings=no --directory=/jobs/j-1/root " +
 		"--machine=j-1 --hostname=j-1 --private-users=655360:65536 --private-users-ownership=off --private-network " +
 		"--link-journal=no --timezone=off --resolv-conf=off --console=pipe --suppress-sync=yes " +
 		"--bind-ro=/usr/local/bin/runner-agent:/run/runner/runner-agent --bind=/jobs/j-1/socket:/run/runner/host " +
-		`--bind=/jobs/j-1/bind/0:/__w --bind-ro=/jobs/j-1/bind/1:/a\:b`
-	if got := strings.Join(g.argv(), " "); got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
+		"--bind=/jobs/j-1/share:/run/runner/share "
+	const agent = "/run/runner/runner-agent guest-init --socket /run/runner/host/agent.sock"
+	for _, test := range []struct {
+		spec   Spec
+		limits Limits
+		want   string
+	}{
+		{Spec{}, Limits{}, "--as-pid2 " + agent},
+		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + " --boot"},
+		{Spec{DropCapabilities: []string{"CAP_CHOWN", "CAP_KILL"}, Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
+			`--drop-capability=CAP_CHOWN,CAP_KILL --bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent},
+	} {
+		test.spec.ID = "j-1"
+		g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-agent", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
+		if got := strings.Join(g.argv(), " "); got != common+test.want {
+			t.Errorf("got  %s\nwant %s", got, common+test.want)
+		}
+	}
+}
+
+// TestWorkMap: the owner on disk is the job's user in the guest; no number of
+// either side is mapped twice, and all of the guest's are.
+func TestWorkMap(t *testing.T) {
+	for _, user := range []int{0, 1, 1001, 65535} {
+		m := workMap(655360, 900, user)
+		if m[0].ContainerID != 900 || m[0].HostID != 655360+user {
+			t.Errorf("user %d: the owner is mapped to %d", user, m[0].HostID)
+		}
+		seen := map[int]bool{}
+		for _, e := range m {
+			for i := range e.Size {
+				if seen[e.HostID+i] {
+					t.Errorf("user %d: %d is mapped twice", user, e.HostID+i)
+				}
+				seen[e.HostID+i] = true
+			}
+		}
+		if len(seen) != rangeSize {
+			t.Errorf("user %d: %d ids are mapped, want %d", user, len(seen), rangeSize)
+		}
+	}
+}
+
+func TestLimits(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"memory.max", "pids.max", "cpu.max"} { // a kernel without swap accounting
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (Limits{Memory: 1 << 30, Pids: 100, CPUs: 1.5}).set(dir); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"memory.max": "1073741824", "pids.max": "100", "cpu.max": "150000 100000"} {
+		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
 	}
 }
 

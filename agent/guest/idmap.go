@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"syscall"
 )
@@ -24,40 +25,62 @@ const (
 // rangeBase gives the host's number of the guest user 0 in a slot.
 func rangeBase(slot int) int { return firstRange + slot*rangeSize }
 
-// treeMap shows the files of a tree, owned by 0 and up on disk, as the guest's.
-func treeMap(base int) []syscall.SysProcIDMap {
-	return []syscall.SysProcIDMap{{ContainerID: 0, HostID: base, Size: rangeSize}}
+// idMap is the map of a user namespace, in the order of uid_map,
+// user_namespaces(7), for users and groups alike.
+type idMap [3]syscall.SysProcIDMap
+
+// treeMap shows the files of a tree, owned by owner and up on disk, as the
+// guest's.
+func treeMap(base, owner int) idMap {
+	return idMap{{ContainerID: owner, HostID: base, Size: rangeSize}}
 }
 
-// workMap shows files of the host's user owner as the guest root's, and the
-// other way round, so that what guest root writes belongs to the runner on
+// workMap shows files of the host's user owner as those of user in the guest,
+// and the other way round, so that what a job writes belongs to the runner on
 // disk; and the guest's other users as subordinate ones, so that chown works.
-func workMap(base, owner int) []syscall.SysProcIDMap {
-	return []syscall.SysProcIDMap{
-		{ContainerID: owner, HostID: base, Size: 1},
-		{ContainerID: SubordinateBase + 1, HostID: base + 1, Size: rangeSize - 1},
+func workMap(base, owner, user int) idMap {
+	return idMap{
+		{ContainerID: owner, HostID: base + user, Size: 1},
+		{ContainerID: SubordinateBase, HostID: base, Size: user},
+		{ContainerID: SubordinateBase + user + 1, HostID: base + user + 1, Size: rangeSize - user - 1},
 	}
 }
 
-// userNamespace makes a user namespace that exists only for its map, as
-// mount_setattr(2) wants one for an id-mapped mount.
-func userNamespace(uids, gids []syscall.SysProcIDMap) (*os.File, error) {
-	// The process lives until its standard input closes; the namespace lives
-	// on in the file.
-	cmd := exec.Command("/bin/cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: uids, GidMappings: gids}
-	stdin, err := cmd.StdinPipe()
+// userNamespace gives a user namespace that exists only for its map, as
+// mount_setattr(2) wants one for an id-mapped mount. There are few different
+// ones, and making one takes a process, so they are kept.
+func (h *Host) userNamespace(m idMap) (*os.File, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if ns := h.maps[m]; ns != nil {
+		return ns, nil
+	}
+	ns, err := newUserNamespace(m)
 	if err != nil {
 		return nil, fmt.Errorf("cannot make user namespace: %w", err)
 	}
+	if h.maps == nil {
+		h.maps = map[idMap]*os.File{}
+	}
+	h.maps[m] = ns
+	return ns, nil
+}
+
+func newUserNamespace(m idMap) (*os.File, error) {
+	extents := slices.DeleteFunc(m[:], func(e syscall.SysProcIDMap) bool { return e.Size == 0 })
+	// The process lives until its standard input closes; the namespace lives
+	// on in the file.
+	cmd := exec.Command("/bin/cat")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: extents, GidMappings: extents}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot make user namespace: %w", err)
+		return nil, err
 	}
 	ns, err := os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
 	_ = stdin.Close()
 	_ = cmd.Wait()
-	if err != nil {
-		return nil, fmt.Errorf("cannot make user namespace: %w", err)
-	}
-	return ns, nil
+	return ns, err
 }

@@ -16,23 +16,46 @@ import (
 // with attributes (MOUNT_ATTR_*) and, if idmap is not nil, with the map of that
 // user namespace; mount_setattr(2).
 func cloneMount(source *os.File, target string, attributes uint64, idmap *os.File) error {
-	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	tree, err := detachedClone(source, attributes, idmap)
 	if err != nil {
-		return fmt.Errorf("cannot clone mount of %s: %w", source.Name(), err)
+		return err
 	}
 	defer unix.Close(tree)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", source.Name(), err)
+	}
+	return nil
+}
+
+// cloneMountOn is cloneMount onto a directory that is open, without a map.
+func cloneMountOn(source, target *os.File, attributes uint64) error {
+	tree, err := detachedClone(source, attributes, nil)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	if err := unix.MoveMount(tree, "", int(target.Fd()), "", flags); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", source.Name(), err)
+	}
+	return nil
+}
+
+func detachedClone(source *os.File, attributes uint64, idmap *os.File) (int, error) {
+	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return -1, fmt.Errorf("cannot clone mount of %s: %w", source.Name(), err)
+	}
 	attr := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
 	if idmap != nil {
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
 		attr.Userns_fd = uint64(idmap.Fd())
 	}
 	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH, &attr); err != nil {
-		return fmt.Errorf("cannot map ids of %s: %w", source.Name(), err)
+		_ = unix.Close(tree)
+		return -1, fmt.Errorf("cannot map ids of %s: %w", source.Name(), err)
 	}
-	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("cannot mount %s: %w", source.Name(), err)
-	}
-	return nil
+	return tree, nil
 }
 
 // unmountBelow detaches every mount at or beneath dir, and makes sure of it:
@@ -97,7 +120,7 @@ func unescape(s string) string {
 
 // OpenBeneath opens the directory name beneath root without following a
 // symbolic link anywhere on the way, openat2(2). Directories that do not exist
-// are made, as uid's and gid's.
+// are made, as uid's and gid's, or not made if uid is negative.
 func OpenBeneath(root *os.File, name string, uid, gid int) (*os.File, error) {
 	if !filepath.IsLocal(name) {
 		return nil, fmt.Errorf("cannot open %q: it is not beneath %s", name, root.Name())
@@ -114,7 +137,7 @@ func OpenBeneath(root *os.File, name string, uid, gid int) (*os.File, error) {
 			break
 		}
 		dir = filepath.Join(dir, part)
-		if unix.Mkdirat(fd, part, 0o755) == nil {
+		if uid >= 0 && unix.Mkdirat(fd, part, 0o755) == nil {
 			if err := unix.Fchownat(fd, part, uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 				_ = unix.Close(fd)
 				return nil, fmt.Errorf("cannot make %s: %w", dir, err)

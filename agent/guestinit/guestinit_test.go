@@ -88,15 +88,26 @@ func ask(t *testing.T, request any) (stdout string, last wire.Kind, payload []by
 
 func TestProcess(t *testing.T) {
 	path := []string{"PATH=" + os.Getenv("PATH")}
-	out, kind, status := ask(t, Exec{Argv: []string{"sh", "-c", "pwd; env | grep -v -E '^(PWD|SHLVL|_)='; exit 7"}, Env: append(path, "A=b c"), Dir: "/tmp"})
+	out, kind, status := ask(t, Request{Exec: &Exec{Argv: []string{"sh", "-c", "pwd; env | grep -v -E '^(PWD|SHLVL|_)='; exit 7"}, Env: append(path, "A=b c"), Dir: "/tmp"}})
 	if kind != wire.Exit || status[0] != 7 || !strings.HasPrefix(out, "/tmp\n") || !strings.Contains(out, "A=b c\n") || strings.Contains(out, "HOME=") {
 		t.Errorf("got %c %v, %q", kind, status, out)
 	}
-	_, kind, message := ask(t, Exec{Argv: []string{"x"}, Dir: "/no/such"})
+	_, kind, message := ask(t, Request{Exec: &Exec{Argv: []string{"x"}, Dir: "/no/such"}})
 	if want := "cannot start process: working directory /no/such does not exist in the guest"; kind != wire.Failure || string(message) != want {
 		t.Errorf("got %c %s, want %s", kind, message, want)
 	}
-	_, kind, message = ask(t, json.RawMessage(`{"argv":1}`))
+	for request, want := range map[*Exec]string{
+		{Argv: []string{"true", strings.Repeat("x", 200_000)}}:                       "cannot start process: an argument of 200000 bytes is too long: Linux takes 131071; put it into a file",
+		{Argv: []string{"true"}, Env: []string{"BIG=" + strings.Repeat("x", 1<<20)}}: "cannot start process: variable BIG with 1048580 bytes is too long: Linux takes 131071; put the value into a file",
+	} {
+		if _, kind, message := ask(t, Request{Exec: request}); kind != wire.Failure || string(message) != want {
+			t.Errorf("got %c %s, want %s", kind, message, want)
+		}
+	}
+	if _, kind, message := ask(t, Request{}); kind != wire.Failure || string(message) != "cannot read request: it asks for nothing" {
+		t.Errorf("got %c %s", kind, message)
+	}
+	_, kind, message = ask(t, json.RawMessage(`{"exec":1}`))
 	if kind != wire.Failure || !strings.HasPrefix(string(message), "cannot read request: ") {
 		t.Errorf("got %c %s", kind, message)
 	}
@@ -107,7 +118,7 @@ func TestProcess(t *testing.T) {
 func TestOutputBeforeTheEndIsWhole(t *testing.T) {
 	begin := time.Now()
 	script := "(sleep 20) & head -c 1000000 /dev/zero | tr '\\0' x"
-	out, kind, _ := ask(t, Exec{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}})
+	out, kind, _ := ask(t, Request{Exec: &Exec{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}}})
 	if kind != wire.Exit || len(out) != 1000000 {
 		t.Errorf("got %c and %d bytes, want all 1000000", kind, len(out))
 	}

@@ -18,13 +18,14 @@ import (
 	"time"
 
 	"mkappliance/agent/broker"
+	"mkappliance/agent/shellwords"
 )
 
 // Exit statuses of the hook. That of a step which ran is the step's own.
 const (
 	StatusFailed      = 1   // the guest could not be prepared or removed
 	StatusPayload     = 2   // the payload could not be read
-	StatusUnsupported = 3   // the workflow asks for what is not supported yet
+	StatusUnsupported = 3   // the workflow asks for what is not supported
 	StatusNotStarted  = 125 // the step could not be run, as in docker-run(1)
 )
 
@@ -33,10 +34,14 @@ const cleanupTimeout = time.Minute
 
 // Broker is what the hook needs of the owner of the guests.
 type Broker interface {
-	Prepare(ctx context.Context, r broker.PrepareRequest) (*broker.PrepareReply, error)
+	// Prepare tells progress what takes long.
+	Prepare(ctx context.Context, r broker.PrepareRequest, progress io.Writer) (*broker.PrepareReply, error)
 	// Exec returns the status of the process, or an error if there is none.
 	Exec(ctx context.Context, r broker.ExecRequest, s broker.Streams) (status int, err error)
-	// Cleanup ends the guest of a job. An unknown job is no error.
+	// Container runs a container to its end and returns the status of its
+	// process, or an error if there is none.
+	Container(ctx context.Context, r broker.ContainerRequest, s broker.Streams) (status int, err error)
+	// Cleanup ends the guests of a job. An unknown job is no error.
 	Cleanup(ctx context.Context, job string) error
 }
 
@@ -49,10 +54,10 @@ type Hook struct {
 	Signals <-chan os.Signal
 }
 
-// Unsupported is the error for a valid request that cannot be met yet.
+// Unsupported is the error for a valid request that cannot be met.
 type Unsupported struct{ What string }
 
-func (e *Unsupported) Error() string { return "not supported yet: " + e.What }
+func (e *Unsupported) Error() string { return e.What }
 
 // Run reads the payload, does what it asks and returns the exit status. An
 // error is also written to Stdout as a workflow command, because the runner
@@ -70,25 +75,23 @@ func (h *Hook) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return StatusPayload, err
 	}
-	failed := StatusFailed
+	status, failed := 0, StatusFailed
 	switch {
 	case p.Prepare != nil:
 		err = h.prepare(ctx, p)
 	case p.Step != nil:
-		var status int
-		if status, err = h.step(ctx, p); err == nil {
-			return status, nil
-		}
+		status, err = h.step(ctx, p)
 		failed = StatusNotStarted
-	case p.Command == containerStep:
-		err = &Unsupported{"docker:// and Dockerfile actions; use a run: step, or an action in JavaScript or of composite steps"}
+	case p.Container != nil:
+		status, err = h.containerStep(ctx, p)
+		failed = StatusNotStarted
 	default:
 		err = h.cleanup(ctx, p.Job)
 	}
 	var unsupported *Unsupported
 	switch {
 	case err == nil:
-		return 0, nil
+		return status, nil
 	case errors.As(err, &unsupported):
 		return StatusUnsupported, err
 	}
@@ -133,7 +136,7 @@ func (h *Hook) cleanup(ctx context.Context, job string) error {
 // regard to quotes, so the parts have to be joined before they are split as a
 // shell would.
 func (s *Step) argv() ([]string, error) {
-	argv, err := split(strings.Join(append([]string{s.EntryPoint}, s.Args...), " "))
+	argv, err := shellwords.Split(strings.Join(append([]string{s.EntryPoint}, s.Args...), " "))
 	if err == nil && (len(argv) == 0 || argv[0] == "") {
 		err = errors.New("the command line is empty; see the step's shell")
 	}
@@ -141,8 +144,10 @@ func (s *Step) argv() ([]string, error) {
 }
 
 // name is what the runner calls the step, after a space, or nothing.
-func (s *Step) name() string {
-	if id := s.Env["GITHUB_ACTION"]; id != "" {
+func (s *Step) name() string { return stepName(s.Env) }
+
+func stepName(env map[string]string) string {
+	if id := env["GITHUB_ACTION"]; id != "" {
 		return fmt.Sprintf(" %.80q", id)
 	}
 	return ""

@@ -16,12 +16,14 @@ import (
 
 	"mkappliance/agent/broker"
 	"mkappliance/agent/hook"
+	"mkappliance/agent/options"
 )
 
 // fake records what it is asked and answers as it is told.
 type fake struct {
 	prepared []broker.PrepareRequest
 	executed []broker.ExecRequest
+	ran      []broker.ContainerRequest
 	cleaned  []string
 
 	alpine bool
@@ -32,11 +34,25 @@ type fake struct {
 	signal os.Signal
 }
 
-func (f *fake) calls() int { return len(f.prepared) + len(f.executed) + len(f.cleaned) }
+func (f *fake) calls() int { return len(f.prepared) + len(f.executed) + len(f.ran) + len(f.cleaned) }
 
-func (f *fake) Prepare(_ context.Context, r broker.PrepareRequest) (*broker.PrepareReply, error) {
+func (f *fake) Prepare(_ context.Context, r broker.PrepareRequest, progress io.Writer) (*broker.PrepareReply, error) {
 	f.prepared = append(f.prepared, r)
-	return &broker.PrepareReply{Job: "3f9c", Network: "77ab", Alpine: f.alpine}, f.err
+	_, _ = io.WriteString(progress, f.output)
+	reply := &broker.PrepareReply{Job: "3f9c", Network: "77ab", Alpine: f.alpine}
+	if r.Container != nil {
+		reply.Container = &broker.Started{ID: "c0"}
+	}
+	for i := range r.Services {
+		reply.Services = append(reply.Services, broker.Started{ID: fmt.Sprintf("d%d", i), Ports: map[string]string{"80": "8080"}})
+	}
+	return reply, f.err
+}
+
+func (f *fake) Container(_ context.Context, r broker.ContainerRequest, s broker.Streams) (int, error) {
+	f.ran = append(f.ran, r)
+	_, _ = io.WriteString(s.Stdout, f.output)
+	return f.status, f.err
 }
 
 func (f *fake) Exec(ctx context.Context, r broker.ExecRequest, s broker.Streams) (int, error) {
@@ -112,24 +128,76 @@ func TestPrepare(t *testing.T) {
 	if r.status != 0 || r.err != "" || r.stdout != "" {
 		t.Errorf("got %+v", r)
 	}
-	want := `{"isAlpine":true,"state":{"job":"3f9c"},"context":{"container":{"id":"3f9c","network":"77ab","ports":{}},"services":[]}}` + "\n"
+	want := `{"isAlpine":true,"state":{"job":"3f9c"},"context":{"container":{"id":"c0","network":"77ab","ports":{}},"services":[]}}` + "\n"
 	if r.response != want {
 		t.Errorf("response is\n%swant\n%s", r.response, want)
 	}
-	request := []broker.PrepareRequest{{
-		Image: "node:22",
-		Env:   map[string]string{"GITHUB_ACTIONS": "true", "CI": "false", "HOME": "/github/home", "A": "b"},
+	request := []broker.PrepareRequest{{Container: &broker.Container{
+		Image: "node:22", Dir: "/__w/r/r", Credentials: &broker.Credentials{Username: "u", Password: "hunter2"},
+		Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "false", "HOME": "/github/home", "A": "b"},
 		Mounts: []broker.Mount{
-			{Target: "/__w", Work: "."},
+			{Target: "/__w", Source: "/v/work"},
 			{Target: "/__e", ReadOnly: true, Externals: true},
-			{Target: "/__w/_temp", Work: "_temp"},
-			{Target: "/__t", Volume: "/v/workshop"},
-			{Target: "/github/home", Work: "_temp/_github_home"},
-			{Target: "/d", ReadOnly: true, Volume: "/data"},
+			{Target: "/__w/_temp", Source: "/v/work/_temp"},
+			{Target: "/__t", Source: "/v/workshop"},
+			{Target: "/github/home", Source: "/v/work/_temp/_github_home"},
+			{Target: "/d", ReadOnly: true, Source: "/data"},
 		},
-	}}
+	}}}
+	if !reflect.DeepEqual(f.prepared, request) {
+		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared[0].Container, request[0].Container)
+	}
+}
+
+// TestServices: a job without a container must have none in the answer, and
+// services are a list in the order of the request.
+func TestServices(t *testing.T) {
+	f := &fake{output: "pulling\n"}
+	r := call(t, f, `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":null,"services":[`+
+		`{"image":"redis","dockerfile":null,"entryPointArgs":["--port","\"63","79\""],"entryPoint":"redis-server -v","workingDirectory":null,"createOptions":"--name cache --health-cmd \"redis-cli ping\"",`+
+		`"registry":null,"environmentVariables":{},"portMappings":["8080:80/udp","80"],"systemMountVolumes":[],`+
+		`"userMountVolumes":[{"sourceVolumePath":null,"targetVolumePath":"/scratch","readOnly":false},{"sourceVolumePath":"my_volume","targetVolumePath":"/v","readOnly":false}]},`+
+		`{"image":"postgres","portMappings":null}]},"state":null}`)
+	want := `{"state":{"job":"3f9c"},"context":{"services":[{"id":"d0","network":"77ab","ports":{"80":"8080"}},{"id":"d1","network":"77ab","ports":{"80":"8080"}}]}}` + "\n"
+	if r.status != 0 || r.response != want || r.stdout != f.output {
+		t.Errorf("got %+v\nwant %s", r, want)
+	}
+	env := map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}
+	request := []broker.PrepareRequest{{Services: []broker.Container{{
+		Image: "redis", Entrypoint: []string{"redis-server", "-v"}, Args: []string{"--port", "63 79"}, Env: env,
+		Ports:   []options.Port{{Host: 8080, Container: 80, Protocol: "udp"}, {Container: 80, Protocol: "tcp"}},
+		Options: options.Options{Aliases: []string{"cache"}, Health: options.Health{Cmd: "redis-cli ping"}},
+		Mounts:  []broker.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
+	}, {Image: "postgres", Env: env}}}}
 	if !reflect.DeepEqual(f.prepared, request) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared, request)
+	}
+}
+
+const containerStep = `{"command":"run_container_step","responseFile":"RESPONSE","args":{"image":"alpine:3","dockerfile":null,"entryPointArgs":["-c","'echo","$A'"],"entryPoint":"/bin/sh",` +
+	`"workingDirectory":"/github/workspace","createOptions":null,"registry":null,"environmentVariables":{"GITHUB_ACTION":"hello","CI":"false"},"portMappings":[],` +
+	`"systemMountVolumes":[{"sourceVolumePath":"/var/run/docker.sock","targetVolumePath":"/var/run/docker.sock","readOnly":false},` +
+	`{"sourceVolumePath":"/v/work/_temp","targetVolumePath":"/github/runner_temp","readOnly":false}],"userMountVolumes":[]},"state":{"job":"3f9c"}}`
+
+func TestContainerStep(t *testing.T) {
+	f := &fake{status: 9, output: "said"}
+	if r, want := call(t, f, containerStep), (result{status: 9, stdout: "said", response: untouched}); r != want {
+		t.Errorf("got %+v", r)
+	}
+	want := []broker.ContainerRequest{{Job: "3f9c", Container: broker.Container{Image: "alpine:3", Dir: "/github/workspace",
+		Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"}, Env: map[string]string{"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true"},
+		Mounts: []broker.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}}}}}
+	if !reflect.DeepEqual(f.ran, want) {
+		t.Errorf("asked for\n%+v\nwant\n%+v", f.ran, want)
+	}
+	f = &fake{}
+	call(t, f, strings.NewReplacer(`"image":"alpine:3","dockerfile":null`, `"image":null,"dockerfile":"/v/work/_actions/a/Dockerfile"`, `{"job":"3f9c"}`, "null").Replace(containerStep))
+	if len(f.ran) != 1 || f.ran[0].Job != "" || f.ran[0].Image != "" || f.ran[0].Build == nil || f.ran[0].Build.Dockerfile != "/v/work/_actions/a/Dockerfile" {
+		t.Errorf("asked for %+v", f.ran)
+	}
+	r := call(t, &fake{err: errors.New("cannot pull")}, containerStep)
+	if want := `cannot run container "hello": cannot pull`; r.status != hook.StatusNotStarted || r.err != want {
+		t.Errorf("got %+v, want %s", r, want)
 	}
 }
 
@@ -145,19 +213,21 @@ func TestUnsupported(t *testing.T) {
 	volume := func(source string) string {
 		return strings.Replace(prepare, `"sourceVolumePath":"/data"`, `"sourceVolumePath":`+source, 1)
 	}
+	options := func(line string) string {
+		return strings.Replace(prepare, `"createOptions":null`, `"createOptions":"`+line+`"`, 1)
+	}
 	tests := []struct{ name, payload, want string }{
-		{"services only", `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":null,"services":[{}]},"state":null}`, "service containers; remove services from the job"},
-		{"services", strings.Replace(prepare, `"services":[]`, `"services":[{}]`, 1), "service containers; remove services from the job"},
-		{"options", strings.Replace(prepare, `"createOptions":null`, `"createOptions":"--cpus 1"`, 1), `container options ("--cpus 1"); remove options from the job's container`},
-		{"ports", strings.Replace(prepare, `"portMappings":[]`, `"portMappings":["80"]`, 1), "ports of the job container; remove ports from the job's container"},
-		{"anonymous volume", volume("null"), `anonymous volumes ("/d"); give a directory of the host before it`},
-		{"named volume", volume(`"my_volume"`), `named volumes ("my_volume"); give a directory of the host instead`},
-		{"container step", `{"command":"run_container_step","responseFile":"RESPONSE","args":{},"state":null}`, "docker:// and Dockerfile actions; use a run: step, or an action in JavaScript or of composite steps"},
+		{"options", options("--privileged"), `container: options: option --privileged is not supported: a guest is root of its own user namespace already; remove it`},
+		{"service options", strings.Replace(prepare, `"services":[]`, `"services":[{"image":"a"},{"image":"b","createOptions":"--magic"}]`, 1),
+			`service 2: options: option --magic is unknown; docs/containers.md lists what is supported`},
+		{"ports", strings.Replace(prepare, `"portMappings":[]`, `"portMappings":["80-90"]`, 1), `container: ports: port "80-90" is a range; write each port on a line of its own`},
+		{"relative volume", volume(`"./data"`), `container: volumes: "./data" is neither a name nor an absolute path`},
+		{"docker socket", strings.Replace(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"/var/run/docker.sock"`, 1), `container: volumes: there is no Docker here, and no socket of it; remove the volume`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &fake{}
-			want := result{status: hook.StatusUnsupported, err: "not supported yet: " + tt.want, stdout: "::error::not supported yet: " + tt.want + "\n", response: untouched}
+			want := result{status: hook.StatusUnsupported, err: "cannot prepare job: " + tt.want, stdout: "::error::cannot prepare job: " + tt.want + "\n", response: untouched}
 			if got := call(t, f, tt.payload); got != want {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
@@ -197,12 +267,13 @@ func TestBadPayloads(t *testing.T) {
 		{"NUL in response file", change(prepare, `"RESPONSE"`, `"/x\u0000"`), "responseFile: holds a NUL character; want none"},
 		{"services of wrong type", change(prepare, `"services":[]`, `"services":{}`), "args.services: is an object; want a list"},
 		{"container of wrong type", change(prepare, container, `true`), "args.container: is a boolean; want an object"},
-		{"no image", change(prepare, `"image":"node:22",`, ``), "args.container.image: is missing; want what the actions runner 2.336 sends"},
-		{"null image", change(prepare, `"node:22"`, `null`), "args.container.image: is null; want a string"},
-		{"empty image", change(prepare, `"node:22"`, `""`), "args.container.image: is empty; want the name of an image"},
+		{"no image", change(prepare, `"image":"node:22",`, ``), "args.container.image: is empty or missing; want the name of an image"},
+		{"null image", change(prepare, `"node:22"`, `null`), "args.container.image: is empty or missing; want the name of an image"},
+		{"empty image", change(prepare, `"node:22"`, `""`), "args.container.image: is empty or missing; want the name of an image"},
+		{"service without image", change(prepare, `"services":[]`, `"services":[{}]`), "args.services[0].image: is empty or missing; want the name of an image"},
+		{"password of wrong type", change(prepare, `"hunter2"`, `7`), "args.container.registry.password: is a number; want a string"},
 		{"variable of wrong type", change(prepare, `"A":"b"`, `"A":1`), "args.container.environmentVariables.A: is a number; want a string"},
 		{"name of variable", change(prepare, `"A":"b"`, `"A=C":"b"`), `args.container.environmentVariables: "A=C" is no name of a variable; want one without '='`},
-		{"no mounts", change(prepare, `"systemMountVolumes"`, `"x"`), "args.container.systemMountVolumes: is missing; want what the actions runner 2.336 sends"},
 		{"mount of wrong type", change(prepare, systemMounts, `["/__w"]`), "args.container.systemMountVolumes[0]: is a string; want an object"},
 		{"no target", change(prepare, `"targetVolumePath":"/__e",`, ``), "args.container.systemMountVolumes[2].targetVolumePath: is missing; want what the actions runner 2.336 sends"},
 		{"relative target", change(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"d"`), "args.container.userMountVolumes[0].targetVolumePath: is no absolute path; want one in the container"},
@@ -226,14 +297,6 @@ func TestBadPayloads(t *testing.T) {
 				t.Errorf("the broker was called: %+v", f)
 			}
 		})
-	}
-}
-
-func TestBadWorkRoot(t *testing.T) {
-	f := &fake{}
-	r := call(t, f, strings.Replace(prepare, `"targetVolumePath":"/__w"`, `"targetVolumePath":"/w"`, 1))
-	if r.err != "cannot prepare job: no directory is to be mounted at /__w; the runner must have a work root" || r.status != hook.StatusFailed || f.calls() != 0 || r.response != untouched {
-		t.Errorf("got %+v", r)
 	}
 }
 
@@ -382,7 +445,8 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if (p.Prepare != nil) != (p.Command == "prepare_job") || (p.Step != nil) != (p.Command == "run_script_step") {
+		if (p.Prepare != nil) != (p.Command == "prepare_job") || (p.Step != nil) != (p.Command == "run_script_step") ||
+			(p.Container != nil) != (p.Command == "run_container_step") {
 			t.Errorf("arguments do not match command %q", p.Command)
 		}
 		if p.ResponseFile != "" && !filepath.IsAbs(p.ResponseFile) || strings.Contains(p.ResponseFile+p.Job, "\x00") {

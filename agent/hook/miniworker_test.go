@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,8 +39,12 @@ func TestMain(m *testing.M) {
 // a signal, another with status 7.
 type echo struct{}
 
-func (echo) Prepare(_ context.Context, r broker.PrepareRequest) (*broker.PrepareReply, error) {
-	return &broker.PrepareReply{Job: "3f9c", Network: "77ab"}, show("prepare", r)
+func (echo) Prepare(_ context.Context, r broker.PrepareRequest, _ io.Writer) (*broker.PrepareReply, error) {
+	return &broker.PrepareReply{Job: "3f9c", Network: "77ab", Container: &broker.Started{ID: "3f9c"}}, show("prepare", r)
+}
+
+func (echo) Container(_ context.Context, r broker.ContainerRequest, s broker.Streams) (int, error) {
+	return 6, show("container", r.Args)
 }
 
 func (echo) Exec(_ context.Context, r broker.ExecRequest, s broker.Streams) (int, error) {
@@ -91,9 +96,11 @@ func TestRunner(t *testing.T) {
 		t.Errorf("before prepare_job: %s", early)
 	}
 	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "base", Env: map[string]string{"A": "b"}, Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"}}, nil)
-	want := `prepare {"image":"base","env":{"A":"b","CI":"true","GITHUB_ACTIONS":"true","HOME":"/github/home"},"mounts":[{"target":"/__w","work":"."},` +
-		`{"target":"/__e","read_only":true,"externals":true},{"target":"/__w/_temp","work":"_temp"},{"target":"/__w/_actions","work":"_actions"},` +
-		`{"target":"/__w/_tool","work":"_tool"},{"target":"/github/home","work":"_temp/_github_home"},{"target":"/github/workflow","work":"_temp/_github_workflow"}]}`
+	want := `prepare {"container":{"image":"base","credentials":{"username":"u","password":"hunter2"},` +
+		`"env":{"A":"b","CI":"true","GITHUB_ACTIONS":"true","HOME":"/github/home"},"dir":"/__w/repo/repo","mounts":[{"target":"/__w","source":"WORK"},` +
+		`{"target":"/__e","read_only":true,"externals":true},{"target":"/__w/_temp","source":"WORK/_temp"},{"target":"/__w/_actions","source":"WORK/_actions"},` +
+		`{"target":"/__w/_tool","source":"WORK/_tool"},{"target":"/github/home","source":"WORK/_temp/_github_home"},{"target":"/github/workflow","source":"WORK/_temp/_github_workflow"}]}}`
+	want = strings.ReplaceAll(want, "WORK", filepath.Dir(filepath.Dir(w.Workspace())))
 	if r.Conclusion != miniworker.Success || !slices.Equal(r.Output, []string{want}) {
 		t.Errorf("%s\nwant %s", r, want)
 	}
@@ -105,8 +112,8 @@ func TestRunner(t *testing.T) {
 	if r.Exit != 7 || !slices.Equal(r.Output, []string{want}) {
 		t.Errorf("%s\nwant %s", r, want)
 	}
-	r = w.RunContainerStep(t.Context(), miniworker.Step{Uses: &miniworker.Container{Image: "alpine"}})
-	if r.Exit != hook.StatusUnsupported {
+	r = w.RunContainerStep(t.Context(), miniworker.Step{Uses: &miniworker.Container{Image: "alpine", Command: "a 'b c'"}})
+	if r.Exit != 6 || !slices.Equal(r.Output, []string{`container ["a","b c"]`}) {
 		t.Error(r)
 	}
 	r = w.Cleanup(t.Context())

@@ -28,24 +28,38 @@ type Payload struct {
 	ResponseFile string // absolute; "" if the runner wants no answer
 	Job          string // the broker's id of the job; "" if none was prepared
 
-	Prepare *Prepare // of prepare_job
-	Step    *Step    // of run_script_step
+	Prepare   *Prepare   // of prepare_job
+	Step      *Step      // of run_script_step
+	Container *Container // of run_container_step
 }
 
 // Prepare are the arguments of prepare_job.
 type Prepare struct {
 	Container *Container // nil for a job that has services only
-	Services  int        // how many
+	Services  []*Container
 }
 
-// Container is the container a job runs in.
+// Container is a container: that of a job, a service, or a step's own.
 type Container struct {
+	path string // in the payload, for errors
+
 	Image         string
-	Options       string // container.options, for docker create
+	Dockerfile    string    // path on the host, of a step's container, in place of Image
+	Registry      *Registry // nil for an image that everybody may pull
+	EntryPoint    string    // "" for the image's
+	Args          []string  // split at spaces, quotes left as they were
+	Dir           string    // "" for the image's
+	Options       string    // container.options, for docker create
 	Env           map[string]string
 	Ports         []string
 	SystemVolumes []Volume
 	UserVolumes   []Volume
+}
+
+// Registry is where an image comes from.
+type Registry struct {
+	Server             string // "" for the image's own
+	Username, Password string
 }
 
 // Volume is a directory of the host and where it is to appear.
@@ -114,7 +128,9 @@ func parse(top object) *Payload {
 		p.Prepare = parsePrepare(args)
 	case scriptStep:
 		p.Step = parseStep(args)
-	case containerStep, cleanupJob:
+	case containerStep:
+		p.Container = parseContainer(args, "")
+	case cleanupJob:
 	default:
 		command.fail(fmt.Sprintf("%.40q is unknown; want prepare_job, run_script_step, run_container_step or cleanup_job", p.Command))
 	}
@@ -122,27 +138,48 @@ func parse(top object) *Payload {
 }
 
 func parsePrepare(args object) *Prepare {
-	p := &Prepare{Services: len(args.optional("services").list())}
+	p := &Prepare{}
 	if c := args.optional("container"); c.raw != nil {
-		p.Container = parseContainer(c.object())
+		p.Container = parseContainer(c.object(), "container")
+	}
+	for i, n := range args.optional("services").list() {
+		p.Services = append(p.Services, parseContainer(n.object(), fmt.Sprintf("service %d", i+1)))
 	}
 	return p
 }
 
-func parseContainer(o object) *Container {
-	image := o.get("image")
+func parseContainer(o object, path string) *Container {
+	image := o.optional("image")
 	c := &Container{
+		path:          path,
 		Image:         image.text(),
+		Dockerfile:    o.optional("dockerfile").text(),
+		EntryPoint:    o.optional("entryPoint").text(),
+		Args:          o.optional("entryPointArgs").texts(),
+		Dir:           o.optional("workingDirectory").text(),
 		Options:       strings.TrimSpace(o.optional("createOptions").text()),
 		Env:           o.optional("environmentVariables").env(),
 		Ports:         o.optional("portMappings").texts(),
-		SystemVolumes: parseVolumes(o.get("systemMountVolumes")),
+		SystemVolumes: parseVolumes(o.optional("systemMountVolumes")),
 		UserVolumes:   parseVolumes(o.optional("userMountVolumes")),
 	}
-	if c.Image == "" {
-		image.fail("is empty; want the name of an image")
+	if c.Image == "" && c.Dockerfile == "" {
+		image.fail("is empty or missing; want the name of an image")
+	}
+	if r := o.optional("registry"); r.raw != nil {
+		c.Registry = parseRegistry(r.object())
 	}
 	return c
+}
+
+// parseRegistry is nil for a registry without a user: there is nothing to log
+// in with.
+func parseRegistry(o object) *Registry {
+	r := &Registry{Server: o.optional("serverUrl").text(), Username: o.optional("username").text(), Password: o.optional("password").text()}
+	if r.Username == "" {
+		return nil
+	}
+	return r
 }
 
 func parseVolumes(n node) []Volume {

@@ -7,34 +7,24 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"mkappliance/agent/broker"
 )
 
-// Where the runner wants its directories in a job's container
-// (ContainerInfo.cs).
-const (
-	workTarget      = "/__w"
-	externalsTarget = "/__e"
-	dockerSocket    = "/var/run/docker.sock" // always asked for
-)
-
-// prepare asks for the job's guest and answers with its description. A guest
-// whose description cannot be given would be lost to the runner, so it is
+// prepare asks for the job's guests and answers with their description. Guests
+// whose description cannot be given would be lost to the runner, so they are
 // ended.
 func (h *Hook) prepare(ctx context.Context, p *Payload) error {
-	r, err := p.Prepare.request()
-	if err != nil {
-		return err
-	}
-	if r == nil {
+	if p.Prepare.Container == nil && len(p.Prepare.Services) == 0 {
 		return respond(p.ResponseFile, struct{}{})
 	}
-	reply, err := h.Broker.Prepare(ctx, *r)
+	r, err := p.Prepare.request()
+	if err != nil {
+		return fmt.Errorf("cannot prepare job: %w", err)
+	}
+	reply, err := h.Broker.Prepare(ctx, *r, h.Stdout)
 	if err != nil {
 		return fmt.Errorf("cannot prepare job: %w", err)
 	}
@@ -44,82 +34,32 @@ func (h *Hook) prepare(ctx context.Context, p *Payload) error {
 	return nil
 }
 
-// request is nil for a job that needs no guest.
 func (p *Prepare) request() (*broker.PrepareRequest, error) {
-	c := p.Container
-	switch {
-	case p.Services > 0:
-		return nil, &Unsupported{"service containers; remove services from the job"}
-	case c == nil:
-		return nil, nil
-	case c.Options != "":
-		return nil, &Unsupported{fmt.Sprintf("container options (%.200q); remove options from the job's container", c.Options)}
-	case len(c.Ports) > 0:
-		return nil, &Unsupported{"ports of the job container; remove ports from the job's container"}
-	}
-	mounts, err := c.mounts()
-	if err != nil {
-		return nil, err
-	}
-	env := map[string]string{"GITHUB_ACTIONS": "true", "CI": "true", "HOME": "/github/home"}
-	maps.Copy(env, c.Env)
-	return &broker.PrepareRequest{Image: c.Image, Env: env, Mounts: mounts}, nil
-}
-
-// mounts translates volumes into what the broker can be asked for.
-func (c *Container) mounts() ([]broker.Mount, error) {
-	root := ""
-	for _, v := range c.SystemVolumes {
-		if v.Target == workTarget {
-			root = path.Clean(v.Source)
+	r := &broker.PrepareRequest{}
+	if p.Container != nil {
+		c, err := p.Container.request()
+		if err != nil {
+			return nil, err
 		}
-	}
-	if !path.IsAbs(root) {
-		return nil, fmt.Errorf("cannot prepare job: no directory is to be mounted at %s; the runner must have a work root", workTarget)
-	}
-	var mounts []broker.Mount
-	for _, v := range c.SystemVolumes {
-		switch {
-		case v.Target == dockerSocket: // there is no Docker here
-		case v.Target == externalsTarget:
-			mounts = append(mounts, broker.Mount{Target: v.Target, ReadOnly: true, Externals: true})
-		case !path.IsAbs(v.Source):
-			return nil, fmt.Errorf("cannot prepare job: the source of %s is no absolute path", v.Target)
-		default:
-			mounts = append(mounts, v.mount(root))
+		if c.Env["HOME"] == "" {
+			c.Env["HOME"] = "/github/home"
 		}
+		r.Container = c
 	}
-	for _, v := range c.UserVolumes {
-		switch {
-		case v.Source == "":
-			return nil, &Unsupported{fmt.Sprintf("anonymous volumes (%q); give a directory of the host before it", v.Target)}
-		case !path.IsAbs(v.Source):
-			return nil, &Unsupported{fmt.Sprintf("named volumes (%q); give a directory of the host instead", v.Source)}
+	for _, s := range p.Services {
+		c, err := s.request()
+		if err != nil {
+			return nil, err
 		}
-		mounts = append(mounts, v.mount(root))
+		r.Services = append(r.Services, *c)
 	}
-	return mounts, nil
-}
-
-// mount names a directory beneath the work root by its path there; any other
-// has to be allowed by the broker.
-func (v Volume) mount(root string) broker.Mount {
-	m := broker.Mount{Target: v.Target, ReadOnly: v.ReadOnly}
-	switch source := path.Clean(v.Source); {
-	case source == root:
-		m.Work = "."
-	case strings.HasPrefix(source, strings.TrimSuffix(root, "/")+"/"):
-		m.Work = strings.TrimPrefix(source, strings.TrimSuffix(root, "/")+"/")
-	default:
-		m.Volume = source
-	}
-	return m
+	return r, nil
 }
 
 // response is what the runner reads back (PrepareJobResponse.cs). Ports and
-// services must not be null.
+// services must not be null; a job without a container must have none here.
 type response struct {
-	IsAlpine bool            `json:"isAlpine"`
+	IsAlpine *bool           `json:"isAlpine,omitempty"`
 	State    state           `json:"state"`
 	Context  responseContext `json:"context"`
 }
@@ -131,7 +71,7 @@ type state struct {
 }
 
 type responseContext struct {
-	Container containerContext   `json:"container"`
+	Container *containerContext  `json:"container,omitempty"`
 	Services  []containerContext `json:"services"`
 }
 
@@ -142,10 +82,22 @@ type containerContext struct {
 }
 
 func newResponse(r *broker.PrepareReply) response {
-	return response{IsAlpine: r.Alpine, State: state{Job: r.Job}, Context: responseContext{
-		Container: containerContext{ID: r.Job, Network: r.Network, Ports: map[string]string{}},
-		Services:  []containerContext{},
-	}}
+	answer := response{State: state{Job: r.Job}, Context: responseContext{Services: []containerContext{}}}
+	if r.Container != nil {
+		answer.IsAlpine = &r.Alpine
+		c := newContext(*r.Container, r.Network)
+		answer.Context.Container = &c
+	}
+	for _, s := range r.Services {
+		answer.Context.Services = append(answer.Context.Services, newContext(s, r.Network))
+	}
+	return answer
+}
+
+func newContext(s broker.Started, network string) containerContext {
+	c := containerContext{ID: s.ID, Network: network, Ports: map[string]string{}}
+	maps.Copy(c.Ports, s.Ports)
+	return c
 }
 
 // respond writes into the file that the runner has made, or makes it. It lies

@@ -146,11 +146,11 @@ func (b *bench) stop() {
 
 // starts measures guests from nothing to ready.
 func (b *bench) starts(ctx context.Context) ([]row, error) {
-	prepare := broker.PrepareRequest{Image: "runner-base", Mounts: []broker.Mount{{Target: "/__w", Work: "."}}}
+	prepare := broker.PrepareRequest{Container: &broker.Container{Image: "runner-base", Mounts: []broker.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
 	ours, err := measure("prepare until the guest takes steps", 21, func() (time.Duration, error) {
 		var job string
 		d, err := clocked(func() error {
-			reply, err := b.client.Prepare(ctx, prepare)
+			reply, err := b.client.Prepare(ctx, prepare, io.Discard)
 			if err == nil {
 				job = reply.Job
 			}

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,13 +60,15 @@ type lab struct {
 	*testing.T
 	dir    string
 	agent  string
+	netns  string // network namespace that stands for the host's
 	broker *exec.Cmd
 	client *broker.Client
 	stderr *bytes.Buffer
 }
 
-// newLab starts a broker, or skips the test where there can be none.
-func newLab(t *testing.T) *lab {
+// newLab starts a broker with lines of config.env, or skips the test where there
+// can be none.
+func newLab(t *testing.T, config ...string) *lab {
 	t.Helper()
 	base := os.Getenv("MKAPPLIANCE_TEST_BASE")
 	if base == "" {
@@ -85,6 +88,7 @@ func newLab(t *testing.T) *lab {
 	}
 	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &broker.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l.makeNetwork()
 	build := exec.Command("go", "build", "-o", l.agent, "mkappliance/cmd/runner-agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -92,11 +96,13 @@ func newLab(t *testing.T) *lab {
 	}
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755), os.Chown(l.path("work"), runnerID, runnerID),
 		os.Mkdir(l.path("externals"), 0o755),
+		// A spare guest would look like one that was left behind.
+		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.Join(config, "\n")+"\n"), 0o600),
 		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook --socket %s\n", l.agent, l.client.Socket), 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.stop() })
 	l.start()
-	t.Cleanup(l.stop)
 	return l
 }
 
@@ -107,8 +113,8 @@ func (l *lab) start() {
 	l.Helper()
 	l.stderr = &bytes.Buffer{}
 	id := strconv.Itoa(runnerID)
-	l.broker = exec.Command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("none"),
-		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--work-root", l.path("work"),
+	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
+		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--images-dir", l.path("images"), "--work-root", l.path("work"),
 		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
 	l.broker.Stderr = l.stderr
 	if err := l.broker.Start(); err != nil {
@@ -139,8 +145,15 @@ func (l *lab) eventually(what string, done func() bool) {
 // prepare starts a job's guest with the work root at /__w.
 func (l *lab) prepare() string {
 	l.Helper()
-	reply, err := l.client.Prepare(l.Context(), broker.PrepareRequest{Image: "debian:13", Mounts: []broker.Mount{
-		{Target: "/__w", Work: "."}, {Target: "/github/home", Work: "_temp/_github_home"}, {Target: "/__e", Externals: true}}})
+	return l.prepareContainer(broker.Container{Image: "debian:13"})
+}
+
+// prepareContainer starts a job's guest with the mounts that every job has.
+func (l *lab) prepareContainer(c broker.Container) string {
+	l.Helper()
+	c.Mounts = append([]broker.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
+		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home", Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
+	reply, err := l.client.Prepare(l.Context(), broker.PrepareRequest{Container: &c}, io.Discard)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -242,9 +255,8 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	if err := os.WriteFile(worker, data, 0o755); err != nil {
 		l.Fatal(err)
 	}
-	cmd := exec.CommandContext(l.Context(), worker)
+	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups", worker)
 	cmd.Env = []string{jobVariable + "=" + string(options), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: runnerID, Gid: runnerID}}
 	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
 	out, err := cmd.Output()
 	if err != nil {

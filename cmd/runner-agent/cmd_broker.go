@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,15 +21,18 @@ import (
 	"mkappliance/agent/broker"
 	"mkappliance/agent/config"
 	"mkappliance/agent/guest"
+	"mkappliance/agent/images"
+	"mkappliance/agent/network"
 	"mkappliance/cli"
+	"mkappliance/command"
 )
 
 // brokerCgroup is what DelegateSubgroup= of runner-guestd.service says.
 const brokerCgroup = "broker"
 
 type brokerOptions struct {
-	socket, configFile, base, jobsDir, workRoot, externals string
-	uid, gid                                               int
+	socket, configFile, base, jobsDir, imagesDir, workRoot, externals string
+	uid, gid                                                          int
 }
 
 func newBrokerCommand() *cobra.Command {
@@ -55,6 +60,7 @@ Exit status:
 	f.StringVar(&o.configFile, "config", config.DefaultPath, "read settings from `FILE`, if it exists")
 	f.StringVar(&o.base, "base", "", "guest base `TREE` (default: RUNNER_NSPAWN_BASE_ROOTFS)")
 	f.StringVar(&o.jobsDir, "jobs-dir", "/var/lib/runner/jobs", "`DIR` for what guests write")
+	f.StringVar(&o.imagesDir, "images-dir", "/var/lib/runner/images", "`DIR` for pulled images")
 	f.StringVar(&o.workRoot, "work-root", "/var/lib/runner/work", "the runner's work `DIR`")
 	f.StringVar(&o.externals, "externals", "/usr/lib/runner/actions-runner/externals", "`DIR` with the runner's node.js builds")
 	f.IntVar(&o.uid, "runner-uid", 900, "user `ID` of the runner")
@@ -75,14 +81,20 @@ func (o *brokerOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if err := host.Sweep(); err != nil {
+	store := o.store(cfg)
+	if err := errors.Join(host.Sweep(), store.Sweep()); err != nil {
 		return err
 	}
 	listener, err := o.listen()
 	if err != nil {
 		return err
 	}
-	return broker.NewServer(o.settings(cfg), host, log).Serve(c.Context(), listener)
+	net, err := o.network(c.Context(), cfg, log)
+	if err != nil {
+		return err
+	}
+	server := broker.NewServer(o.settings(cfg), host, net, store, log)
+	return errors.Join(server.Serve(c.Context(), listener), net.Close())
 }
 
 // config reads config.env. Before cloud-init has written it, the defaults hold.
@@ -107,10 +119,42 @@ func (o *brokerOptions) host(cfg *config.Config) (*guest.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Two brokers with different directories do not sweep each other's guests.
+	limits := guest.Limits{Memory: cfg.Guests.Memory, Pids: cfg.Guests.Pids, CPUs: cfg.Guests.CPUs}
+	if limits.Memory == 0 {
+		if limits.Memory, err = defaultMemory(); err != nil {
+			return nil, err
+		}
+	}
+	return &guest.Host{Agent: agent, JobsDir: o.jobsDir, ReadyTimeout: cfg.ReadyTimeout, Limits: limits,
+		Cgroup: filepath.Join(parent, "guests-"+o.instance())}, nil
+}
+
+// instance tells brokers with different directories apart, so that they do not
+// sweep each other's guests.
+func (o *brokerOptions) instance() string {
 	sum := sha256.Sum256([]byte(o.jobsDir))
-	return &guest.Host{Agent: agent, JobsDir: o.jobsDir, ReadyTimeout: cfg.ReadyTimeout,
-		Cgroup: filepath.Join(parent, "guests-"+hex.EncodeToString(sum[:4]))}, nil
+	return hex.EncodeToString(sum[:4])
+}
+
+// defaultMemory leaves the host an eighth of its memory, sysinfo(2).
+func defaultMemory() (int64, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return 0, fmt.Errorf("cannot find the size of the memory: %w", err)
+	}
+	return int64(info.Totalram) * int64(info.Unit) / 8 * 7, nil
+}
+
+// network says how guests are connected here.
+func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Host, error) {
+	net := &network.Host{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
+		Prefix: "rg" + o.instance()[:4], Commands: command.Host{}, Log: log}
+	return net, net.Setup(ctx)
+}
+
+func (o *brokerOptions) store(cfg *config.Config) *images.Store {
+	return &images.Store{Dir: o.imagesDir, MaxBytes: cfg.Guests.ImageCache, Insecure: cfg.Guests.Insecure, Owner: guest.SubordinateBase,
+		Unpacker: []string{"unpack"}}
 }
 
 func (o *brokerOptions) settings(cfg *config.Config) broker.Settings {
@@ -119,11 +163,13 @@ func (o *brokerOptions) settings(cfg *config.Config) broker.Settings {
 		base = o.base
 	}
 	s := broker.Settings{WorkRoot: o.workRoot, Externals: o.externals, RunnerUID: o.uid, RunnerGID: o.gid, Base: base,
-		Images: map[string]string{}}
+		Images: map[string]string{}, Devices: cfg.Guests.Devices, Spare: cfg.Guests.Spare,
+		Job: broker.JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout}}
 	// The base tree is Debian 13, so these names are true.
 	for _, name := range []string{"runner-base", "debian:13", "debian:13-slim", "debian:trixie", "debian:trixie-slim"} {
 		s.Images[name] = base
 	}
+	maps.Copy(s.Images, cfg.Guests.Images)
 	for _, b := range cfg.Bind {
 		s.Bind = append(s.Bind, broker.HostBind(b))
 	}

@@ -15,18 +15,22 @@ import (
 
 func newGuestInitCommand() *cobra.Command {
 	var socket string
+	var boot bool
 	c := &cobra.Command{
 		Use:    "guest-init",
 		Short:  "Start the processes of steps inside a guest",
 		Hidden: true,
 		Long: `Start the processes of steps inside a guest. The broker binds this program into
-every guest, where it is a service; nobody needs to start it by hand.
+every guest; nobody needs to start it by hand.
 
 Exit status:
   0  it was asked to stop
-  1  it could not listen`,
+  1  it could not listen, or could not start the init system`,
 		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if boot {
+				return guestinit.Boot([]string{"runner-agent", "guest-init", "--socket", socket})
+			}
 			if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return fmt.Errorf("cannot listen: %w", err)
 			}
@@ -39,6 +43,7 @@ Exit status:
 		},
 	}
 	c.Flags().StringVar(&socket, "socket", "", "listen on the unix socket `PATH`")
+	c.Flags().BoolVar(&boot, "boot", false, "go on as the guest's init system, process 1")
 	_ = c.MarkFlagRequired("socket")
 	return c
 }

@@ -1,0 +1,248 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"mkappliance/agent/guest"
+	"mkappliance/agent/guestinit"
+	"mkappliance/agent/images"
+	"mkappliance/agent/network"
+)
+
+// image is the tree of a container with what is known of it.
+type image struct {
+	tree    string
+	owner   int // on disk, of what is root's in the tree
+	boot    bool
+	config  images.Config
+	release func()
+}
+
+// containerSpec is a container to be started, as root has decided.
+type containerSpec struct {
+	Container
+	image   image
+	address netip.Addr
+	hosts   [][]string // of the job: address and names of each guest
+	volumes string     // directory of the job's named volumes
+	makeDir bool       // as docker-create(1) does with the working directory
+}
+
+// container is a guest with the user and environment of its processes.
+type container struct {
+	id    string
+	guest *guest.Guest
+	env   map[string]string
+	user  user
+	dir   string
+	tree  string
+}
+
+// user is one of a guest's.
+type user struct {
+	uid, gid uint32
+	groups   []uint32
+	home     string
+}
+
+// ociOwner owns on disk what is root's in a pulled image: nobody on the host.
+const ociOwner = guest.SubordinateBase
+
+func (s *Server) baseImage() image { return newTreeImage(s.settings.Base) }
+
+// newTreeImage is the image of a baked tree.
+func newTreeImage(tree string) image {
+	_, err := os.Lstat(filepath.Join(tree, "sbin/init"))
+	return image{tree: tree, boot: err == nil, release: func() {}}
+}
+
+// image finds or pulls the image that a container names.
+func (s *Server) image(ctx context.Context, c Container, tell progress) (image, error) {
+	name := strings.TrimPrefix(c.Image, "docker://")
+	if tree, ok := s.settings.Images[name]; ok {
+		return newTreeImage(tree), nil
+	}
+	var credentials *images.Credentials
+	if c.Credentials != nil {
+		credentials = &images.Credentials{Username: c.Credentials.Username, Password: c.Credentials.Password, Server: c.Credentials.Server}
+	}
+	pulled, err := s.store.Pull(ctx, name, credentials, func(line string) { tell("%s", line) })
+	if err != nil {
+		return image{}, err
+	}
+	return image{tree: pulled.Tree, owner: ociOwner, config: pulled.Config, release: pulled.Release}, nil
+}
+
+// imageOf is image for one that may have to be built first.
+func (s *Server) imageOf(ctx context.Context, r ContainerRequest, tell progress) (image, error) {
+	if r.Build == nil {
+		return s.image(ctx, r.Container, tell)
+	}
+	return s.build(ctx, *r.Build, tell)
+}
+
+// argv is the container's own process: what the workflow says, or the image;
+// an entrypoint of the workflow's makes the image's command void, as in
+// docker-run(1).
+func (c *containerSpec) argv() []string {
+	entrypoint, args := c.image.config.Entrypoint, c.image.config.Cmd
+	if c.Options.Entrypoint != nil {
+		entrypoint, args = nil, nil
+		if *c.Options.Entrypoint != "" {
+			entrypoint = []string{*c.Options.Entrypoint}
+		}
+	}
+	if len(c.Entrypoint) > 0 {
+		entrypoint, args = c.Entrypoint, nil
+	}
+	if len(c.Args) > 0 {
+		args = c.Args
+	}
+	return slices.Concat(entrypoint, args)
+}
+
+// environment merges what the image, the options and the workflow say.
+func (c *containerSpec) environment(home string) map[string]string {
+	env := mergeEnv(map[string]string{"HOME": home}, parseEnviron(c.image.config.Env), c.Options.Env, c.Env)
+	if env["PATH"] == "" {
+		env["PATH"] = DefaultPath
+	}
+	return env
+}
+
+// launch starts the guest of a container, joins it to the network and shows it
+// what it is to see.
+func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Network) (_ *container, err error) {
+	u, err := findUser(spec)
+	if err != nil {
+		return nil, err
+	}
+	guestSpec, err := s.guestSpec(spec)
+	if err != nil {
+		return nil, err
+	}
+	binds, err := s.binds(spec.Mounts, spec.volumes, int(u.uid))
+	if err != nil {
+		return nil, err
+	}
+	defer closeBinds(binds)
+	g, err := s.takeGuest(ctx, guestSpec)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.Stop())
+		}
+	}()
+	if err := net.Join(g.Leader(), spec.address); err != nil {
+		return nil, err
+	}
+	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, tree: spec.image.tree,
+		dir: firstOf(spec.Dir, spec.Options.Workdir, spec.image.config.WorkingDir, "/")}
+	if err := g.Attach(binds, s.setup(spec, c)); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func findUser(spec containerSpec) (user, error) {
+	uid, gid, groups, home, err := images.User(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
+	if err != nil {
+		return user{}, err
+	}
+	u := user{uid: uint32(uid), gid: uint32(gid), home: home}
+	for _, g := range groups {
+		u.groups = append(u.groups, uint32(g))
+	}
+	return u, nil
+}
+
+// guestSpec is the part of a container that its guest is started with.
+func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
+	o := spec.Options
+	g := guest.Spec{ID: machineName(newID()), Tree: spec.image.tree, TreeOwner: spec.image.owner, Boot: spec.image.boot,
+		Limits: guest.Limits{Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs}}
+	for _, name := range o.CapDrop {
+		if name == "ALL" {
+			// systemd-nspawn(1) spells it so.
+			g.DropCapabilities = []string{"all"}
+			break
+		}
+		g.DropCapabilities = append(g.DropCapabilities, "CAP_"+name)
+	}
+	for _, d := range o.Devices {
+		if !slices.Contains(s.settings.Devices, d.Host) {
+			return g, fmt.Errorf("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)
+		}
+		g.Devices = append(g.Devices, guest.Device{Source: d.Host, Target: d.Guest})
+	}
+	return g, nil
+}
+
+// setup is what the guest's agent does before the first process.
+func (s *Server) setup(spec containerSpec, c *container) guestinit.Setup {
+	hostname := firstOf(spec.Options.Hostname, c.guest.ID())
+	hosts := append([][]string{{spec.address.String(), hostname}}, spec.hosts...)
+	for _, h := range spec.Options.AddHosts {
+		hosts = append(hosts, []string{h.Address, h.Name})
+	}
+	setup := guestinit.Setup{
+		Hostname: hostname,
+		Files:    map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
+		Dirs:     slices.Clone(spec.image.config.Volumes),
+	}
+	if spec.makeDir {
+		setup.Dirs = append(setup.Dirs, c.dir)
+	}
+	for _, m := range spec.Mounts {
+		if m.Scratch {
+			setup.Dirs = append(setup.Dirs, m.Target)
+		}
+	}
+	for _, t := range spec.Options.Tmpfs {
+		setup.Tmpfs = append(setup.Tmpfs, guestinit.Tmpfs{Target: t.Path, Flags: t.Flags(), Options: t.Data()})
+	}
+	if size := spec.Options.ShmSize; size > 0 {
+		setup.Tmpfs = append(setup.Tmpfs, guestinit.Tmpfs{Target: "/dev/shm", Flags: []string{"nosuid", "nodev"}, Options: fmt.Sprintf("mode=1777,size=%d", size)})
+	}
+	return setup
+}
+
+// resolvConf is resolv.conf(5) with the host's own name servers.
+func (s *Server) resolvConf() string {
+	var b strings.Builder
+	for _, r := range s.network.Resolvers {
+		fmt.Fprintf(&b, "nameserver %s\n", r)
+	}
+	return b.String()
+}
+
+func (c *container) stop() error { return c.guest.Stop() }
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func newID() string {
+	var raw [16]byte
+	_, _ = rand.Read(raw[:]) // never fails, crypto/rand
+	return hex.EncodeToString(raw[:])
+}
+
+// machineName is short enough for an interface name, IFNAMSIZ.
+func machineName(id string) string { return "j-" + id[:8] }

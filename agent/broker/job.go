@@ -1,0 +1,270 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"mkappliance/agent/images"
+	"mkappliance/agent/network"
+	"mkappliance/agent/options"
+)
+
+// job is the job that has guests.
+type job struct {
+	id        string
+	network   *network.Network
+	container *container // nil for a job that has services only
+	services  []*service
+	hosts     [][]string // address and names of each service
+	images    []image
+	stopWatch context.CancelFunc
+
+	mu  sync.Mutex
+	why error // why the broker itself ended it
+}
+
+// ended tells why the broker itself ended the job, if it did.
+func (j *job) ended() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.why
+}
+
+// prepare ends the guests of an earlier job and starts those of one.
+func (s *Server) prepare(ctx context.Context, r PrepareRequest, tell progress) (*PrepareReply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.endJobLocked(); err != nil {
+		return nil, err
+	}
+	j := &job{id: newID(), stopWatch: func() {}}
+	reply, err := s.startJob(ctx, j, r, tell)
+	if err != nil {
+		return nil, errors.Join(err, s.stopJob(j))
+	}
+	s.job = j
+	s.watch(j)
+	s.log.Info("job started", "job", j.id, "services", len(j.services))
+	return reply, nil
+}
+
+// startJob starts what a job needs; on an error the caller stops what is there.
+func (s *Server) startJob(ctx context.Context, j *job, r PrepareRequest, tell progress) (*PrepareReply, error) {
+	containers := slices.Clone(r.Services)
+	if r.Container != nil {
+		containers = append(containers, *r.Container)
+	}
+	specs, err := s.specs(ctx, j, containers, tell)
+	if err != nil {
+		return nil, err
+	}
+	if j.network, err = s.network.NewNetwork(); err != nil {
+		return nil, err
+	}
+	names := newNames()
+	for i := range specs {
+		if specs[i].address, err = j.network.Reserve(); err != nil {
+			return nil, err
+		}
+		if i < len(r.Services) {
+			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, names.of(specs[i].Container)...))
+		} else if aliases := specs[i].Options.Aliases; len(aliases) > 0 {
+			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, aliases...))
+		}
+	}
+	if err := s.startGuests(ctx, j, specs, len(r.Services), tell); err != nil {
+		return nil, err
+	}
+	return j.reply(specs, len(r.Services))
+}
+
+// specs finds the images of all containers at once.
+func (s *Server) specs(ctx context.Context, j *job, containers []Container, tell progress) ([]containerSpec, error) {
+	specs := make([]containerSpec, len(containers))
+	errs := make([]error, len(containers))
+	var pulls sync.WaitGroup
+	for i, c := range containers {
+		pulls.Go(func() {
+			specs[i].Container = c
+			specs[i].image, errs[i] = s.image(ctx, c, tell)
+		})
+	}
+	pulls.Wait()
+	for _, spec := range specs {
+		if spec.image.release != nil {
+			j.images = append(j.images, spec.image)
+		}
+	}
+	return specs, errors.Join(errs...)
+}
+
+// startGuests starts the job's own container beside its services, and waits
+// until all can be used.
+func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec, services int, tell progress) error {
+	errs := make([]error, len(specs))
+	started := make([]*container, len(specs))
+	j.services = make([]*service, services)
+	var starts sync.WaitGroup
+	for i := range specs {
+		specs[i].hosts, specs[i].volumes = j.hosts, s.volumes(j)
+		starts.Go(func() {
+			if i < services {
+				j.services[i], errs[i] = s.startService(ctx, specs[i], j.network, tell)
+			} else {
+				started[i], errs[i] = s.launch(ctx, specs[i], j.network)
+			}
+		})
+	}
+	starts.Wait()
+	if len(specs) > services {
+		j.container = started[services]
+	}
+	return errors.Join(errs...)
+}
+
+// reply describes the job's guests and publishes their ports.
+func (j *job) reply(specs []containerSpec, services int) (*PrepareReply, error) {
+	r := &PrepareReply{Job: j.id, Network: j.network.ID()}
+	for i, spec := range specs {
+		ports, err := publish(j.network, spec.Ports, spec.address)
+		if err != nil {
+			return nil, err
+		}
+		if i < services {
+			r.Services = append(r.Services, Started{ID: j.services[i].id, Ports: ports})
+		} else {
+			r.Container = &Started{ID: j.container.id, Ports: ports}
+			r.Alpine = images.IsAlpine(spec.image.tree)
+		}
+	}
+	return r, nil
+}
+
+// publish makes ports of a guest reachable on the host and says where.
+func publish(n *network.Network, ports []options.Port, to netip.Addr) (map[string]string, error) {
+	published := map[string]string{}
+	for _, p := range ports {
+		host, err := n.Publish(network.Port{Host: p.Host, Container: p.Container, Protocol: p.Protocol}, to)
+		if err != nil {
+			return nil, err
+		}
+		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
+	}
+	return published, nil
+}
+
+func (s *Server) cleanup(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.job == nil || s.job.id != id {
+		return nil
+	}
+	return s.endJobLocked()
+}
+
+func (s *Server) endJob() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endJobLocked()
+}
+
+func (s *Server) endJobLocked() error {
+	if s.job == nil {
+		return nil
+	}
+	if err := s.stopJob(s.job); err != nil {
+		return err
+	}
+	s.log.Info("job ended", "job", s.job.id)
+	s.job = nil
+	s.startSpare()
+	return nil
+}
+
+// stopJob ends a job's guests, all at once, and gives what they left in the
+// work root to the runner, which has to be able to delete it. It may be called
+// again if it failed.
+func (s *Server) stopJob(j *job) error {
+	j.stopWatch()
+	guests := []*container{}
+	if j.container != nil {
+		guests = append(guests, j.container)
+	}
+	for _, service := range j.services {
+		if service != nil {
+			guests = append(guests, service.container)
+		}
+	}
+	errs := make([]error, len(guests))
+	var stops sync.WaitGroup
+	for i, c := range guests {
+		stops.Go(func() { errs[i] = c.stop() })
+	}
+	stops.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if j.network != nil {
+		if err := j.network.Close(); err != nil {
+			return err
+		}
+		j.network = nil
+	}
+	for _, i := range j.images {
+		i.release()
+	}
+	j.images = nil
+	if err := os.RemoveAll(s.volumes(j)); err != nil {
+		return fmt.Errorf("cannot remove volumes: %w", err)
+	}
+	return s.giveBack()
+}
+
+// volumes is where the named volumes of a job lie, among what guests write.
+func (s *Server) volumes(j *job) string {
+	return filepath.Join(s.guests.JobsDir, "v-"+j.id[:8])
+}
+
+// giveBack makes the runner the owner of all in its work root.
+func (s *Server) giveBack() error {
+	root, err := os.Open(s.settings.WorkRoot)
+	if err != nil {
+		return fmt.Errorf("cannot open work root: %w", err)
+	}
+	defer root.Close()
+	return giveBack(root, s.settings.RunnerUID, s.settings.RunnerGID)
+}
+
+// names gives each service names of its own.
+type names map[string]bool
+
+func newNames() names { return names{} }
+
+// of gives the names of a service: those its options ask for, its host name,
+// and that of its image, with a number behind if another has it already.
+func (n names) of(c Container) []string {
+	var list []string
+	for _, name := range append(slices.Clone(c.Options.Aliases), c.Options.Hostname) {
+		if name != "" && !slices.Contains(list, name) {
+			n[name] = true
+			list = append(list, name)
+		}
+	}
+	base := options.Alias(c.Image)
+	alias := base
+	for i := 2; n[alias] && !slices.Contains(list, alias); i++ {
+		alias = fmt.Sprintf("%s-%d", base, i)
+	}
+	if base != "" && !slices.Contains(list, alias) {
+		n[alias] = true
+		list = append(list, alias)
+	}
+	return list
+}

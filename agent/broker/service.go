@@ -1,0 +1,228 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"mkappliance/agent/guestinit"
+	"mkappliance/agent/network"
+	"mkappliance/agent/options"
+	"mkappliance/agent/wire"
+)
+
+// service is a container that runs beside the job's own.
+type service struct {
+	*container
+	output *output
+	exited chan struct{} // closed when its process has ended
+}
+
+// startService starts a service and waits until it is healthy.
+func (s *Server) startService(ctx context.Context, spec containerSpec, net *network.Network, tell progress) (*service, error) {
+	spec.makeDir = true
+	argv := spec.argv()
+	if len(argv) == 0 && !spec.image.boot {
+		return nil, fmt.Errorf("cannot start service %s: its image names no command", spec.Image)
+	}
+	c, err := s.launch(ctx, spec, net)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start service %s: %w", spec.Image, err)
+	}
+	sv := &service{container: c, output: &output{}, exited: make(chan struct{})}
+	if len(argv) > 0 {
+		err = sv.spawn(argv)
+	}
+	if err == nil {
+		err = sv.awaitHealth(ctx, health(spec), tell, spec.Image)
+	}
+	if err != nil {
+		err = fmt.Errorf("cannot start service %s: %w%s", spec.Image, err, sv.output.quote())
+		return nil, errors.Join(err, c.stop())
+	}
+	return sv, nil
+}
+
+// spawn starts the service's process, which ends with its guest.
+func (sv *service) spawn(argv []string) error {
+	conn, err := sv.guest.Dial()
+	if err != nil {
+		return err
+	}
+	agent := wire.NewConn(conn, wire.MaxData)
+	request := guestinit.Exec{Argv: argv, Env: environ(sv.env), Dir: sv.dir, UID: sv.user.uid, GID: sv.user.gid, Groups: sv.user.groups}
+	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
+		_ = conn.Close()
+		return err
+	}
+	go func() {
+		defer close(sv.exited)
+		defer conn.Close()
+		for {
+			kind, payload, err := agent.Receive()
+			switch {
+			case err != nil:
+				return
+			case kind == wire.Exit && len(payload) == 1:
+				sv.output.end(fmt.Errorf("it ended with status %d", payload[0]))
+				return
+			case kind == wire.Failure:
+				sv.output.end(errors.New(string(payload)))
+				return
+			default:
+				sv.output.Write(payload)
+			}
+		}
+	}()
+	return nil
+}
+
+// health is what the workflow says of a service's health, or else its image.
+func health(spec containerSpec) options.Health {
+	h := spec.Options.Health
+	if h.Disabled {
+		return options.Health{}
+	}
+	if h.Cmd == "" {
+		h.Cmd = spec.image.config.Health
+	}
+	return h
+}
+
+// Defaults of docker-run(1).
+const (
+	healthInterval = 30 * time.Second
+	healthTimeout  = 30 * time.Second
+	healthRetries  = 3
+)
+
+// settleTime is how long a service without a health command has to stay up: a
+// wrong command line shows at once.
+const settleTime = 20 * time.Millisecond
+
+// awaitHealth waits until a service is healthy. It is asked sooner and more
+// often than Docker does, since a job waits; it has as long as there.
+func (sv *service) awaitHealth(ctx context.Context, h options.Health, tell progress, name string) error {
+	if h.Cmd == "" {
+		select {
+		case <-sv.exited:
+			return sv.output.why()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(settleTime):
+			return nil
+		}
+	}
+	limit := h.StartPeriod + time.Duration(orDefault(h.Retries, healthRetries))*orDefault(h.Interval, healthInterval)
+	begin := time.Now()
+	tell("waiting for service %s to be healthy, at most %v", name, limit)
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		status, said, err := sv.check(ctx, h)
+		switch {
+		case err == nil && status == 0:
+			tell("service %s is healthy after %v", name, time.Since(begin).Round(10*time.Millisecond))
+			return nil
+		case time.Since(begin) > limit:
+			return fmt.Errorf("it was not healthy after %v: %q gave status %d: %s", limit, h.Cmd, status, said)
+		}
+		select {
+		case <-sv.exited:
+			return sv.output.why()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
+}
+
+// check runs the health command once.
+func (sv *service) check(ctx context.Context, h options.Health) (status int, said string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, orDefault(h.Timeout, healthTimeout))
+	defer cancel()
+	conn, err := sv.guest.Dial()
+	if err != nil {
+		return 0, "", err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	agent := wire.NewConn(conn, wire.MaxData)
+	request := guestinit.Exec{Argv: []string{"/bin/sh", "-c", h.Cmd}, Env: environ(sv.env), Dir: sv.dir,
+		UID: sv.user.uid, GID: sv.user.gid, Groups: sv.user.groups}
+	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
+		return 0, "", err
+	}
+	var out output
+	for {
+		kind, payload, err := agent.Receive()
+		switch {
+		case err != nil:
+			return -1, "it did not answer in time", err
+		case kind == wire.Exit && len(payload) == 1:
+			return int(payload[0]), strings.TrimSpace(out.String()), nil
+		case kind == wire.Failure:
+			return -1, string(payload), errors.New(string(payload))
+		default:
+			out.Write(payload)
+		}
+	}
+}
+
+func orDefault[T comparable](value, otherwise T) T {
+	var zero T
+	if value == zero {
+		return otherwise
+	}
+	return value
+}
+
+// output keeps the end of what a service prints, and how it ended.
+type output struct {
+	mu  sync.Mutex
+	buf []byte
+	err error
+}
+
+// outputLimit is enough for the last words of a service, in bytes.
+const outputLimit = 4096
+
+func (o *output) Write(p []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf = append(o.buf, p...)
+	o.buf = o.buf[max(0, len(o.buf)-outputLimit):]
+}
+
+func (o *output) end(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.err = err
+}
+
+func (o *output) why() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil {
+		return errors.New("its guest ended")
+	}
+	return o.err
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return string(o.buf)
+}
+
+// quote shows the last lines, if there are any, behind an error.
+func (o *output) quote() string {
+	text := bytes.TrimSpace([]byte(o.String()))
+	if len(text) == 0 {
+		return ""
+	}
+	return "; it said:\n" + string(text)
+}

@@ -1,0 +1,158 @@
+package guest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"mkappliance/agent/guestinit"
+	"mkappliance/agent/wire"
+)
+
+// Bind is a directory of the host to show in a guest.
+type Bind struct {
+	Source   *os.File // opened by the caller, so that it cannot be exchanged
+	Target   string   // absolute path in the guest
+	ReadOnly bool
+	// Owner, if not 0, is the host user whose files belong to User in the
+	// guest; with 0 the tree is shown as it is on disk, to be read only.
+	Owner int
+	User  int
+	// Hide names directories beneath Source, made if they do not exist, in
+	// whose place the guest sees an empty one.
+	Hide []string
+}
+
+// Attach shows directories of the host in the guest and has its agent carry
+// out the rest. What setup says of mounts is extended by those of binds, which
+// come first, in order.
+//
+// The host's part of a mount reaches the guest by propagation, across the
+// border of a user namespace: there the kernel locks its flags, and what covers
+// a part of it, against the guest's root; mount_namespaces(7).
+func (g *Guest) Attach(binds []Bind, setup guestinit.Setup) error {
+	var mounts []guestinit.Mount
+	for i, b := range binds {
+		name := strconv.Itoa(i)
+		if err := g.share(name, b); err != nil {
+			return fmt.Errorf("cannot show %s in guest: %w", b.Target, err)
+		}
+		mounts = append(mounts, guestinit.Mount{Source: filepath.Join(guestShare, name), Target: b.Target})
+	}
+	setup.Mounts = append(mounts, setup.Mounts...)
+	if err := g.setUp(setup); err != nil {
+		return fmt.Errorf("cannot set up guest: %w", err)
+	}
+	// Each is mounted where it belongs; the way there is closed.
+	for i := range binds {
+		if err := unix.Unmount(filepath.Join(g.dir, "share", strconv.Itoa(i)), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("cannot set up guest: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeShare makes the directory whose mounts reach the guest.
+func (g *Guest) makeShare() error {
+	share := filepath.Join(g.dir, "share")
+	if err := unix.Mount(share, share, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("cannot mount %s: %w", share, err)
+	}
+	if err := unix.Mount("", share, "", unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("cannot share %s: %w", share, err)
+	}
+	return nil
+}
+
+// share mounts a directory, with what covers parts of it, and lets it appear
+// in the guest as one.
+func (g *Guest) share(name string, b Bind) error {
+	private, shared := filepath.Join(g.dir, "bind", name), filepath.Join(g.dir, "share", name)
+	for _, dir := range []string{private, shared} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := g.mountBind(private, b); err != nil {
+		return err
+	}
+	for _, hidden := range b.Hide {
+		if err := g.hide(private, hidden, b); err != nil {
+			return fmt.Errorf("cannot hide %s: %w", hidden, err)
+		}
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, private, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	return unix.MoveMount(tree, "", unix.AT_FDCWD, shared, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+func (g *Guest) mountBind(target string, b Bind) error {
+	attributes := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
+	if b.ReadOnly {
+		attributes |= unix.MOUNT_ATTR_RDONLY
+	}
+	base := rangeBase(g.slot)
+	m := treeMap(base, 0)
+	if b.Owner != 0 {
+		m = workMap(base, b.Owner, b.User)
+	}
+	ids, err := g.host.userNamespace(m)
+	if err != nil {
+		return err
+	}
+	return cloneMount(b.Source, target, attributes, ids)
+}
+
+// hide covers a directory of a bind. The way to it is a job's to change, so no
+// link is followed.
+func (g *Guest) hide(private, name string, b Bind) error {
+	// The directory is made beneath the source, whose ids are the host's.
+	made, err := OpenBeneath(b.Source, name, b.Owner, b.Owner)
+	if err != nil {
+		return err
+	}
+	_ = made.Close()
+	root, err := os.Open(private)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	target, err := OpenBeneath(root, name, -1, -1)
+	if err != nil {
+		return err
+	}
+	defer target.Close()
+	empty, err := os.Open(filepath.Join(g.dir, "empty"))
+	if err != nil {
+		return err
+	}
+	defer empty.Close()
+	return cloneMountOn(empty, target, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+}
+
+// setUp has the agent do its part.
+func (g *Guest) setUp(setup guestinit.Setup) error {
+	conn, err := g.Dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	agent := wire.NewConn(conn, wire.MaxData)
+	if err := agent.SendJSON(wire.Request, guestinit.Request{Setup: &setup}); err != nil {
+		return err
+	}
+	kind, payload, err := agent.Receive()
+	switch {
+	case err != nil:
+		return fmt.Errorf("the guest ended: %w: %s", err, g.output)
+	case kind != wire.Reply:
+		return fmt.Errorf("%s", payload)
+	}
+	return nil
+}

@@ -1,0 +1,179 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"mkappliance/command"
+)
+
+// Where the guest finds the agent, the directory of its socket, and what is to
+// be mounted.
+const (
+	guestAgent  = "/run/runner/runner-agent"
+	guestSocket = "/run/runner/host"
+	guestShare  = "/run/runner/share"
+	socketName  = "agent.sock"
+)
+
+// argv is the systemd-nspawn(1) command of the guest.
+func (g *Guest) argv() []string {
+	argv := []string{"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
+		"--directory=" + filepath.Join(g.dir, "root"), "--machine=" + g.spec.ID, "--hostname=" + g.spec.ID,
+		fmt.Sprintf("--private-users=%d:%d", rangeBase(g.slot), rangeSize), "--private-users-ownership=off",
+		"--private-network", "--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe",
+		"--suppress-sync=yes",
+		"--bind-ro=" + escape(g.host.Agent) + ":" + guestAgent,
+		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
+		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare}
+	if pids := g.host.Limits.Pids; pids > 0 {
+		// Also where there is no controller for processes.
+		argv = append(argv, fmt.Sprintf("--rlimit=NPROC=%d", pids))
+	}
+	if len(g.spec.DropCapabilities) > 0 {
+		argv = append(argv, "--drop-capability="+strings.Join(g.spec.DropCapabilities, ","))
+	}
+	for _, d := range g.spec.Devices {
+		argv = append(argv, "--bind="+escape(d.Source)+":"+escape(d.Target))
+	}
+	if !g.spec.Boot {
+		argv = append(argv, "--as-pid2")
+	}
+	argv = append(argv, guestAgent, "guest-init", "--socket", guestSocket+"/"+socketName)
+	if g.spec.Boot {
+		argv = append(argv, "--boot")
+	}
+	return argv
+}
+
+// escape protects colons in paths, as systemd-nspawn(1) --bind wants it.
+func escape(path string) string { return strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(path) }
+
+// spawn starts nspawn in the guest's cgroup.
+func (g *Guest) spawn() error {
+	if err := os.Mkdir(g.cgroup, 0o755); err != nil {
+		return err
+	}
+	if err := g.spec.Limits.set(g.cgroup); err != nil {
+		return err
+	}
+	dir, err := os.Open(g.cgroup)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	argv := g.argv()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"),
+		// Guests see one cgroup tree, on hosts that still have two as well.
+		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
+		// No memory-backed /tmp of a tenth of the RAM: builds need more.
+		"SYSTEMD_NSPAWN_TMPFS_TMP=0"}
+	cmd.Stdout, cmd.Stderr = g.output, g.output
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	// A broker that is killed takes its guests along.
+	return command.StartChild(cmd, func(error) {
+		// A killed nspawn leaves the guest's processes running, and steps
+		// waiting for them.
+		g.Kill()
+		close(g.exited)
+	})
+}
+
+// waitReady waits until the agent in the guest answers.
+func (g *Guest) waitReady(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, g.host.ReadyTimeout,
+		fmt.Errorf("it was not ready after %v (RUNNER_NSPAWN_READY_TIMEOUT_S)", g.host.ReadyTimeout))
+	defer cancel()
+	for {
+		if conn, err := g.Dial(); err == nil {
+			defer conn.Close()
+			g.leader, err = peer(conn)
+			return err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-g.exited:
+			return fmt.Errorf("it ended at once: %s", g.output)
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %s", context.Cause(ctx), g.output)
+		}
+	}
+}
+
+// peer gives the process that listens at the other end, unix(7) SO_PEERCRED.
+func peer(conn net.Conn) (int, error) {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, credErr); err != nil {
+		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
+	}
+	return int(cred.Pid), nil
+}
+
+// Dial connects to the agent in the guest. The guest could have put anything in
+// the socket's place, so no link is followed.
+func (g *Guest) Dial() (net.Conn, error) {
+	dir, err := os.Open(filepath.Join(g.dir, "socket"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach guest: %w", err)
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), socketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach guest: %w", err)
+	}
+	socket := os.NewFile(uintptr(fd), socketName)
+	defer socket.Close()
+	info, err := socket.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach guest: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return nil, errors.New("cannot reach guest: its socket is none")
+	}
+	conn, err := net.Dial("unix", "/proc/self/fd/"+strconv.Itoa(fd))
+	if err != nil {
+		return nil, fmt.Errorf("cannot reach guest: %w", err)
+	}
+	return conn, nil
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu    sync.Mutex
+	buf   []byte
+	limit int
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	t.buf = t.buf[max(0, len(t.buf)-t.limit):]
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.TrimSpace(string(t.buf))
+}

@@ -1,0 +1,46 @@
+package guestinit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	// agentCgroup is beside those that systemd makes, which leaves it alone.
+	agentCgroup = cgroupRoot + "/runner"
+)
+
+// Boot starts the agent as a process of its own and becomes the guest's init
+// system, as process 1. The agent answers while the other still boots: that,
+// and not being started by it, is what makes a guest ready early. It returns
+// only with an error.
+func Boot(agent []string) error {
+	cgroup, err := openCgroup()
+	if err != nil {
+		return fmt.Errorf("cannot make cgroup for the agent: %w", err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot start the agent: %w", err)
+	}
+	attr := &os.ProcAttr{Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Setsid: true}}
+	if _, err := os.StartProcess(self, agent, attr); err != nil {
+		return fmt.Errorf("cannot start the agent: %w", err)
+	}
+	// systemd reads its arguments; it has none here.
+	return fmt.Errorf("cannot start the init system: %w", unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ()))
+}
+
+func openCgroup() (*os.File, error) {
+	if err := os.Mkdir(agentCgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, err
+	}
+	return os.Open(agentCgroup)
+}

@@ -1,0 +1,122 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"strings"
+
+	"mkappliance/agent/broker"
+	"mkappliance/agent/options"
+	"mkappliance/agent/shellwords"
+)
+
+// Where the runner wants its directories in a job's container
+// (ContainerInfo.cs).
+const (
+	externalsTarget = "/__e"
+	dockerSocket    = "/var/run/docker.sock" // always asked for
+)
+
+// containerStep runs a docker:// or Dockerfile action. The context ends with
+// the first signal, which is the process's to answer, as in step.
+func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
+	c, err := p.Container.request()
+	if err != nil {
+		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
+	}
+	r := broker.ContainerRequest{Job: p.Job, Container: *c}
+	if p.Container.Dockerfile != "" {
+		r.Build = &broker.Build{Dockerfile: p.Container.Dockerfile}
+	}
+	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, broker.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	if err != nil {
+		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
+	}
+	return status, nil
+}
+
+// request translates a container into what the broker can be asked for.
+func (c *Container) request() (*broker.Container, error) {
+	r := &broker.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
+	maps.Copy(r.Env, c.Env)
+	if c.Registry != nil {
+		r.Credentials = &broker.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
+	}
+	var err error
+	if r.Options, err = options.Parse(c.Options); err != nil {
+		return nil, c.unsupported("options", err)
+	}
+	for _, text := range c.Ports {
+		port, err := options.ParsePort(text)
+		if err != nil {
+			return nil, c.unsupported("ports", err)
+		}
+		r.Ports = append(r.Ports, port)
+	}
+	if r.Entrypoint, err = shellwords.Split(c.EntryPoint); err != nil {
+		return nil, fmt.Errorf("entrypoint: %w", err)
+	}
+	if r.Args, err = shellwords.Split(strings.Join(c.Args, " ")); err != nil {
+		return nil, fmt.Errorf("arguments: %w", err)
+	}
+	r.Mounts, err = c.mounts()
+	return r, err
+}
+
+// unsupported says where in the workflow it asks for what cannot be had.
+func (c *Container) unsupported(key string, err error) error {
+	where := key
+	if c.path != "" {
+		where = c.path + ": " + key
+	}
+	return &Unsupported{where + ": " + err.Error()}
+}
+
+// step is what the runner calls the step, after a space, or nothing.
+func (c *Container) step() string { return stepName(c.Env) }
+
+// mounts translates volumes.
+func (c *Container) mounts() ([]broker.Mount, error) {
+	var mounts []broker.Mount
+	for _, v := range c.SystemVolumes {
+		switch {
+		case v.Target == dockerSocket: // there is no Docker here
+		case v.Target == externalsTarget:
+			mounts = append(mounts, broker.Mount{Target: v.Target, ReadOnly: true, Externals: true})
+		case !path.IsAbs(v.Source):
+			return nil, fmt.Errorf("the source of %s is no absolute path", v.Target)
+		default:
+			mounts = append(mounts, broker.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
+		}
+	}
+	for _, v := range c.UserVolumes {
+		m, err := v.mount()
+		if err != nil {
+			return nil, c.unsupported("volumes", err)
+		}
+		mounts = append(mounts, m)
+	}
+	return mounts, nil
+}
+
+// mount translates a volume of a workflow: a directory of the host, a name, or
+// neither, as docker-run(1) tells them apart.
+func (v Volume) mount() (broker.Mount, error) {
+	m := broker.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
+	switch {
+	case m.Target == dockerSocket:
+		return m, errors.New("there is no Docker here, and no socket of it; remove the volume")
+	case path.IsAbs(v.Source):
+		m.Source = path.Clean(v.Source)
+	case strings.Contains(v.Source, "/"):
+		return m, fmt.Errorf("%.80q is neither a name nor an absolute path", v.Source)
+	case v.Source != "":
+		m.Volume = v.Source
+	default:
+		m.Scratch = true
+	}
+	return m, nil
+}

@@ -1,0 +1,66 @@
+package guests
+
+import (
+	"net"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netns"
+)
+
+// makeNetwork makes the network namespace that stands for the host's, with
+// nothing in it but loopback.
+func (l *lab) makeNetwork() {
+	l.Helper()
+	l.netns = filepath.Base(l.dir)
+	l.ip("netns", "add", l.netns)
+	l.Cleanup(func() { l.ip("netns", "delete", l.netns) })
+	l.ip("-netns", l.netns, "link", "set", "lo", "up")
+}
+
+func (l *lab) ip(args ...string) {
+	l.Helper()
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		l.Errorf("ip %q: %v\n%s", args, err, out)
+	}
+}
+
+// command runs a program in the lab's network namespace. Not by ip netns exec,
+// which puts a new /sys before it.
+func (l *lab) command(name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(l.Context(), "nsenter", append([]string{"--net=/run/netns/" + l.netns, name}, args...)...)
+}
+
+// inNetwork calls do on a thread in a network namespace: sockets it makes
+// belong there. The thread is not used again.
+func (l *lab) inNetwork(name string, do func() error) {
+	l.Helper()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		ns, err := netns.GetFromName(name)
+		if err == nil {
+			err = netns.Set(ns)
+			_ = ns.Close()
+		}
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		l.Fatal(err)
+	}
+}
+
+// listen listens in the lab's network namespace.
+func (l *lab) listen(address string) net.Listener {
+	l.Helper()
+	var listener net.Listener
+	l.inNetwork(l.netns, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	return listener
+}

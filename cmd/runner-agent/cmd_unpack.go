@@ -1,0 +1,25 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+
+	"mkappliance/agent/images"
+	"mkappliance/cli"
+)
+
+func newUnpackCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "unpack",
+		Short:  "Unpack a layer of an image into the directory on descriptor 3",
+		Hidden: true,
+		Long: `Unpack a layer of an image, a tar archive on standard input, into the directory
+that is open as descriptor 3. The broker starts this in a user namespace; nobody
+needs to start it by hand.
+
+Exit status:
+  0  done
+  1  the layer could not be unpacked`,
+		Args: cli.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return images.UnpackMain(c.InOrStdin()) },
+	}
+}
