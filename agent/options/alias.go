@@ -12,7 +12,7 @@ var labelPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9
 // empty if the image's name is none. The runner does not tell a hook what the
 // workflow calls a service.
 func Alias(image string) string {
-	image, _, _ = strings.Cut(strings.TrimPrefix(image, "docker://"), "@")
+	image, _, _ = strings.Cut(image, "@")
 	base, _, _ := strings.Cut(image[strings.LastIndexByte(image, '/')+1:], ":")
 	if !labelPattern.MatchString(base) {
 		return ""

@@ -72,7 +72,7 @@ func TestParse(t *testing.T) {
 
 		{"--cap-drop net_raw --cap-drop CAP_SYS_TIME --cap-drop cap_net_raw", Options{CapDrop: []string{"NET_RAW", "SYS_TIME"}}},
 		{"--cap-drop all", Options{CapDrop: []string{"ALL"}}},
-		{"--cap-add SYS_PTRACE --cap-add cap_net_admin", Options{CapAdd: []string{"SYS_PTRACE", "NET_ADMIN"}}},
+		{"--cap-add SYS_PTRACE --cap-add cap_net_admin --cap-add NET_ADMIN", Options{CapAdd: []string{"SYS_PTRACE", "NET_ADMIN"}}},
 		{"--cap-add KILL --cap-drop KILL", Options{CapAdd: []string{"KILL"}}},
 		{"--cap-drop KILL --cap-drop CHOWN --cap-add KILL", Options{CapAdd: []string{"KILL"}, CapDrop: []string{"CHOWN"}}},
 
@@ -197,6 +197,7 @@ func TestParseErrors(t *testing.T) {
 		{"--name 'a b'", `option --name: "a b" is no name; write letters, digits, hyphens and underscores`},
 		{"--network-alias 'a\nb'", `option --network-alias: "a\nb" is no name; write letters, digits, hyphens and underscores`},
 		{"--network-alias " + long[:64], `option --network-alias: "` + long[:64] + `" is no name; write letters, digits, hyphens and underscores`},
+		{"--name " + strings.Repeat("a.", 126) + "aa", `option --name: "` + strings.Repeat("a.", 40) + `" is no name; write letters, digits, hyphens and underscores`},
 		{"--add-host a", `option --add-host: "a" is no NAME:ADDRESS; write for example db.example:192.0.2.1`},
 		{"--add-host :192.0.2.1", `option --add-host: ":192.0.2.1" is no NAME:ADDRESS; write for example db.example:192.0.2.1`},
 		{"--add-host a:b", `option --add-host: "b" is no IPv4 or IPv6 address; write for example a:192.0.2.1`},
