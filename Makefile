@@ -2,7 +2,7 @@
 # make test    everything CI runs
 # make bench   guest start and step overhead against their peers
 # make lint    gofmt, vet, staticcheck, shellcheck
-# make         the two programs, in bin/
+# make         the programs, in bin/
 
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.
@@ -12,7 +12,7 @@ LDFLAGS := -ldflags='-s -w'
 .PHONY: all deps image test bench lint clean
 
 all:
-	$(GO) build -trimpath -buildvcs=false $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent
+	$(GO) build -trimpath -buildvcs=false $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent ./cmd/runner-shim
 
 deps:
 	ci/install-deps

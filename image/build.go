@@ -23,7 +23,7 @@ import (
 // Options says what to build and where.
 type Options struct {
 	Spec     *spec.Image
-	Agent    string // the static runner-agent binary to put in
+	Programs []string // the appliance's own static programs to put in
 	OutDir   string
 	CacheDir string
 	Epoch    int64 // SOURCE_DATE_EPOCH, seconds since 1970
@@ -188,7 +188,7 @@ func (b *build) layer(ctx context.Context, layer rootfs.Layer, name, variant str
 func (b *build) host(layers *layerPaths, archive string, log io.Writer) rootfs.Host {
 	return rootfs.Host{Layer: layers.host, GuestLayer: layers.guest,
 		Overlays: b.Spec.Host.Overlays, GuestOverlays: b.Spec.Guest.Overlays,
-		Agent: b.Agent, Runner: archive, RunnerVersion: b.Spec.Runner.Version,
+		Programs: b.Programs, Runner: archive, RunnerVersion: b.Spec.Runner.Version,
 		ImageID: b.Spec.Name, ImageVersion: b.Spec.Version,
 		Files: repartFiles(b.Spec.Disk), Epoch: b.Epoch, Log: log}
 }

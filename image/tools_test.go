@@ -174,7 +174,7 @@ func testOptions(t *testing.T, failing string) Options {
 			// The hash of the empty file.
 			Runner: spec.Component{Version: "1", Path: filepath.Join(dir, "runner.tar"), SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
 			Disk:   spec.Disk{ESP: 64 << 20, Root: 16 << 20, Verity: 2 << 20, Var: 32 << 20, Compression: "lz4"}},
-		Agent: filepath.Join(dir, "agent"), OutDir: filepath.Join(dir, "out"), CacheDir: filepath.Join(dir, "cache"),
+		Programs: []string{filepath.Join(dir, "agent")}, OutDir: filepath.Join(dir, "out"), CacheDir: filepath.Join(dir, "cache"),
 		Runner:   &command.Fake{Handle: fake.run},
 		Progress: progress.New(io.Discard, progress.Plain),
 	}

@@ -19,7 +19,7 @@ import (
 const (
 	guestBaseDir = "usr/lib/runner/base"
 	runnerDir    = "usr/lib/runner/actions-runner"
-	agentPath    = "usr/local/bin/runner-agent"
+	programsDir  = "usr/local/bin"
 	dpkgDir      = "usr/lib/sysimage/dpkg"
 	initrdName   = ".mkappliance-initrd"
 )
@@ -28,7 +28,7 @@ const (
 type Host struct {
 	Layer, GuestLayer       string   // tar files of the two package layers
 	Overlays, GuestOverlays []string // directories laid over them
-	Agent                   string   // the static runner-agent binary
+	Programs                []string // the appliance's own static programs
 	Runner                  string   // the actions runner's archive
 	RunnerVersion           string
 	ImageID, ImageVersion   string            // os-release(5) IMAGE_ID and IMAGE_VERSION
@@ -97,7 +97,7 @@ func unpackLayer(ctx context.Context, run command.Runner, tar, dir string) error
 	return Unpack(ctx, run, tar, dir, "--exclude=./etc/hostname", "--exclude=./etc/resolv.conf")
 }
 
-// addFiles lays the overlays, the agent and the generated files over the tree.
+// addFiles lays the overlays, the programs and the generated files over the tree.
 func (h Host) addFiles(root string) error {
 	for _, overlay := range h.Overlays {
 		if err := MergeOverlay(root, overlay); err != nil {
@@ -109,8 +109,10 @@ func (h Host) addFiles(root string) error {
 		return err
 	}
 	defer tree.Close()
-	if err := copyInto(tree, agentPath, h.Agent, 0o755); err != nil {
-		return err
+	for _, program := range h.Programs {
+		if err := copyInto(tree, filepath.Join(programsDir, filepath.Base(program)), program, 0o755); err != nil {
+			return err
+		}
 	}
 	for name, content := range h.Files {
 		if err := tree.MkdirAll(filepath.Dir(name), 0o755); err != nil {

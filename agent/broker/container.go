@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/guest"
 	"mkappliance/agent/guestinit"
 	"mkappliance/agent/images"
@@ -29,7 +30,7 @@ type image struct {
 
 // containerSpec is a container to be started, as root has decided.
 type containerSpec struct {
-	Container
+	api.Container
 	image   image
 	address netip.Addr
 	hosts   [][]string // of the job: address and names of each guest
@@ -66,7 +67,7 @@ func newTreeImage(tree string) image {
 }
 
 // image finds or pulls the image that a container names.
-func (s *Server) image(ctx context.Context, c Container, tell progress) (image, error) {
+func (s *Server) image(ctx context.Context, c api.Container, tell progress) (image, error) {
 	name := strings.TrimPrefix(c.Image, "docker://")
 	if tree, ok := s.settings.Images[name]; ok {
 		return newTreeImage(tree), nil
@@ -83,7 +84,7 @@ func (s *Server) image(ctx context.Context, c Container, tell progress) (image, 
 }
 
 // imageOf is image for one that may have to be built first.
-func (s *Server) imageOf(ctx context.Context, r ContainerRequest, tell progress) (image, error) {
+func (s *Server) imageOf(ctx context.Context, r api.ContainerRequest, tell progress) (image, error) {
 	if r.Build == nil {
 		return s.image(ctx, r.Container, tell)
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/images"
 	"mkappliance/agent/network"
 	"mkappliance/agent/options"
@@ -38,7 +39,7 @@ func (j *job) ended() error {
 }
 
 // prepare ends the guests of an earlier job and starts those of one.
-func (s *Server) prepare(ctx context.Context, r PrepareRequest, tell progress) (*PrepareReply, error) {
+func (s *Server) prepare(ctx context.Context, r api.PrepareRequest, tell progress) (*api.PrepareReply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.endJobLocked(); err != nil {
@@ -56,7 +57,7 @@ func (s *Server) prepare(ctx context.Context, r PrepareRequest, tell progress) (
 }
 
 // startJob starts what a job needs; on an error the caller stops what is there.
-func (s *Server) startJob(ctx context.Context, j *job, r PrepareRequest, tell progress) (*PrepareReply, error) {
+func (s *Server) startJob(ctx context.Context, j *job, r api.PrepareRequest, tell progress) (*api.PrepareReply, error) {
 	containers := slices.Clone(r.Services)
 	if r.Container != nil {
 		containers = append(containers, *r.Container)
@@ -86,7 +87,7 @@ func (s *Server) startJob(ctx context.Context, j *job, r PrepareRequest, tell pr
 }
 
 // specs finds the images of all containers at once.
-func (s *Server) specs(ctx context.Context, j *job, containers []Container, tell progress) ([]containerSpec, error) {
+func (s *Server) specs(ctx context.Context, j *job, containers []api.Container, tell progress) ([]containerSpec, error) {
 	specs := make([]containerSpec, len(containers))
 	errs := make([]error, len(containers))
 	var pulls sync.WaitGroup
@@ -130,17 +131,17 @@ func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec,
 }
 
 // reply describes the job's guests and publishes their ports.
-func (j *job) reply(specs []containerSpec, services int) (*PrepareReply, error) {
-	r := &PrepareReply{Job: j.id, Network: j.network.ID()}
+func (j *job) reply(specs []containerSpec, services int) (*api.PrepareReply, error) {
+	r := &api.PrepareReply{Job: j.id, Network: j.network.ID()}
 	for i, spec := range specs {
 		ports, err := publish(j.network, spec.Ports, spec.address)
 		if err != nil {
 			return nil, err
 		}
 		if i < services {
-			r.Services = append(r.Services, Started{ID: j.services[i].id, Ports: ports})
+			r.Services = append(r.Services, api.Started{ID: j.services[i].id, Ports: ports})
 		} else {
-			r.Container = &Started{ID: j.container.id, Ports: ports}
+			r.Container = &api.Started{ID: j.container.id, Ports: ports}
 			r.Alpine = images.IsAlpine(spec.image.tree)
 		}
 	}
@@ -249,7 +250,7 @@ func newNames() names { return names{} }
 
 // of gives the names of a service: those its options ask for, its host name,
 // and that of its image, with a number behind if another has it already.
-func (n names) of(c Container) []string {
+func (n names) of(c api.Container) []string {
 	var list []string
 	for _, name := range append(slices.Clone(c.Options.Aliases), c.Options.Hostname) {
 		if name != "" && !slices.Contains(list, name) {

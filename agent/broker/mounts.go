@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/guest"
 )
 
@@ -18,7 +19,7 @@ var hidden = []string{"_temp/_runner_hook_responses", "_update"}
 
 // binds opens what the settings and a request want to see in a guest, whose
 // user is to own the work root. The job's volumes lie in the directory volumes.
-func (s *Server) binds(mounts []Mount, volumes string, user int) (binds []guest.Bind, err error) {
+func (s *Server) binds(mounts []api.Mount, volumes string, user int) (binds []guest.Bind, err error) {
 	defer func() {
 		if err != nil {
 			closeBinds(binds)
@@ -61,7 +62,7 @@ func (s *Server) binds(mounts []Mount, volumes string, user int) (binds []guest.
 	return binds, nil
 }
 
-func (s *Server) bind(root *os.File, volumes string, m Mount, user int) (guest.Bind, error) {
+func (s *Server) bind(root *os.File, volumes string, m api.Mount, user int) (guest.Bind, error) {
 	bind := guest.Bind{Target: m.Target, ReadOnly: m.ReadOnly}
 	if err := checkTarget(m.Target); err != nil {
 		return bind, err

@@ -1,3 +1,6 @@
+// Package broker is the root side of container jobs: it owns the guests. Every
+// host path, user id and limit comes from its own settings; a request of package
+// api names what it wants of them.
 package broker
 
 import (
@@ -9,6 +12,7 @@ import (
 	"net"
 	"sync"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/guest"
 	"mkappliance/agent/images"
 	"mkappliance/agent/network"
@@ -87,7 +91,7 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	if err != nil || kind != wire.Request {
 		return
 	}
-	var request envelope
+	var request api.Envelope
 	if err := json.Unmarshal(payload, &request); err != nil {
 		_ = client.Send(wire.Failure, []byte("cannot read request: "+err.Error()))
 		return
@@ -98,7 +102,7 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	}
 }
 
-func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, e envelope) error {
+func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, e api.Envelope) error {
 	switch {
 	case e.Prepare != nil:
 		awaitHangup(client, cancel)

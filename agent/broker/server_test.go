@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/guest"
 	"mkappliance/agent/images"
 	"mkappliance/agent/options"
@@ -59,13 +60,13 @@ func TestHidden(t *testing.T) {
 func TestNames(t *testing.T) {
 	n := newNames()
 	for i, test := range []struct {
-		c    Container
+		c    api.Container
 		want []string
 	}{
-		{Container{Image: "postgres:16"}, []string{"postgres"}},
-		{Container{Image: "registry.example/x/postgres@sha256:0"}, []string{"postgres-2"}},
-		{Container{Image: "redis", Options: options.Options{Aliases: []string{"cache", "store"}, Hostname: "cache-1"}}, []string{"cache", "store", "cache-1", "redis"}},
-		{Container{Image: "redis", Options: options.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
+		{api.Container{Image: "postgres:16"}, []string{"postgres"}},
+		{api.Container{Image: "registry.example/x/postgres@sha256:0"}, []string{"postgres-2"}},
+		{api.Container{Image: "redis", Options: options.Options{Aliases: []string{"cache", "store"}, Hostname: "cache-1"}}, []string{"cache", "store", "cache-1", "redis"}},
+		{api.Container{Image: "redis", Options: options.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
 	} {
 		if got := n.of(test.c); !slices.Equal(got, test.want) {
 			t.Errorf("%d: got %q, want %q", i, got, test.want)
@@ -77,15 +78,15 @@ func TestArgv(t *testing.T) {
 	empty, own := "", "/own"
 	config := images.Config{Entrypoint: []string{"/entry", "-e"}, Cmd: []string{"cmd"}}
 	for i, test := range []struct {
-		c    Container
+		c    api.Container
 		want []string
 	}{
-		{Container{}, []string{"/entry", "-e", "cmd"}},
-		{Container{Args: []string{"a", "b"}}, []string{"/entry", "-e", "a", "b"}},
-		{Container{Entrypoint: []string{"/x"}}, []string{"/x"}},
-		{Container{Entrypoint: []string{"/x"}, Args: []string{"a"}}, []string{"/x", "a"}},
-		{Container{Options: options.Options{Entrypoint: &own}}, []string{"/own"}},
-		{Container{Options: options.Options{Entrypoint: &empty}, Args: []string{"a"}}, []string{"a"}},
+		{api.Container{}, []string{"/entry", "-e", "cmd"}},
+		{api.Container{Args: []string{"a", "b"}}, []string{"/entry", "-e", "a", "b"}},
+		{api.Container{Entrypoint: []string{"/x"}}, []string{"/x"}},
+		{api.Container{Entrypoint: []string{"/x"}, Args: []string{"a"}}, []string{"/x", "a"}},
+		{api.Container{Options: options.Options{Entrypoint: &own}}, []string{"/own"}},
+		{api.Container{Options: options.Options{Entrypoint: &empty}, Args: []string{"a"}}, []string{"a"}},
 	} {
 		spec := containerSpec{Container: test.c, image: image{config: config}}
 		if got := spec.argv(); !slices.Equal(got, test.want) {

@@ -39,7 +39,7 @@ type Device struct{ Source, Target string }
 
 // Host holds what all guests of a broker have in common.
 type Host struct {
-	Agent        string        // static runner-agent binary, put into each guest
+	Agent        string        // static runner-shim binary, put into each guest
 	JobsDir      string        // where guests keep what they write, root's alone
 	Cgroup       string        // cgroup2 directory to make the guests' cgroups in
 	ReadyTimeout time.Duration // how long a guest may take to answer

@@ -11,21 +11,21 @@ func TestArgv(t *testing.T) {
 	const common = "systemd-nspawn --quiet --keep-unit --register=no --settings=no --directory=/jobs/j-1/root " +
 		"--machine=j-1 --hostname=j-1 --private-users=655360:65536 --private-users-ownership=off --private-network " +
 		"--link-journal=no --timezone=off --resolv-conf=off --console=pipe --suppress-sync=yes " +
-		"--bind-ro=/usr/local/bin/runner-agent:/run/runner/runner-agent --bind=/jobs/j-1/socket:/run/runner/host " +
+		"--bind-ro=/usr/local/bin/runner-shim:/run/runner/runner-shim --bind=/jobs/j-1/socket:/run/runner/host " +
 		"--bind=/jobs/j-1/share:/run/runner/share "
-	const agent = "/run/runner/runner-agent guest-init --socket /run/runner/host/agent.sock"
+	const agent, socket = "/run/runner/runner-shim guest-init ", "/run/runner/host/agent.sock"
 	for _, test := range []struct {
 		spec   Spec
 		limits Limits
 		want   string
 	}{
-		{Spec{}, Limits{}, "--as-pid2 " + agent},
-		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + " --boot"},
+		{Spec{}, Limits{}, "--as-pid2 " + agent + socket},
+		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + "-boot " + socket},
 		{Spec{DropCapabilities: []string{"CAP_CHOWN", "CAP_KILL"}, Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
-			`--drop-capability=CAP_CHOWN,CAP_KILL --bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent},
+			`--drop-capability=CAP_CHOWN,CAP_KILL --bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
 	} {
 		test.spec.ID = "j-1"
-		g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-agent", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
+		g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
 		if got := strings.Join(g.argv(), " "); got != common+test.want {
 			t.Errorf("got  %s\nwant %s", got, common+test.want)
 		}

@@ -23,7 +23,7 @@ import (
 // Where the guest finds the agent, the directory of its socket, and what is to
 // be mounted.
 const (
-	guestAgent  = "/run/runner/runner-agent"
+	guestAgent  = "/run/runner/runner-shim"
 	guestSocket = "/run/runner/host"
 	guestShare  = "/run/runner/share"
 	socketName  = "agent.sock"
@@ -52,11 +52,11 @@ func (g *Guest) argv() []string {
 	if !g.spec.Boot {
 		argv = append(argv, "--as-pid2")
 	}
-	argv = append(argv, guestAgent, "guest-init", "--socket", guestSocket+"/"+socketName)
+	argv = append(argv, guestAgent, "guest-init")
 	if g.spec.Boot {
-		argv = append(argv, "--boot")
+		argv = append(argv, "-boot")
 	}
-	return argv
+	return append(argv, guestSocket+"/"+socketName)
 }
 
 // escape protects colons in paths, as systemd-nspawn(1) --bind wants it.

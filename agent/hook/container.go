@@ -8,7 +8,7 @@ import (
 	"path"
 	"strings"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/agent/options"
 	"mkappliance/agent/shellwords"
 )
@@ -27,11 +27,11 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
-	r := broker.ContainerRequest{Job: p.Job, Container: *c}
+	r := api.ContainerRequest{Job: p.Job, Container: *c}
 	if p.Container.Dockerfile != "" {
-		r.Build = &broker.Build{Dockerfile: p.Container.Dockerfile}
+		r.Build = &api.Build{Dockerfile: p.Container.Dockerfile}
 	}
-	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, broker.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, api.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
@@ -39,11 +39,11 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 }
 
 // request translates a container into what the broker can be asked for.
-func (c *Container) request() (*broker.Container, error) {
-	r := &broker.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
+func (c *Container) request() (*api.Container, error) {
+	r := &api.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
 	maps.Copy(r.Env, c.Env)
 	if c.Registry != nil {
-		r.Credentials = &broker.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
+		r.Credentials = &api.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
 	}
 	var err error
 	if r.Options, err = options.Parse(c.Options); err != nil {
@@ -79,17 +79,17 @@ func (c *Container) unsupported(key string, err error) error {
 func (c *Container) step() string { return stepName(c.Env) }
 
 // mounts translates volumes.
-func (c *Container) mounts() ([]broker.Mount, error) {
-	var mounts []broker.Mount
+func (c *Container) mounts() ([]api.Mount, error) {
+	var mounts []api.Mount
 	for _, v := range c.SystemVolumes {
 		switch {
 		case v.Target == dockerSocket: // there is no Docker here
 		case v.Target == externalsTarget:
-			mounts = append(mounts, broker.Mount{Target: v.Target, ReadOnly: true, Externals: true})
+			mounts = append(mounts, api.Mount{Target: v.Target, ReadOnly: true, Externals: true})
 		case !path.IsAbs(v.Source):
 			return nil, fmt.Errorf("the source of %s is no absolute path", v.Target)
 		default:
-			mounts = append(mounts, broker.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
+			mounts = append(mounts, api.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
 		}
 	}
 	for _, v := range c.UserVolumes {
@@ -104,8 +104,8 @@ func (c *Container) mounts() ([]broker.Mount, error) {
 
 // mount translates a volume of a workflow: a directory of the host, a name, or
 // neither, as docker-run(1) tells them apart.
-func (v Volume) mount() (broker.Mount, error) {
-	m := broker.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
+func (v Volume) mount() (api.Mount, error) {
+	m := api.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
 	switch {
 	case m.Target == dockerSocket:
 		return m, errors.New("there is no Docker here, and no socket of it; remove the volume")

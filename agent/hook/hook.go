@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/agent/shellwords"
 )
 
@@ -35,12 +35,12 @@ const cleanupTimeout = time.Minute
 // Broker is what the hook needs of the owner of the guests.
 type Broker interface {
 	// Prepare tells progress what takes long.
-	Prepare(ctx context.Context, r broker.PrepareRequest, progress io.Writer) (*broker.PrepareReply, error)
+	Prepare(ctx context.Context, r api.PrepareRequest, progress io.Writer) (*api.PrepareReply, error)
 	// Exec returns the status of the process, or an error if there is none.
-	Exec(ctx context.Context, r broker.ExecRequest, s broker.Streams) (status int, err error)
+	Exec(ctx context.Context, r api.ExecRequest, s api.Streams) (status int, err error)
 	// Container runs a container to its end and returns the status of its
 	// process, or an error if there is none.
-	Container(ctx context.Context, r broker.ContainerRequest, s broker.Streams) (status int, err error)
+	Container(ctx context.Context, r api.ContainerRequest, s api.Streams) (status int, err error)
 	// Cleanup ends the guests of a job. An unknown job is no error.
 	Cleanup(ctx context.Context, job string) error
 }
@@ -109,9 +109,9 @@ func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}
-	status, err := h.Broker.Exec(context.WithoutCancel(ctx), broker.ExecRequest{
+	status, err := h.Broker.Exec(context.WithoutCancel(ctx), api.ExecRequest{
 		Job: p.Job, Argv: argv, Env: p.Step.Env, PrependPath: p.Step.PrependPath, Dir: p.Step.Dir,
-	}, broker.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	}, api.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/agent/hook"
 	"mkappliance/ci/miniworker"
 )
@@ -39,15 +39,15 @@ func TestMain(m *testing.M) {
 // a signal, another with status 7.
 type echo struct{}
 
-func (echo) Prepare(_ context.Context, r broker.PrepareRequest, _ io.Writer) (*broker.PrepareReply, error) {
-	return &broker.PrepareReply{Job: "3f9c", Network: "77ab", Container: &broker.Started{ID: "3f9c"}}, show("prepare", r)
+func (echo) Prepare(_ context.Context, r api.PrepareRequest, _ io.Writer) (*api.PrepareReply, error) {
+	return &api.PrepareReply{Job: "3f9c", Network: "77ab", Container: &api.Started{ID: "3f9c"}}, show("prepare", r)
 }
 
-func (echo) Container(_ context.Context, r broker.ContainerRequest, s broker.Streams) (int, error) {
+func (echo) Container(_ context.Context, r api.ContainerRequest, s api.Streams) (int, error) {
 	return 6, show("container", r.Args)
 }
 
-func (echo) Exec(_ context.Context, r broker.ExecRequest, s broker.Streams) (int, error) {
+func (echo) Exec(_ context.Context, r api.ExecRequest, s api.Streams) (int, error) {
 	if slices.Contains(r.Argv, "wait") {
 		fmt.Fprintln(s.Stdout, "waiting")
 		got := <-s.Signals

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 )
 
 // prepare asks for the job's guests and answers with their description. Guests
@@ -34,8 +34,8 @@ func (h *Hook) prepare(ctx context.Context, p *Payload) error {
 	return nil
 }
 
-func (p *Prepare) request() (*broker.PrepareRequest, error) {
-	r := &broker.PrepareRequest{}
+func (p *Prepare) request() (*api.PrepareRequest, error) {
+	r := &api.PrepareRequest{}
 	if p.Container != nil {
 		c, err := p.Container.request()
 		if err != nil {
@@ -81,7 +81,7 @@ type containerContext struct {
 	Ports   map[string]string `json:"ports"`
 }
 
-func newResponse(r *broker.PrepareReply) response {
+func newResponse(r *api.PrepareReply) response {
 	answer := response{State: state{Job: r.Job}, Context: responseContext{Services: []containerContext{}}}
 	if r.Container != nil {
 		answer.IsAlpine = &r.Alpine
@@ -94,7 +94,7 @@ func newResponse(r *broker.PrepareReply) response {
 	return answer
 }
 
-func newContext(s broker.Started, network string) containerContext {
+func newContext(s api.Started, network string) containerContext {
 	c := containerContext{ID: s.ID, Network: network, Ports: map[string]string{}}
 	maps.Copy(c.Ports, s.Ports)
 	return c

@@ -22,7 +22,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/ci/miniworker"
 )
 
@@ -46,7 +46,7 @@ func main() {
 type bench struct {
 	base, agent, dir string
 	broker           *exec.Cmd
-	client           *broker.Client
+	client           *api.Client
 }
 
 // row is one line of the result.
@@ -64,20 +64,23 @@ func run(ctx context.Context, base, agent string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{base: base, agent: agent, dir: dir, client: &broker.Client{Socket: filepath.Join(dir, "socket")}}
-	if err := b.start(ctx); err != nil {
+	b := &bench{base: base, agent: agent, dir: dir, client: &api.Client{Socket: filepath.Join(dir, "socket")}}
+	if err := b.makeDirs(); err != nil {
 		return err
 	}
-	defer b.stop()
-	start, err := b.starts(ctx)
+	spare, err := b.withBroker(ctx, true, b.spareStart)
 	if err != nil {
 		return err
 	}
-	steps, err := b.steps(ctx)
+	start, err := b.withBroker(ctx, false, b.starts)
 	if err != nil {
 		return err
 	}
-	print(os.Stdout, "start of a guest", start)
+	steps, err := b.withBroker(ctx, false, b.steps)
+	if err != nil {
+		return err
+	}
+	print(os.Stdout, "start of a guest", slices.Concat(start, spare))
 	print(os.Stdout, "one step that runs /bin/true", steps)
 	return nil
 }
@@ -114,27 +117,34 @@ func clocked(do func() error) (time.Duration, error) {
 	return time.Since(begin), err
 }
 
-// start starts a broker of our own.
-func (b *bench) start(ctx context.Context) error {
+func (b *bench) makeDirs() error {
 	for _, d := range []string{"work", "externals"} {
 		if err := os.Mkdir(filepath.Join(b.dir, d), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := os.Chown(filepath.Join(b.dir, "work"), runnerID, runnerID); err != nil {
-		return err
+	return os.Chown(filepath.Join(b.dir, "work"), runnerID, runnerID)
+}
+
+// withBroker measures with a broker of our own, which keeps a spare guest or
+// does not.
+func (b *bench) withBroker(ctx context.Context, spare bool, measure func(context.Context) ([]row, error)) ([]row, error) {
+	config := filepath.Join(b.dir, "config.env")
+	if err := os.WriteFile(config, fmt.Appendf(nil, "RUNNER_SPARE_GUEST=%t\n", spare), 0o600); err != nil {
+		return nil, err
 	}
-	b.broker = exec.Command(b.agent, "broker", "--socket", b.client.Socket, "--config", filepath.Join(b.dir, "none"),
-		"--base", b.base, "--jobs-dir", filepath.Join(b.dir, "jobs"), "--work-root", filepath.Join(b.dir, "work"),
+	b.broker = exec.Command(b.agent, "broker", "--socket", b.client.Socket, "--config", config,
+		"--base", b.base, "--jobs-dir", filepath.Join(b.dir, "jobs"), "--images-dir", filepath.Join(b.dir, "images"), "--work-root", filepath.Join(b.dir, "work"),
 		"--externals", filepath.Join(b.dir, "externals"), "--runner-uid", strconv.Itoa(runnerID), "--runner-gid", strconv.Itoa(runnerID))
 	if err := b.broker.Start(); err != nil {
-		return err
+		return nil, err
 	}
+	defer b.stop()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if err := b.client.Reset(ctx); err == nil {
-			return nil
+			return measure(ctx)
 		} else if time.Now().After(deadline) {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -144,10 +154,12 @@ func (b *bench) stop() {
 	_ = b.broker.Wait()
 }
 
-// starts measures guests from nothing to ready.
-func (b *bench) starts(ctx context.Context) ([]row, error) {
-	prepare := broker.PrepareRequest{Container: &broker.Container{Image: "runner-base", Mounts: []broker.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
-	ours, err := measure("prepare until the guest takes steps", 21, func() (time.Duration, error) {
+// prepared measures guests from the request to ready, each some time after the
+// one before has ended.
+func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) (row, error) {
+	prepare := api.PrepareRequest{Container: &api.Container{Image: "runner-base", Mounts: []api.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
+	return measure(what, 21, func() (time.Duration, error) {
+		time.Sleep(pause)
 		var job string
 		d, err := clocked(func() error {
 			reply, err := b.client.Prepare(ctx, prepare, io.Discard)
@@ -158,6 +170,17 @@ func (b *bench) starts(ctx context.Context) ([]row, error) {
 		})
 		return d, errors.Join(err, b.client.Cleanup(ctx, job))
 	})
+}
+
+// spareStart measures jobs for which a guest waits.
+func (b *bench) spareStart(ctx context.Context) ([]row, error) {
+	r, err := b.prepared(ctx, "prepare until the guest takes steps, with a spare one", time.Second)
+	return []row{r}, err
+}
+
+// starts measures guests from nothing to ready.
+func (b *bench) starts(ctx context.Context) ([]row, error) {
+	ours, err := b.prepared(ctx, "prepare until the guest takes steps, cold", 500*time.Millisecond)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +240,7 @@ func untilReady(socket string, cmd *exec.Cmd) (time.Duration, error) {
 func (b *bench) steps(ctx context.Context) ([]row, error) {
 	work := filepath.Join(b.dir, "work")
 	hook := filepath.Join(b.dir, "hook.sh")
-	script := fmt.Sprintf("#!/bin/bash\nexec %q hook --socket %q\n", b.agent, b.client.Socket)
+	script := fmt.Sprintf("#!/bin/bash\nexec %q hook %q\n", filepath.Join(filepath.Dir(b.agent), "runner-shim"), b.client.Socket)
 	if err := os.WriteFile(hook, []byte(script), 0o755); err != nil {
 		return nil, err
 	}
@@ -233,9 +256,9 @@ func (b *bench) steps(ctx context.Context) ([]row, error) {
 	if err := unmarshalState(worker, &state); err != nil {
 		return nil, err
 	}
-	none := broker.Streams{Stdout: io.Discard, Stderr: io.Discard}
+	none := api.Streams{Stdout: io.Discard, Stderr: io.Discard}
 	step := func(argv ...string) error {
-		status, err := b.client.Exec(ctx, broker.ExecRequest{Job: state.Job, Argv: argv}, none)
+		status, err := b.client.Exec(ctx, api.ExecRequest{Job: state.Job, Argv: argv}, none)
 		if err == nil && status != 0 {
 			err = fmt.Errorf("status %d", status)
 		}

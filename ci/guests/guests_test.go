@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"mkappliance/agent/api"
 	"mkappliance/agent/broker"
 	"mkappliance/ci/miniworker"
 )
@@ -47,7 +48,7 @@ func TestGuestJob(t *testing.T) {
 		t.Errorf("output is %q, want 7", got)
 	}
 	look := result.Step("look").Output
-	if !slices.Contains(look, "systemd") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
+	if !slices.Contains(look, "init") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
 		t.Errorf("the step saw %q", look)
 	}
 	for _, name := range []string{"write", "state", "look", "env", "others", "Initialize containers", "Stop containers"} {
@@ -70,19 +71,19 @@ func TestGuestJob(t *testing.T) {
 	l.noResidue()
 }
 
-func request(c broker.Container) broker.PrepareRequest { return broker.PrepareRequest{Container: &c} }
+func request(c api.Container) api.PrepareRequest { return api.PrepareRequest{Container: &c} }
 
 // TestGuestRequests are single requests to one broker.
 func TestGuestRequests(t *testing.T) {
 	l := newLab(t)
 	t.Run("UnknownImage", func(t *testing.T) {
-		_, err := l.client.Prepare(t.Context(), request(broker.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
+		_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot pull 127.0.0.1:1/node:22: ") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("ExecWithoutPrepare", func(t *testing.T) {
-		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: "none", Argv: []string{"true"}}, broker.Streams{})
+		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: "none", Argv: []string{"true"}}, api.Streams{})
 		want := "cannot run step: the guest of this job is gone; it was ended, or never started"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -92,7 +93,7 @@ func TestGuestRequests(t *testing.T) {
 	t.Run("PrepareTwice", func(t *testing.T) {
 		first := l.prepare()
 		second := l.prepare()
-		if _, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: first, Argv: []string{"true"}}, broker.Streams{}); err == nil {
+		if _, err := l.client.Exec(t.Context(), api.ExecRequest{Job: first, Argv: []string{"true"}}, api.Streams{}); err == nil {
 			t.Error("the first job still has a guest")
 		}
 		if children := l.children(); len(children) != 1 {
@@ -110,7 +111,7 @@ func TestGuestRequests(t *testing.T) {
 		}
 		defer os.Remove(link)
 		for _, name := range []string{"link", "link/sub"} {
-			_, err := l.client.Prepare(t.Context(), request(broker.Container{Image: "debian:13", Mounts: []broker.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
+			_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "debian:13", Mounts: []api.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
 			if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
 				t.Errorf("%s: got %v, want a refusal", name, err)
 			}
@@ -127,7 +128,7 @@ func TestGuestRequests(t *testing.T) {
 			l.path("work/_update"): "_update is the runner's own",
 			l.path("work/_temp/_runner_hook_responses/x"): "_temp/_runner_hook_responses/x is the runner's own",
 		} {
-			_, err := l.client.Prepare(t.Context(), request(broker.Container{Image: "debian:13", Mounts: []broker.Mount{{Target: "/x", Source: source}}}), io.Discard)
+			_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "debian:13", Mounts: []api.Mount{{Target: "/x", Source: source}}}), io.Discard)
 			if want = "cannot mount /x: " + want; err == nil || err.Error() != want {
 				t.Errorf("got %v\nwant %s", err, want)
 			}
@@ -184,14 +185,14 @@ func TestGuestSteps(t *testing.T) {
 	})
 	t.Run("NotStarted", func(t *testing.T) {
 		for _, test := range []struct {
-			request broker.ExecRequest
+			request api.ExecRequest
 			want    string
 		}{
-			{broker.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
-			{broker.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
-			{broker.ExecRequest{Job: job}, "cannot start process: no command given"},
+			{api.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
+			{api.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
+			{api.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
-			_, err := l.client.Exec(t.Context(), test.request, broker.Streams{})
+			_, err := l.client.Exec(t.Context(), test.request, api.Streams{})
 			if err == nil || err.Error() != test.want {
 				t.Errorf("got %v\nwant %s", err, test.want)
 			}
@@ -200,7 +201,7 @@ func TestGuestSteps(t *testing.T) {
 	t.Run("BigOutput", func(t *testing.T) {
 		var out bytes.Buffer
 		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
-		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, broker.Streams{Stdout: &out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, api.Streams{Stdout: &out, Stderr: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -240,7 +241,7 @@ func TestGuestSteps(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, out := l.sh(job, "ls -d /sys/fs/cgroup/runner/step-* | wc -l; ls /proc/$(pgrep -o -x runner-agent)/fd | wc -l")
+			_, out := l.sh(job, "ls -d /sys/fs/cgroup/runner/step-* | wc -l; ls /proc/$(pgrep -o -x runner-shim)/fd | wc -l")
 			var agent int
 			if _, err := fmt.Sscan(out, &groups, &agent); err != nil {
 				t.Fatal(err)
@@ -265,8 +266,8 @@ func TestGuestSteps(t *testing.T) {
 			<-out.seen
 			signals <- syscall.SIGINT
 		}()
-		status, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
-			broker.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
+		status, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
+			api.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
 		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
 			t.Errorf("got %d, %v, %q", status, err, out.String())
 		}
@@ -338,7 +339,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}()
-		_, err := l.client.Exec(t.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, broker.Streams{Stdout: out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, api.Streams{Stdout: out, Stderr: io.Discard})
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot go on with the step: the guest ended") {
 			t.Errorf("got %v", err)
 		}

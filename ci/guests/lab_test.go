@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/ci/miniworker"
 )
 
@@ -62,7 +62,7 @@ type lab struct {
 	agent  string
 	netns  string // network namespace that stands for the host's
 	broker *exec.Cmd
-	client *broker.Client
+	client *api.Client
 	stderr *bytes.Buffer
 }
 
@@ -86,10 +86,10 @@ func newLab(t *testing.T, config ...string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &broker.Client{Socket: filepath.Join(dir, "socket")}}
+	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &api.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
-	build := exec.Command("go", "build", "-o", l.agent, "mkappliance/cmd/runner-agent")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "mkappliance/cmd/runner-agent", "mkappliance/cmd/runner-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -98,7 +98,7 @@ func newLab(t *testing.T, config ...string) *lab {
 		os.Mkdir(l.path("externals"), 0o755),
 		// A spare guest would look like one that was left behind.
 		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.Join(config, "\n")+"\n"), 0o600),
-		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook --socket %s\n", l.agent, l.client.Socket), 0o755)); err != nil {
+		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.stop() })
@@ -145,15 +145,15 @@ func (l *lab) eventually(what string, done func() bool) {
 // prepare starts a job's guest with the work root at /__w.
 func (l *lab) prepare() string {
 	l.Helper()
-	return l.prepareContainer(broker.Container{Image: "debian:13"})
+	return l.prepareContainer(api.Container{Image: "debian:13"})
 }
 
 // prepareContainer starts a job's guest with the mounts that every job has.
-func (l *lab) prepareContainer(c broker.Container) string {
+func (l *lab) prepareContainer(c api.Container) string {
 	l.Helper()
-	c.Mounts = append([]broker.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
+	c.Mounts = append([]api.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
 		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home", Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
-	reply, err := l.client.Prepare(l.Context(), broker.PrepareRequest{Container: &c}, io.Discard)
+	reply, err := l.client.Prepare(l.Context(), api.PrepareRequest{Container: &c}, io.Discard)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -164,8 +164,8 @@ func (l *lab) prepareContainer(c broker.Container) string {
 func (l *lab) sh(job, script string) (status int, output string) {
 	l.Helper()
 	var out bytes.Buffer
-	status, err := l.client.Exec(l.Context(), broker.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
-		broker.Streams{Stdout: &out, Stderr: &out})
+	status, err := l.client.Exec(l.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
+		api.Streams{Stdout: &out, Stderr: &out})
 	if err != nil {
 		l.Fatalf("%v\n%s", err, out.String())
 	}

@@ -29,8 +29,8 @@ const defaultEpoch = 1754697600
 const imageUmask = 0o022
 
 type buildOptions struct {
-	specFile, outDir, cacheDir, agent, version, runner string
-	json                                               bool
+	specFile, outDir, cacheDir, programs, version, runner string
+	json                                                  bool
 }
 
 func newBuildCommand() *cobra.Command {
@@ -60,7 +60,7 @@ Exit status:
 	f := c.Flags()
 	o.addSpecFlags(f)
 	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
-	f.StringVar(&o.agent, "agent", "", "put `FILE` in as runner-agent (default: the one beside mkappliance)")
+	f.StringVar(&o.programs, "programs", "", "put in runner-agent and runner-shim from `DIR` (default: that of mkappliance)")
 	f.StringVar(&o.version, "version", "", "give the image this `VERSION` instead of the one in images.toml")
 	f.StringVar(&o.runner, "runner", "", "take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")
 	return c
@@ -114,7 +114,7 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 	if err != nil {
 		return cli.Usage(err)
 	}
-	if options.Agent, err = o.agentPath(); err != nil {
+	if options.Programs, err = o.findPrograms(); err != nil {
 		return cli.Usage(err)
 	}
 	if err := rootfs.EnterUserNamespace(); err != nil {
@@ -161,19 +161,24 @@ func (o *buildOptions) image(name string) (*spec.Image, error) {
 	return img, nil
 }
 
-// agentPath finds the agent to put in: a static program for the appliance.
-func (o *buildOptions) agentPath() (string, error) {
-	if o.agent == "" {
+// findPrograms finds the static programs for the appliance.
+func (o *buildOptions) findPrograms() ([]string, error) {
+	if o.programs == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return "", fmt.Errorf("cannot find runner-agent: %w", err)
+			return nil, fmt.Errorf("cannot find the appliance's programs: %w", err)
 		}
-		o.agent = filepath.Join(filepath.Dir(self), "runner-agent")
+		o.programs = filepath.Dir(self)
 	}
-	if _, err := os.Stat(o.agent); err != nil {
-		return "", fmt.Errorf("cannot find runner-agent: %w; build it with 'make' or give --agent", err)
+	var programs []string
+	for _, name := range []string{"runner-agent", "runner-shim"} {
+		program := filepath.Join(o.programs, name)
+		if _, err := os.Stat(program); err != nil {
+			return nil, fmt.Errorf("cannot find the appliance's programs: %w; build them with 'make' or give --programs", err)
+		}
+		programs = append(programs, program)
 	}
-	return o.agent, nil
+	return programs, nil
 }
 
 func sourceDateEpoch(text string) (int64, error) {

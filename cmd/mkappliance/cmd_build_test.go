@@ -33,7 +33,7 @@ func TestBuildRefuses(t *testing.T) {
 		{summary: "runner missing", args: []string{"runner-amd64", "--runner", "missing.tar.gz"}, want: "cannot use --runner: open missing.tar.gz: no such file or directory"},
 		{summary: "runner hash", args: []string{"runner-amd64", "--runner", "images.toml@00"}, want: "cannot use --runner: images.toml has sha256 "},
 		{summary: "epoch", env: "yesterday", want: `cannot use SOURCE_DATE_EPOCH "yesterday": want seconds since 1970`},
-		{summary: "agent missing", args: []string{"runner-amd64", "--agent", "missing"}, want: "cannot find runner-agent: stat missing: no such file or directory; build it with 'make' or give --agent"},
+		{summary: "agent missing", args: []string{"runner-amd64", "--programs", "missing"}, want: "cannot find the appliance's programs: stat missing/runner-agent: no such file or directory; build them with 'make' or give --programs"},
 		{summary: "no image named", args: []string{}, want: "accepts 1 arg(s), received 0 (see 'mkappliance build --help')"},
 		{summary: "no description", args: []string{"runner-amd64", "--file", "missing.toml"}, want: "cannot read description of images: open missing.toml: no such file or directory"},
 	} {

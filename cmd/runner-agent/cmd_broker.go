@@ -111,9 +111,13 @@ func (o *brokerOptions) config(log *slog.Logger) (*config.Config, error) {
 
 // host says how guests are run here.
 func (o *brokerOptions) host(cfg *config.Config) (*guest.Host, error) {
-	agent, err := os.Executable()
+	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the agent for guests: %w", err)
+	}
+	agent := filepath.Join(filepath.Dir(self), "runner-shim")
+	if _, err := os.Stat(agent); err != nil {
+		return nil, fmt.Errorf("cannot find the agent for guests: %w; it belongs beside runner-agent", err)
 	}
 	parent, err := guest.FindCgroup(brokerCgroup)
 	if err != nil {

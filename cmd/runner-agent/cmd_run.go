@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/agent/hook"
 	"mkappliance/cli"
 )
@@ -44,10 +48,10 @@ Exit status:
 			}
 			signals, stop := stepSignals()
 			defer stop()
-			client := &broker.Client{Socket: o.socket}
+			client := &api.Client{Socket: o.socket}
 			// A signal ends the context, but is the command's to answer.
-			status, err := client.Run(context.WithoutCancel(c.Context()), broker.RunRequest{Argv: args, Env: env, Dir: o.cwd},
-				broker.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
+			status, err := client.Run(context.WithoutCancel(c.Context()), api.RunRequest{Argv: args, Env: env, Dir: o.cwd},
+				api.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
 			if err != nil {
 				return exit(hook.StatusNotStarted, fmt.Errorf("cannot run command: %w", err))
 			}
@@ -56,7 +60,7 @@ Exit status:
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the command is its own
-	f.StringVar(&o.socket, "socket", broker.DefaultSocket, "unix socket `PATH` of the broker")
+	f.StringVar(&o.socket, "socket", api.DefaultSocket, "unix socket `PATH` of the broker")
 	f.StringVar(&o.cwd, "cwd", "", "working `DIR` of the command in the guest (default /)")
 	f.StringArrayVar(&o.env, "env", nil, "set a variable, `NAME=VALUE`; may be given again")
 	return c
@@ -72,4 +76,22 @@ func parseEnv(assignments []string) (map[string]string, error) {
 		env[name] = value
 	}
 	return env, nil
+}
+
+// stepSignals receives what the user stops the command with, for the command.
+func stepSignals() (signals <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 8) // more than anybody sends before one is passed on
+	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
+	return c, func() { signal.Stop(c) }
+}
+
+// exit passes a status on. Only an error of ours is worth a message.
+func exit(status int, err error) error {
+	switch {
+	case err != nil:
+		return &cli.StatusError{Status: status, Err: err}
+	case status != 0:
+		return &cli.StatusError{Status: status, Err: errors.New("the command failed"), Quiet: true}
+	}
+	return nil
 }

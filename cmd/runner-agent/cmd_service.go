@@ -7,7 +7,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/broker"
+	"mkappliance/agent/api"
 	"mkappliance/agent/config"
 	"mkappliance/agent/supervise"
 	"mkappliance/cli"
@@ -44,7 +44,7 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")
-	c.Flags().StringVar(&o.socket, "socket", broker.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
+	c.Flags().StringVar(&o.socket, "socket", api.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
 	return c
 }
 
@@ -60,7 +60,7 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 		Delay:  supervise.Backoff,
 	}
 	if o.socket != "" {
-		s.Guests = &broker.Client{Socket: o.socket}
+		s.Guests = &api.Client{Socket: o.socket}
 	}
 	err = s.Run(c.Context())
 	var stop *supervise.StopError

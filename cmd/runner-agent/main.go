@@ -17,6 +17,6 @@ func newRootCommand() *cobra.Command {
 		Use:   "runner-agent",
 		Short: "Register, supervise and isolate one GitHub Actions runner",
 	}
-	root.AddCommand(newInstallCommand(), newServiceCommand(), newBrokerCommand(), newGuestInitCommand(), newUnpackCommand(), newHookCommand(), newRunCommand())
+	root.AddCommand(newInstallCommand(), newServiceCommand(), newBrokerCommand(), newUnpackCommand(), newRunCommand())
 	return root
 }

@@ -1,4 +1,4 @@
-package broker
+package api
 
 import (
 	"context"
@@ -27,37 +27,37 @@ type Streams struct {
 // to progress.
 func (c *Client) Prepare(ctx context.Context, r PrepareRequest, progress io.Writer) (*PrepareReply, error) {
 	var reply PrepareReply
-	return &reply, c.call(ctx, envelope{Prepare: &r}, &reply, progress)
+	return &reply, c.call(ctx, Envelope{Prepare: &r}, &reply, progress)
 }
 
 // Cleanup ends the guests of a job. A job that is not known is fine.
 func (c *Client) Cleanup(ctx context.Context, job string) error {
-	return c.call(ctx, envelope{Cleanup: &CleanupRequest{Job: job}}, nil, nil)
+	return c.call(ctx, Envelope{Cleanup: &CleanupRequest{Job: job}}, nil, nil)
 }
 
 // Reset ends every guest.
 func (c *Client) Reset(ctx context.Context) error {
-	return c.call(ctx, envelope{Reset: &struct{}{}}, nil, nil)
+	return c.call(ctx, Envelope{Reset: &struct{}{}}, nil, nil)
 }
 
 // Exec runs a process in the guest of a job and gives its exit status, 128 plus
 // the signal's number if one ended it.
 func (c *Client) Exec(ctx context.Context, r ExecRequest, s Streams) (int, error) {
-	return c.stream(ctx, envelope{Exec: &r}, s)
+	return c.stream(ctx, Envelope{Exec: &r}, s)
 }
 
 // Container runs a container to its end and gives the status of its process.
 func (c *Client) Container(ctx context.Context, r ContainerRequest, s Streams) (int, error) {
-	return c.stream(ctx, envelope{Container: &r}, s)
+	return c.stream(ctx, Envelope{Container: &r}, s)
 }
 
 // Run runs a command in a fresh guest.
 func (c *Client) Run(ctx context.Context, r RunRequest, s Streams) (int, error) {
-	return c.stream(ctx, envelope{Run: &r}, s)
+	return c.stream(ctx, Envelope{Run: &r}, s)
 }
 
 // open connects and sends the request. The connection closes when ctx ends.
-func (c *Client) open(ctx context.Context, e envelope) (*wire.Conn, func(), error) {
+func (c *Client) open(ctx context.Context, e Envelope) (*wire.Conn, func(), error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", c.Socket)
 	if err != nil {
@@ -73,7 +73,7 @@ func (c *Client) open(ctx context.Context, e envelope) (*wire.Conn, func(), erro
 	return w, done, nil
 }
 
-func (c *Client) call(ctx context.Context, e envelope, reply any, progress io.Writer) error {
+func (c *Client) call(ctx context.Context, e Envelope, reply any, progress io.Writer) error {
 	conn, done, err := c.open(ctx, e)
 	if err != nil {
 		return err
@@ -101,7 +101,7 @@ func (c *Client) call(ctx context.Context, e envelope, reply any, progress io.Wr
 	return nil
 }
 
-func (c *Client) stream(ctx context.Context, e envelope, s Streams) (int, error) {
+func (c *Client) stream(ctx context.Context, e Envelope, s Streams) (int, error) {
 	conn, done, err := c.open(ctx, e)
 	if err != nil {
 		return 0, err

@@ -1,8 +1,8 @@
-// Package broker is the root side of container jobs: it owns the guests. Its
-// clients, the hook among them, run as the unprivileged user runner and can
-// name only ids, in-guest values and paths beneath the work root; every host
-// path, user id and limit comes from the broker's own settings.
-package broker
+// Package api is what the broker, the root side of container jobs, can be
+// asked, and how. Those who ask, the hook among them, run as the unprivileged
+// user runner and can name only ids, in-guest values and paths; what a path of
+// the host means is the broker's to decide.
+package api
 
 import "mkappliance/agent/options"
 
@@ -107,8 +107,8 @@ type CleanupRequest struct {
 	Job string `json:"job"`
 }
 
-// envelope is what a client sends first: one verb and its request.
-type envelope struct {
+// Envelope is what a client sends first: one verb and its request.
+type Envelope struct {
 	Prepare   *PrepareRequest   `json:"prepare,omitempty"`
 	Exec      *ExecRequest      `json:"exec,omitempty"`
 	Container *ContainerRequest `json:"container,omitempty"`

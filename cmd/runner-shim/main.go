@@ -1,0 +1,78 @@
+// Command runner-shim is what of the job path starts often: the container hook,
+// once for every step, and the agent in every guest. It is apart from
+// runner-agent because a small program starts in a third of the time.
+//
+//	runner-shim hook [SOCKET]             answer one call of the actions runner
+//	runner-shim guest-init [-boot] SOCKET start processes in this guest
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"mkappliance/agent/api"
+	"mkappliance/agent/guestinit"
+	"mkappliance/agent/hook"
+)
+
+const usage = `usage: runner-shim hook [SOCKET]
+       runner-shim guest-init [-boot] SOCKET`
+
+func main() {
+	args := os.Args[1:]
+	switch {
+	case len(args) == 1 && args[0] == "hook":
+		os.Exit(answer(api.DefaultSocket))
+	case len(args) == 2 && args[0] == "hook":
+		os.Exit(answer(args[1]))
+	case len(args) == 2 && args[0] == "guest-init":
+		fail(serve(args[1]))
+	case len(args) == 3 && args[0] == "guest-init" && args[1] == "-boot":
+		fail(guestinit.Boot([]string{os.Args[0], "guest-init", args[2]}))
+	default:
+		fmt.Fprintln(os.Stderr, usage)
+		os.Exit(2)
+	}
+}
+
+func fail(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
+		os.Exit(1)
+	}
+}
+
+// answer is the hook; its statuses are those of package hook.
+func answer(socket string) int {
+	signals := make(chan os.Signal, 8) // more than anybody sends before one is passed on
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	h := &hook.Hook{Broker: &api.Client{Socket: socket}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
+	status, err := h.Run(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
+	}
+	return status
+}
+
+// serve is the agent of a guest.
+func serve(socket string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		return fmt.Errorf("cannot listen: %w", err)
+	}
+	server := &guestinit.Server{Cgroup: guestinit.OwnCgroup()}
+	return server.Serve(ctx, l)
+}
