@@ -163,9 +163,14 @@ func (c Config) makeDisk(ctx context.Context, run command.Runner, image, origin,
 		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
 }
 
+// emulatedCPU is x86-64-v2, which is what Debian's programs may use at most.
+// What newer processors have, such as AVX, programs choose at run time because
+// it is faster, and emulated it is slower: a boot takes a third less time so.
+const emulatedCPU = "qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"
+
 // argv is the QEMU command, qemu-system(1).
 func (c Config) argv(code string, kvm bool) []string {
-	accel := []string{"-accel", "tcg,thread=multi", "-cpu", "max"}
+	accel := []string{"-accel", "tcg,thread=multi", "-cpu", emulatedCPU}
 	if kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}

@@ -26,7 +26,7 @@ func TestArgv(t *testing.T) {
 		kvm  bool
 		want string
 	}{
-		{false, "-accel tcg,thread=multi -cpu max"},
+		{false, "-accel tcg,thread=multi -cpu qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"},
 		{true, "-accel kvm -cpu host"},
 	} {
 		got := strings.Join(c.argv("/code.fd", test.kvm), " ")
