@@ -27,6 +27,7 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
+	setHome(c)
 	r := api.ContainerRequest{Job: p.Job, Container: *c}
 	if p.Container.Dockerfile != "" {
 		r.Build = &api.Build{Dockerfile: p.Container.Dockerfile}
@@ -36,6 +37,13 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
 	return status, nil
+}
+
+// setHome gives a container the home directory that the runner mounts into it.
+func setHome(c *api.Container) {
+	if c.Env["HOME"] == "" {
+		c.Env["HOME"] = "/github/home"
+	}
 }
 
 // request translates a container into what the broker can be asked for.

@@ -185,7 +185,7 @@ func TestContainerStep(t *testing.T) {
 		t.Errorf("got %+v", r)
 	}
 	want := []api.ContainerRequest{{Job: "3f9c", Container: api.Container{Image: "alpine:3", Dir: "/github/workspace",
-		Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"}, Env: map[string]string{"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true"},
+		Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"}, Env: map[string]string{"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true", "HOME": "/github/home"},
 		Mounts: []api.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}}}}}
 	if !reflect.DeepEqual(f.ran, want) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.ran, want)

@@ -41,9 +41,7 @@ func (p *Prepare) request() (*api.PrepareRequest, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c.Env["HOME"] == "" {
-			c.Env["HOME"] = "/github/home"
-		}
+		setHome(c)
 		r.Container = c
 	}
 	for _, s := range p.Services {

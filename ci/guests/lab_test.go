@@ -63,11 +63,10 @@ type lab struct {
 	netns  string // network namespace that stands for the host's
 	broker *exec.Cmd
 	client *api.Client
-	stderr *bytes.Buffer
 }
 
-// newLab starts a broker with lines of config.env, or skips the test where there
-// can be none.
+// newLab starts a broker with lines of config.env, in which LAB stands for the
+// lab's directory, or skips the test where there can be none.
 func newLab(t *testing.T, config ...string) *lab {
 	t.Helper()
 	base := os.Getenv("MKAPPLIANCE_TEST_BASE")
@@ -97,7 +96,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755), os.Chown(l.path("work"), runnerID, runnerID),
 		os.Mkdir(l.path("externals"), 0o755),
 		// A spare guest would look like one that was left behind.
-		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.Join(config, "\n")+"\n"), 0o600),
+		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir)+"\n"), 0o600),
 		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket), 0o755)); err != nil {
 		t.Fatal(err)
 	}
@@ -111,12 +110,16 @@ func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 // start starts the broker and waits until it answers.
 func (l *lab) start() {
 	l.Helper()
-	l.stderr = &bytes.Buffer{}
+	log, err := os.OpenFile(l.path("broker.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		l.Fatal(err)
+	}
+	defer log.Close()
 	id := strconv.Itoa(runnerID)
 	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
 		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--images-dir", l.path("images"), "--work-root", l.path("work"),
 		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
-	l.broker.Stderr = l.stderr
+	l.broker.Stderr = log
 	if err := l.broker.Start(); err != nil {
 		l.Fatal(err)
 	}
@@ -128,8 +131,17 @@ func (l *lab) stop() {
 	_ = l.broker.Process.Signal(syscall.SIGTERM)
 	_ = l.broker.Wait()
 	if l.Failed() {
-		l.Logf("the broker said:\n%s", l.stderr)
+		l.Logf("the broker said:\n%s", l.log())
 	}
+}
+
+// log is what the broker has said.
+func (l *lab) log() string {
+	data, err := os.ReadFile(l.path("broker.log"))
+	if err != nil {
+		l.Error(err)
+	}
+	return string(data)
 }
 
 // eventually waits for something that is to happen within ten seconds.

@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"context"
 	"net"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +53,15 @@ func (l *lab) inNetwork(name string, do func() error) {
 	if err := <-done; err != nil {
 		l.Fatal(err)
 	}
+}
+
+// dial connects within the lab's network namespace.
+func (l *lab) dial(_ context.Context, network, address string) (conn net.Conn, err error) {
+	l.inNetwork(l.netns, func() error {
+		conn, err = net.Dial(network, address)
+		return nil
+	})
+	return conn, err
 }
 
 // listen listens in the lab's network namespace.

@@ -1,0 +1,391 @@
+package guests
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"mkappliance/ci/miniworker"
+)
+
+// response is what the runner reads of prepare_job's answer.
+type response struct {
+	IsAlpine *bool
+	State    json.RawMessage
+	Context  struct {
+		Container *struct {
+			ID, Network string
+			Ports       map[string]string
+		}
+		Services []struct {
+			ID, Network string
+			Ports       map[string]string
+		}
+	}
+}
+
+func (l *lab) response(r miniworker.JobResult) response {
+	l.Helper()
+	step := r.Step("Initialize containers")
+	if step.Conclusion != miniworker.Success {
+		l.Fatalf("step %v", step)
+	}
+	var answer response
+	if err := json.Unmarshal([]byte(step.Response), &answer); err != nil {
+		l.Fatalf("%v: %s", err, step.Response)
+	}
+	return answer
+}
+
+// said checks what steps of a job printed, and that they succeeded.
+func (l *lab) said(r miniworker.JobResult, want map[string]string) {
+	l.Helper()
+	for name, text := range want {
+		step := r.Step(name)
+		output := slices.DeleteFunc(slices.Clone(step.Output), func(line string) bool { return progressLine.MatchString(line) })
+		if got := strings.Join(output, "\n"); got != text || step.Conclusion != miniworker.Success {
+			l.Errorf("step %s printed %q, want %q\n%v", name, got, text, step)
+		}
+	}
+}
+
+// progressLine is what pulling an image says.
+var progressLine = regexp.MustCompile(`^127\.0\.0\.1:.*: (pulling|ready after) `)
+
+var hexID = regexp.MustCompile(`^[0-9a-f]+$`)
+
+// TestHooks are the portable tests of the reference hooks, by their numbers in
+// the order of actions/runner-container-hooks' own (D: docker, K: k8s), as whole
+// jobs of the runner against real guests.
+func TestHooks(t *testing.T) {
+	l := newLab(t, "RUNNER_NSPAWN_BIND=LAB/share:/share")
+	if err := errors.Join(os.Mkdir(l.path("share"), 0o755), os.Chown(l.path("share"), runnerID, runnerID)); err != nil {
+		t.Fatal(err)
+	}
+	l.addNode()
+	s := l.newShelf()
+	run := func(t *testing.T, name string, f func(l *lab, s *shelf)) {
+		t.Run(name, func(t *testing.T) {
+			sub := *l
+			sub.T = t
+			f(&sub, s)
+			sub.noResidue()
+		})
+	}
+	run(t, "Job_D1-D5_D7_K3_K4_K6_K12", (*lab).jobWithServices)
+	run(t, "ServicesOnly_D6", (*lab).servicesOnly)
+	run(t, "Steps_D8-D11_K13-K17", (*lab).scriptSteps)
+	run(t, "ContainerStep_D14_D15_K18", (*lab).containerSteps)
+	run(t, "Volumes_K2", (*lab).volumes)
+	run(t, "Alpine_D3_K7", (*lab).alpineJob)
+	run(t, "NonRoot_K11", (*lab).nonRootJob)
+	run(t, "Options", (*lab).optionsJob)
+	run(t, "Health", (*lab).healthJob)
+	run(t, "Registry", (*lab).registryJob)
+}
+
+func (l *lab) jobWithServices(s *shelf) {
+	r := l.job(miniworker.Job{Name: "services",
+		Container: &miniworker.Container{Image: s.debian, Env: map[string]string{"CI": "false", "CLASH": "job"}, Ports: []string{"8080:80"}, Volumes: []string{"env:/v"}},
+		Services: []miniworker.Container{
+			{Image: s.scratch, Command: "serve 80", Ports: []string{"8081:80", "8088:8080", "81"}},
+			{Image: s.scratch, Command: "serve 81", Options: "--network-alias second"},
+			{Image: s.debian, Entrypoint: "sh", Command: `-c 'echo $CI $GITHUB_ACTIONS $IMAGE_ENV >/v/env; exec sleep 1000'`, Volumes: []string{"env:/v"}},
+			{Image: s.healthy},
+		},
+		Steps: []miniworker.Step{
+			{Name: "alias", Shell: "bash", Run: "exec 3<>/dev/tcp/app/80; cat <&3"},
+			{Name: "second alias", Shell: "bash", Run: "exec 3<>/dev/tcp/second/81; cat <&3; exec 3<>/dev/tcp/app-2/81; cat <&3"},
+			{Name: "env", Run: "echo $CI $GITHUB_ACTIONS $IMAGE_ENV $CLASH $STEP $HOME", Env: map[string]string{"STEP": "s"}},
+			{Name: "service env", Run: "cat /v/env"},
+			{Name: "override", Run: "echo $CLASH $IMAGE_ENV", Env: map[string]string{"CLASH": "step", "IMAGE_ENV": "step"}},
+		}})
+	answer := l.response(r)
+	c := answer.Context.Container
+	if answer.IsAlpine == nil || *answer.IsAlpine || c == nil || !hexID.MatchString(c.ID) || c.Network == "" || c.Ports["80"] != "8080" {
+		l.Errorf("the container is %+v, alpine %v", c, answer.IsAlpine)
+	}
+	services := answer.Context.Services
+	if len(services) != 4 {
+		l.Fatalf("got %d services, want 4", len(services))
+	}
+	if p := services[0].Ports; p["80"] != "8081" || p["8080"] != "8088" || p["81"] == "" || len(p) != 3 {
+		l.Errorf("ports are %v", p)
+	}
+	seen := map[string]bool{c.ID: true}
+	for i, service := range services {
+		if seen[service.ID] || !hexID.MatchString(service.ID) || service.Network != c.Network || service.Ports == nil {
+			l.Errorf("service %d is %+v", i, service)
+		}
+		seen[service.ID] = true
+	}
+	l.said(r, map[string]string{
+		"alias": "hello from app", "second alias": "hello from app\nhello from app",
+		"env": "false true from-image job s /github/home", "override": "step step",
+		"service env": "true true from-image",
+	})
+}
+
+// servicesOnly: the steps run on the host, where ports are published.
+func (l *lab) servicesOnly(s *shelf) {
+	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{{Image: s.scratch, Command: "serve 80", Ports: []string{"8080:80"}}},
+		Steps: []miniworker.Step{{Name: "port", Shell: "bash", Run: "exec 3<>/dev/tcp/127.0.0.1/8080; cat <&3"}}})
+	answer := l.response(r)
+	if answer.Context.Container != nil || answer.IsAlpine != nil || len(answer.Context.Services) != 1 {
+		l.Errorf("got %+v", answer)
+	}
+	l.said(r, map[string]string{"port": "hello from app"})
+}
+
+func (l *lab) scriptSteps(s *shelf) {
+	big := strings.Repeat("x", 100_000)
+	r := l.job(miniworker.Job{Name: "steps", Container: &miniworker.Container{Image: s.debian}, Steps: []miniworker.Step{
+		{Name: "path", Run: "echo /some/path >>$GITHUB_PATH"},
+		{Name: "path again", Run: "echo /some/other/path >>$GITHUB_PATH"},
+		{Name: "PATH", Run: "echo $PATH"},
+		{Name: "dollar", Run: `printf '%s|' "$A" "$B" "$C" "$D"`, Env: map[string]string{"A": "$VAR", "B": "${VAR}", "C": "$(VAR)", "D": "\\ `id` \" ' = \n2"}},
+		{Name: "flags", Run: "echo $CI $GITHUB_ACTIONS"},
+		{Name: "big", Run: "printf %s \"$BIG\" | wc -c", Env: map[string]string{"BIG": big}},
+		{Name: "too big", ContinueOnError: true, Run: "true", Env: map[string]string{"BIG": strings.Repeat("x", 1<<20)}},
+		{Name: "no directory", ContinueOnError: true, Run: "true", WorkingDirectory: "/foo/bar"},
+		{Name: "bytes", Run: `printf 'a\377b\npartial'`},
+		{Name: "status", ContinueOnError: true, Run: "exit 42"},
+		{Name: "signal", ContinueOnError: true, Run: "kill -9 $$"},
+	}})
+	l.said(r, map[string]string{
+		"PATH":   "/some/other/path:/some/path:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"dollar": "$VAR|${VAR}|$(VAR)|\\ `id` \" ' = \n2|", "flags": "true true", "big": "100000", "bytes": "a\uFFFDb\npartial",
+	})
+	for name, want := range map[string]struct {
+		exit int
+		text string
+	}{
+		"too big":      {125, "::error::cannot run step \"__run\": cannot start process: variable BIG with 1048580 bytes is too long: Linux takes 131071; put the value into a file"},
+		"no directory": {125, "::error::cannot run step \"__run\": cannot start process: working directory /foo/bar does not exist in the guest"},
+		"status":       {42, ""}, "signal": {137, ""},
+	} {
+		step := r.Step(name)
+		if step.Exit != want.exit || want.text != "" && !slices.Contains(step.Output, want.text) {
+			l.Errorf("step %v\nwant %d, %s", step, want.exit, want.text)
+		}
+	}
+	l.said(l.payloads(s), map[string]string{
+		"string":   "/some/path:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"octocat":  "Mona the Octocat",
+		"nested":   "it's \"quoted\" $HOME",
+		"no ports": "",
+	})
+}
+
+// payloads calls the hook with what older runners and the reference's examples
+// send, in one job.
+func (l *lab) payloads(s *shelf) miniworker.JobResult {
+	var r miniworker.JobResult
+	var state struct{ State json.RawMessage }
+	call := func(name, command, args string) {
+		file := l.path("work/" + name + ".json")
+		payload, err := json.Marshal(map[string]any{"command": command, "responseFile": file, "args": json.RawMessage(args), "state": state.State})
+		if err != nil {
+			l.Fatal(err)
+		}
+		hook := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups", "bash", "-e", l.path("hook.sh"))
+		hook.Stdin = strings.NewReader(string(payload) + "\n")
+		out, err := hook.CombinedOutput()
+		step := miniworker.StepResult{Name: name, Conclusion: miniworker.Success}
+		if err != nil {
+			step.Conclusion, step.Exit = miniworker.Failure, hook.ProcessState.ExitCode()
+		}
+		if text := strings.TrimSuffix(string(out), "\n"); text != "" {
+			step.Output = strings.Split(text, "\n")
+		}
+		r.Steps = append(r.Steps, step)
+		if data, err := os.ReadFile(file); err == nil && command == "prepare_job" {
+			if err := json.Unmarshal(data, &state); err != nil {
+				l.Fatal(err)
+			}
+		}
+	}
+	for i, ports := range []string{`null`, `[]`, `["80"]`} { // K10
+		call(fmt.Sprintf("ports %d", i), "prepare_job", `{"container":{"image":"`+s.debian+`","portMappings":`+ports+`}}`)
+	}
+	call("no ports", "prepare_job", `{"container":{"image":"`+s.debian+`"},"services":[]}`)
+	call("string", "run_script_step", `{"entryPoint":"sh","entryPointArgs":["-c","'echo $PATH'"],"prependPath":"/some/path"}`)
+	call("octocat", "run_script_step", `{"entryPoint":"echo","entryPointArgs":["\"Mona","the","Octocat\""]}`)
+	call("nested", "run_script_step", `{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`)
+	call("clean", "cleanup_job", `{}`)
+	call("clean again", "cleanup_job", `{}`)
+	for _, step := range r.Steps {
+		if step.Conclusion != miniworker.Success {
+			l.Errorf("step %v", step)
+		}
+	}
+	return r
+}
+
+func (l *lab) containerSteps(s *shelf) {
+	r := l.job(miniworker.Job{Name: "steps", Container: &miniworker.Container{Image: s.debian}, Services: []miniworker.Container{{Image: s.scratch, Command: "serve 80"}},
+		Steps: []miniworker.Step{
+			{Name: "write", Run: "echo from-job >file"},
+			{Name: "app", Uses: &miniworker.Container{Image: s.scratch, Command: `show "two words" x`}, Env: map[string]string{"GIVEN": "value"}},
+			{Name: "workspace", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh", Command: `-c "cat file; pwd; echo $HOME; echo out=1 >>$GITHUB_OUTPUT; echo made >made; exit 0"`}},
+			{Name: "network", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh", Command: `-c "nc app 80 </dev/null"`}},
+			{Name: "status", ContinueOnError: true, Uses: &miniworker.Container{Image: s.scratch, Command: "exit 9"}},
+			{Name: "missing", ContinueOnError: true, Uses: &miniworker.Container{Image: s.Addr() + "/does-not-exist:1"}},
+			{Name: "no command", ContinueOnError: true, Uses: &miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"}},
+		}})
+	l.said(r, map[string]string{"workspace": "from-job\n/github/workspace\n/github/home", "network": "hello from app"})
+	app := strings.Join(r.Step("app").Output, "\n")
+	for _, want := range []string{`args ["show" "two words" "x"]`, "env GIVEN=value", "env CI=true", "env GITHUB_ACTIONS=true", "env HOME=/github/home",
+		"env PATH=/usr/local/sbin:", "env GITHUB_WORKSPACE=/github/workspace", "uid 0 dir /github/workspace"} {
+		if !strings.Contains(app, want) {
+			l.Errorf("no %s in\n%s", want, app)
+		}
+	}
+	if step := r.Step("status"); step.Exit != 9 {
+		l.Errorf("step %v", step)
+	}
+	if step := r.Step("missing"); step.Exit != 125 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot run container \"__run\": cannot pull "+s.Addr()+"/does-not-exist:1: ") {
+		l.Errorf("step %v", step)
+	}
+	if step := r.Step("workspace"); step.Outputs["out"] != "1" {
+		l.Errorf("step %v", step)
+	}
+	if data, err := os.ReadFile(l.path("work/repo/repo/made")); string(data) != "made\n" {
+		l.Errorf("got %q, %v", data, err)
+	}
+	// Also in a job without container and services.
+	r = l.job(miniworker.Job{Name: "no-container", Steps: []miniworker.Step{{Name: "app", Uses: &miniworker.Container{Image: "docker://" + s.scratch, Command: "exit 0"}}}})
+	l.said(r, map[string]string{"app": "app: about to end"})
+}
+
+func (l *lab) volumes(s *shelf) {
+	if err := os.WriteFile(l.path("share/file.txt"), []byte("hello\n"), 0o644); err != nil {
+		l.Fatal(err)
+	}
+	r := l.job(miniworker.Job{Name: "volumes",
+		Container: &miniworker.Container{Image: s.debian, Volumes: []string{l.path("share") + ":/volume_mount", l.path("share") + ":/read_only:ro", "my_volume:/named", "/anonymous"}},
+		Services:  []miniworker.Container{{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo shared >/v/from-service; sleep 1000'", Volumes: []string{"my_volume:/v"}, Options: "--health-cmd 'test -s /v/from-service'"}},
+		Steps: []miniworker.Step{
+			{Name: "read", Run: "cat /volume_mount/file.txt /share/file.txt; touch /read_only/x 2>&1 | grep -o 'Read-only file system'; cat /named/from-service; ls /anonymous; echo mine >/volume_mount/mine"},
+		}})
+	l.said(r, map[string]string{"read": "hello\nhello\nRead-only file system\nshared"})
+	info, err := os.Stat(l.path("share/mine"))
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != runnerID {
+		l.Errorf("got %v, %v", info, err)
+	}
+	r = l.job(miniworker.Job{Name: "forbidden", Container: &miniworker.Container{Image: s.debian, Volumes: []string{"/etc:/host-etc"}}})
+	if step := r.Step("Initialize containers"); step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: cannot mount /host-etc: volume /etc is not allowed") {
+		l.Errorf("step %v", step)
+	}
+}
+
+// alpineJob: the runner takes the node.js for musl, which the image's loader
+// starts.
+func (l *lab) alpineJob(s *shelf) {
+	r := l.job(miniworker.Job{Name: "alpine", Container: &miniworker.Container{Image: s.alpine}, Steps: []miniworker.Step{
+		{Name: "node", Run: "/__e/node20_alpine/bin/node /__w/x.js"},
+		{Name: "release", Run: ". /etc/os-release; echo $ID"},
+	}})
+	if answer := l.response(r); answer.IsAlpine == nil || !*answer.IsAlpine {
+		l.Errorf("alpine is %v", answer.IsAlpine)
+	}
+	l.said(r, map[string]string{"node": "musl /__w/x.js", "release": "alpine"})
+}
+
+// nonRootJob: the image's user owns the workspace, and its files are the
+// runner's on the host, as are root's.
+func (l *lab) nonRootJob(s *shelf) {
+	r := l.job(miniworker.Job{Name: "non-root", Container: &miniworker.Container{Image: s.nonRoot}, Steps: []miniworker.Step{
+		{Name: "user", Run: "id -u; id -Gn; echo x >file; echo out=1 >>$GITHUB_OUTPUT; touch /data/x; grep CapEff /proc/self/status; stat -c %u /__w /github/home"},
+	}})
+	l.said(r, map[string]string{"user": "1001\napp staff\nCapEff:\t0000000000000000\n1001\n1001"})
+	if out := r.Step("user").Outputs["out"]; out != "1" {
+		l.Errorf("output is %q", out)
+	}
+	info, err := os.Stat(l.path("work/repo/repo/file"))
+	if err != nil || info.Sys().(*syscall.Stat_t).Uid != runnerID {
+		l.Errorf("got %v, %v", info, err)
+	}
+	r = l.job(miniworker.Job{Name: "as-root", Container: &miniworker.Container{Image: s.nonRoot, Options: "--user root"}, Steps: []miniworker.Step{{Name: "user", Run: "id -u"}}})
+	l.said(r, map[string]string{"user": "0"})
+}
+
+func (l *lab) optionsJob(s *shelf) {
+	r := l.job(miniworker.Job{Name: "options", Container: &miniworker.Container{Image: s.debian,
+		Options: `--hostname build-1 --env "FROM_OPTIONS=two words" --tmpfs /scratch:size=1m --shm-size 2m --add-host registry.test:192.0.2.7 --cap-drop NET_RAW --cap-drop=CHOWN --cpus 1 --memory 2g --pids-limit 500 --init`},
+		Steps: []miniworker.Step{
+			{Name: "look", Run: `hostname; echo "$FROM_OPTIONS"; df -k --output=size /scratch /dev/shm | tail -n 2 | tr -d ' '; getent ahostsv4 registry.test | awk 'NR == 1 {print $1}'`},
+			{Name: "chown", ContinueOnError: true, Run: "touch /tmp/x; chown 7 /tmp/x"},
+		}})
+	l.said(r, map[string]string{"look": "build-1\ntwo words\n1024\n2048\n192.0.2.7"})
+	if step := r.Step("chown"); step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "Operation not permitted") {
+		l.Errorf("step %v", step)
+	}
+	for options, want := range map[string]string{
+		"--privileged":      "container: options: option --privileged is not supported",
+		"--device /dev/kvm": "device /dev/kvm is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env",
+		"--network host":    "container: options: option --network is not supported",
+	} {
+		r := l.job(miniworker.Job{Name: "refused", Container: &miniworker.Container{Image: s.debian, Options: options}})
+		if step := r.Step("Initialize containers"); step.Exit == 0 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: "+want) {
+			l.Errorf("%s: step %v", options, step)
+		}
+	}
+}
+
+// healthJob: a service that is not well says why.
+func (l *lab) healthJob(s *shelf) {
+	for name, test := range map[string]struct {
+		service miniworker.Container
+		want    string
+	}{
+		"unhealthy": {miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'", Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
+			`it was not healthy after 200ms: "echo no; false" gave status 1: no; it said:` + "%0Astarting up"},
+		"ended":      {miniworker.Container{Image: s.scratch, Command: "exit 3"}, "it ended with status 3; it said:%0Aapp: about to end"},
+		"no program": {miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"}, "cannot start process: /nothing does not exist in the guest"},
+	} {
+		r := l.job(miniworker.Job{Name: name, Services: []miniworker.Container{test.service}, Steps: []miniworker.Step{{Name: "never", Run: "true"}}})
+		step := r.Step("Initialize containers")
+		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: cannot start service "+test.service.Image+": "+test.want) {
+			l.Errorf("%s: step %v", name, step)
+		}
+		if r.Step("never").Conclusion != miniworker.Skipped {
+			l.Errorf("%s: the job went on", name)
+		}
+	}
+}
+
+// registryJob: credentials, and images without a registry.
+func (l *lab) registryJob(s *shelf) {
+	private := func(password string) miniworker.JobResult {
+		c := &miniworker.Container{Image: s.private}
+		if password != "" {
+			c.Credentials = &miniworker.Credentials{Username: "octocat", Password: password}
+		}
+		return l.job(miniworker.Job{Name: "private", Container: c, Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
+	}
+	for _, password := range []string{"", "wrong"} {
+		step := private(password).Step("Initialize containers")
+		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "UNAUTHORIZED") || strings.Contains(fmt.Sprint(step.Output), "wrong") {
+			l.Errorf("password %q: step %v", password, step)
+		}
+	}
+	l.said(private("s3cret-of-the-registry"), map[string]string{"run": "ran"})
+	_ = s.Close()
+	r := l.job(miniworker.Job{Name: "offline", Container: &miniworker.Container{Image: s.debian}, Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
+	l.said(r, map[string]string{"run": "ran"})
+	if out := strings.Join(r.Step("Initialize containers").Output, "\n"); !strings.Contains(out, "the registry cannot be reached, using the image of ") {
+		l.Errorf("the user was not told:\n%s", out)
+	}
+	found, err := exec.Command("grep", "-rl", "s3cret-of-the-registry", l.path("images"), l.path("jobs")).Output()
+	if len(found) > 0 || err == nil || strings.Contains(l.log(), "s3cret") {
+		l.Errorf("the password is in %s, or in the broker's log", found)
+	}
+}
