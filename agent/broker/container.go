@@ -185,6 +185,9 @@ func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
 		if !slices.Contains(s.settings.Devices, d.Host) {
 			return g, fmt.Errorf("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)
 		}
+		if checkTarget(d.Guest) != nil || !strings.HasPrefix(d.Guest, "/dev/") {
+			return g, fmt.Errorf("device %s cannot appear as %q: that is not beneath /dev", d.Host, d.Guest)
+		}
 		g.Devices = append(g.Devices, guest.Device{Source: d.Host, Target: d.Guest})
 	}
 	return g, nil
@@ -198,9 +201,10 @@ func (s *Server) setup(spec containerSpec, c *container) guestinit.Setup {
 		hosts = append(hosts, []string{h.Address, h.Name})
 	}
 	setup := guestinit.Setup{
-		Hostname: hostname,
-		Files:    map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
-		Dirs:     slices.Clone(spec.image.config.Volumes),
+		AwaitInit: spec.image.boot,
+		Hostname:  hostname,
+		Files:     map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
+		Dirs:      slices.Clone(spec.image.config.Volumes),
 	}
 	if spec.makeDir {
 		setup.Dirs = append(setup.Dirs, c.dir)

@@ -45,6 +45,11 @@ func (s *Server) prepare(ctx context.Context, r api.PrepareRequest, tell progres
 	if err := s.endJobLocked(); err != nil {
 		return nil, err
 	}
+	if !s.settings.KeepWork {
+		if err := s.wipe(s.workspace(r.Container)); err != nil {
+			return nil, err
+		}
+	}
 	j := &job{id: newID(), stopWatch: func() {}}
 	reply, err := s.startJob(ctx, j, r, tell)
 	if err != nil {

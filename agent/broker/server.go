@@ -30,6 +30,7 @@ type Settings struct {
 	Bind, BindRO []HostBind        // shown in every guest, and the roots of volumes
 	Devices      []string          // paths that --device may name
 	Spare        bool              // keep a guest of the base tree started, for the next job
+	KeepWork     bool              // leave tools and workspaces of earlier jobs to later ones
 	Job          JobLimits
 }
 

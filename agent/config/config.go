@@ -84,13 +84,7 @@ var settings = addGuests(map[string]setting{
 	"RUNNER_HOOKS_DIR": func(c *Config, v string) error {
 		return setPath(&c.HooksDir, "RUNNER_HOOKS_DIR", v)
 	},
-	"RUNNER_REQUIRE_JOB_CONTAINER": func(c *Config, v string) error {
-		if v != "true" && v != "false" {
-			return errors.New("RUNNER_REQUIRE_JOB_CONTAINER is neither true nor false; write one of them")
-		}
-		c.RequireJobContainer = v == "true"
-		return nil
-	},
+	"RUNNER_REQUIRE_JOB_CONTAINER": boolOf("RUNNER_REQUIRE_JOB_CONTAINER", func(c *Config) *bool { return &c.RequireJobContainer }),
 	"RUNNER_NSPAWN_BASE_ROOTFS": func(c *Config, v string) error {
 		return setPath(&c.BaseRootfs, "RUNNER_NSPAWN_BASE_ROOTFS", v)
 	},
@@ -197,7 +191,9 @@ func defaults(file string) *Config {
 		BaseRootfs:       defaultBaseRootfs,
 		ReadyTimeout:     defaultReadyTimeout,
 		Guests:           defaultGuests(),
-		file:             file,
+		// Steps on the host are not isolated from it.
+		RequireJobContainer: true,
+		file:                file,
 	}
 }
 

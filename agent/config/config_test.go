@@ -25,7 +25,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := []any{c.GitHubURL, c.Token.Reveal(), c.Name, c.ActionsRunnerDir, c.HooksDir, c.BaseRootfs, c.ReadyTimeout, c.RequireJobContainer}
-	want := []any{"https://github.com/acme", token, "", "/var/lib/runner/actions-runner", "/usr/local/lib/runner", "/usr/lib/runner/base", 2 * time.Minute, false}
+	want := []any{"https://github.com/acme", token, "", "/var/lib/runner/actions-runner", "/usr/local/lib/runner", "/usr/lib/runner/base", 2 * time.Minute, true}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
@@ -80,7 +80,7 @@ func TestBadFiles(t *testing.T) {
 		{"set twice", "RUNNER_NAME=a\nRUNNER_NAME=b\n", "config.env:2: RUNNER_NAME is set again, first in line 1; keep one of the two lines"},
 		{"typing error", "RUNNER_GITHUB_ULR=https://github.com/acme", "config.env:1: unknown key RUNNER_GITHUB_ULR; did you mean RUNNER_GITHUB_URL?"},
 		{"lower case", "runner_name=a", "config.env:1: unknown key runner_name; did you mean RUNNER_NAME?"},
-		{"unknown key", "RUNNER_FAVOURITE_COLOUR=a", "config.env:1: unknown key RUNNER_FAVOURITE_COLOUR; the keys are RUNNER_ACTIONS_RUNNER_DIR, RUNNER_GITHUB_URL, RUNNER_GROUP, RUNNER_GUEST_ALLOW, RUNNER_GUEST_SUBNET, RUNNER_HOOKS_DIR, RUNNER_IMAGES, RUNNER_IMAGE_CACHE, RUNNER_INSECURE_REGISTRIES, RUNNER_JOB_CPUS, RUNNER_JOB_DISK, RUNNER_JOB_MEMORY, RUNNER_JOB_PIDS, RUNNER_JOB_TIMEOUT_S, RUNNER_LABELS, RUNNER_NAME, RUNNER_NSPAWN_BASE_ROOTFS, RUNNER_NSPAWN_BIND, RUNNER_NSPAWN_BIND_RO, RUNNER_NSPAWN_DEVICES, RUNNER_NSPAWN_READY_TIMEOUT_S, RUNNER_REGISTRATION_TOKEN, RUNNER_REQUIRE_JOB_CONTAINER, RUNNER_SPARE_GUEST"},
+		{"unknown key", "RUNNER_FAVOURITE_COLOUR=a", "config.env:1: unknown key RUNNER_FAVOURITE_COLOUR; the keys are RUNNER_ACTIONS_RUNNER_DIR, RUNNER_GITHUB_URL, RUNNER_GROUP, RUNNER_GUEST_ALLOW, RUNNER_GUEST_SUBNET, RUNNER_HOOKS_DIR, RUNNER_IMAGES, RUNNER_IMAGE_CACHE, RUNNER_INSECURE_REGISTRIES, RUNNER_JOB_CPUS, RUNNER_JOB_DISK, RUNNER_JOB_MEMORY, RUNNER_JOB_PIDS, RUNNER_JOB_TIMEOUT_S, RUNNER_KEEP_WORK, RUNNER_LABELS, RUNNER_NAME, RUNNER_NSPAWN_BASE_ROOTFS, RUNNER_NSPAWN_BIND, RUNNER_NSPAWN_BIND_RO, RUNNER_NSPAWN_DEVICES, RUNNER_NSPAWN_READY_TIMEOUT_S, RUNNER_REGISTRATION_TOKEN, RUNNER_REQUIRE_JOB_CONTAINER, RUNNER_SPARE_GUEST"},
 
 		{"API host", "RUNNER_GITHUB_URL=https://api.github.com/repos/acme/x", "config.env:1: RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the page it will serve; " + asURL},
 		{"API of GHES", "RUNNER_GITHUB_URL=https://ghes.example/api/v3/", "config.env:1: RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the page it will serve; " + asURL},

@@ -20,6 +20,7 @@ type Guests struct {
 	ImageCache int64             // bytes of pulled images that are kept
 	Devices    []string          // what --device may name
 	Spare      bool              // keep one started
+	KeepWork   bool              // leave what jobs leave in the work root to later ones
 
 	Memory  int64         // bytes of all guests together; 0: set by the broker
 	Pids    int64         // processes and threads of all guests together
@@ -82,15 +83,10 @@ func addGuests(to map[string]setting) map[string]setting {
 			}
 			return nil
 		},
-		"RUNNER_SPARE_GUEST": func(c *Config, v string) error {
-			if v != "true" && v != "false" {
-				return errors.New("RUNNER_SPARE_GUEST is neither true nor false; write one of them")
-			}
-			c.Guests.Spare = v == "true"
-			return nil
-		},
-		"RUNNER_JOB_MEMORY": sizeOf("RUNNER_JOB_MEMORY", func(c *Config) *int64 { return &c.Guests.Memory }),
-		"RUNNER_JOB_DISK":   sizeOf("RUNNER_JOB_DISK", func(c *Config) *int64 { return &c.Guests.Disk }),
+		"RUNNER_SPARE_GUEST": boolOf("RUNNER_SPARE_GUEST", func(c *Config) *bool { return &c.Guests.Spare }),
+		"RUNNER_KEEP_WORK":   boolOf("RUNNER_KEEP_WORK", func(c *Config) *bool { return &c.Guests.KeepWork }),
+		"RUNNER_JOB_MEMORY":  sizeOf("RUNNER_JOB_MEMORY", func(c *Config) *int64 { return &c.Guests.Memory }),
+		"RUNNER_JOB_DISK":    sizeOf("RUNNER_JOB_DISK", func(c *Config) *int64 { return &c.Guests.Disk }),
 		"RUNNER_JOB_PIDS": func(c *Config, v string) error {
 			n, err := strconv.ParseInt(v, 10, 64)
 			if err != nil || n < minPids || n > maxPids {
@@ -124,6 +120,16 @@ const (
 	maxPids       = 4 << 20
 	maxJobSeconds = 30 * 24 * 3600
 )
+
+func boolOf(key string, field func(*Config) *bool) setting {
+	return func(c *Config, v string) error {
+		if v != "true" && v != "false" {
+			return fmt.Errorf("%s is neither true nor false; write one of them", key)
+		}
+		*field(c) = v == "true"
+		return nil
+	}
+}
 
 // sizeOf reads a number of bytes with a unit.
 func sizeOf(key string, field func(*Config) *int64) setting {

@@ -15,6 +15,7 @@ RUNNER_INSECURE_REGISTRIES=registry.lan:5000
 RUNNER_IMAGE_CACHE=5G
 RUNNER_NSPAWN_DEVICES="/dev/kvm /dev/dri/card0"
 RUNNER_SPARE_GUEST=false
+RUNNER_KEEP_WORK=true
 RUNNER_JOB_MEMORY=512M
 RUNNER_JOB_DISK=1T
 RUNNER_JOB_PIDS=1000
@@ -27,8 +28,9 @@ RUNNER_JOB_TIMEOUT_S=3600
 	want := Guests{
 		Subnet: netip.MustParsePrefix("10.200.0.0/16"), Allow: []netip.Prefix{netip.MustParsePrefix("10.1.2.3/32"), netip.MustParsePrefix("10.4.0.0/16")},
 		Images: map[string]string{"builder:1": "/srv/builder", "x": "/srv/x"}, Insecure: []string{"registry.lan:5000"}, ImageCache: 5 << 30,
-		Devices: []string{"/dev/kvm", "/dev/dri/card0"},
-		Memory:  512 << 20, Disk: 1 << 40, Pids: 1000, CPUs: 1.5, Timeout: time.Hour,
+		KeepWork: true,
+		Devices:  []string{"/dev/kvm", "/dev/dri/card0"},
+		Memory:   512 << 20, Disk: 1 << 40, Pids: 1000, CPUs: 1.5, Timeout: time.Hour,
 	}
 	if !reflect.DeepEqual(c.Guests, want) {
 		t.Errorf("got  %+v\nwant %+v", c.Guests, want)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,9 @@ func (s *Server) run(c *wire.Conn, request Exec) error {
 	}
 	// Whatever the process wrote before it ended is delivered; a child it left
 	// in the background that keeps the pipes open is not waited for.
+	if step.cancelled.Load() {
+		step.kill() // what it left in the background too
+	}
 	_ = step.stdout.SetReadDeadline(time.Now())
 	_ = step.stderr.SetReadDeadline(time.Now())
 	relays.Wait()
@@ -54,7 +58,13 @@ type step struct {
 	process        *os.Process
 	stdout, stderr *os.File
 	cgroup         string
+	cancelled      atomic.Bool
 }
+
+// killAfter is how long a process may go on after SIGTERM. The runner, which
+// sends SIGINT, 7.5 s later SIGTERM, and 2.5 s later kills the hook, is thus
+// still told how the step ended.
+const killAfter = 2 * time.Second
 
 func (s *Server) start(request Exec) (_ *step, err error) {
 	if len(request.Argv) == 0 {
@@ -151,7 +161,8 @@ func (s *Server) enterCgroup(st *step, attr *syscall.SysProcAttr) (closeFD func(
 	return func() { _ = dir.Close() }, nil
 }
 
-// obey forwards signals to the process group until the broker hangs up.
+// obey forwards signals to the process group until the broker hangs up. Those
+// are how a step is cancelled.
 func (st *step) obey(c *wire.Conn) {
 	for {
 		kind, payload, err := c.Receive()
@@ -159,6 +170,10 @@ func (st *step) obey(c *wire.Conn) {
 			return
 		}
 		if kind == wire.Signal && len(payload) == 1 {
+			st.cancelled.Store(true)
+			if syscall.Signal(payload[0]) == syscall.SIGTERM {
+				defer time.AfterFunc(killAfter, st.kill).Stop()
+			}
 			// The process may be gone already; then there is nobody to tell.
 			_ = syscall.Kill(-st.process.Pid, syscall.Signal(payload[0]))
 		}

@@ -41,6 +41,9 @@ func listenerEnv(cfg *config.Config, home string) []string {
 // readyText is what the listener prints once it has a session.
 const readyText = "Listening for Jobs"
 
+// jobEndText is what the listener prints once a job's worker has ended.
+const jobEndText = " completed with result: "
+
 // stopWait is how long the listener may take to cancel its job and go. The
 // runner's own wait is 30 s.
 const stopWait = 45 * time.Second
@@ -126,6 +129,10 @@ func (s *Supervisor) follow(output io.Reader) symptoms {
 		}
 		s.logf("runner: %s", line)
 		said.see(line)
+		if strings.Contains(line, jobEndText) {
+			// The job may have kept the runner from calling its clean-up.
+			s.resetGuests(context.Background())
+		}
 		if strings.Contains(line, readyText) {
 			s.Notify("READY=1\nSTATUS=listening for jobs")
 		}

@@ -288,21 +288,29 @@ func TestGuestSteps(t *testing.T) {
 // nothing of the step runs any more.
 func (l *lab) killedStep(job string, sig syscall.Signal) {
 	l.Helper()
-	payload := fmt.Sprintf(`{"command":"run_script_step","responseFile":%q,"args":{"entryPointArgs":["-c","\"sleep 4321 & sleep 4321\""],"entryPoint":"sh","environmentVariables":{},"prependPath":[],"workingDirectory":"/"},"state":{"job":%q}}`+"\n", l.path("response"), job)
+	hook := l.stepProcess(job, "sleep 4321 & sleep 4321")
+	begin := time.Now()
+	_ = hook.Process.Signal(sig)
+	_ = hook.Wait()
+	l.eventually("the step is gone", func() bool { _, out := l.sh(job, "pgrep -c -x sleep"); return out == "0" })
+	if d := time.Since(begin); d > 5*time.Second {
+		l.Errorf("it took %v to end the step", d)
+	}
+}
+
+// stepProcess starts a hook whose step runs a script with two processes named
+// sleep, and waits for these.
+func (l *lab) stepProcess(job, script string) *exec.Cmd {
+	l.Helper()
+	payload := fmt.Sprintf(`{"command":"run_script_step","responseFile":%q,"args":{"entryPointArgs":["-c",%q],"entryPoint":"sh","environmentVariables":{},"prependPath":[],"workingDirectory":"/"},"state":{"job":%q}}`+"\n",
+		l.path("response"), "\""+script+"\"", job)
 	hook := exec.Command("bash", "-e", l.path("hook.sh"))
 	hook.Stdin = strings.NewReader(payload)
 	if err := hook.Start(); err != nil {
 		l.Fatal(err)
 	}
-	sleeping := func() string { _, out := l.sh(job, "pgrep -c -x sleep"); return out }
-	l.eventually("the step runs", func() bool { return sleeping() == "2" })
-	begin := time.Now()
-	_ = hook.Process.Signal(sig)
-	_ = hook.Wait()
-	l.eventually("the step is gone", func() bool { return sleeping() == "0" })
-	if d := time.Since(begin); d > 5*time.Second {
-		l.Errorf("it took %v to end the step", d)
-	}
+	l.eventually("the step runs", func() bool { _, out := l.sh(job, "pgrep -c -x sleep"); return out == "2" })
+	return hook
 }
 
 // notifyWriter keeps what is written and tells when the first piece came.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"mkappliance/agent/api"
+	"mkappliance/agent/supervise"
 	"mkappliance/ci/miniworker"
 )
 
@@ -30,6 +31,9 @@ const runnerID = 4711
 // jobVariable has this program run the job on its standard input, as the
 // worker would, instead of tests: so that a job can run as another user.
 const jobVariable = "GUESTS_TEST_RUN_JOB"
+
+// programsVariable lists what else than the system's programs may be executed.
+const programsVariable = "GUESTS_TEST_PROGRAMS"
 
 func TestMain(m *testing.M) {
 	if options := os.Getenv(jobVariable); options != "" {
@@ -45,6 +49,11 @@ func TestMain(m *testing.M) {
 func runJob(options string) error {
 	var opt miniworker.Options
 	var job miniworker.Job
+	// As runner-agent service confines the runner.
+	dirs := append([]string{"/usr", "/bin", "/lib", "/lib64"}, strings.Split(os.Getenv(programsVariable), ":")...)
+	if err := supervise.Confine(dirs...); err != nil {
+		return err
+	}
 	if err := errors.Join(json.Unmarshal([]byte(options), &opt), json.NewDecoder(os.Stdin).Decode(&job)); err != nil {
 		return err
 	}
@@ -209,6 +218,10 @@ func (l *lab) noResidue() {
 			l.Errorf("mount left: %s", line)
 		}
 	}
+	out, err := exec.Command("ip", "-netns", l.netns, "-brief", "link").Output()
+	if links := strings.Fields(string(out)); err != nil || len(links) == 0 || links[0] != "lo" || strings.Count(string(out), "\n") != 1 {
+		l.Errorf("links left: %s %v", out, err)
+	}
 	if children := l.children(); len(children) != 0 {
 		l.Errorf("the broker has children left: %v", children)
 	}
@@ -268,7 +281,7 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 		l.Fatal(err)
 	}
 	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups", worker)
-	cmd.Env = []string{jobVariable + "=" + string(options), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
+	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" + l.path("runner-shim") + ":" + l.path("hook.sh"), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
 	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
 	out, err := cmd.Output()
 	if err != nil {

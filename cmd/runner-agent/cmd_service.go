@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -28,6 +29,9 @@ and keep it running until told to stop. systemd is told when it listens for
 jobs. Settings are taken from the environment, under the names they have in
 config.env: the user of this service may not read that file.
 
+Unless steps may run on the host (RUNNER_REQUIRE_JOB_CONTAINER=false), nothing
+that it starts can execute a file of the work root, where jobs write.
+
 SIGTERM or SIGINT cancels the job under way and stops the listener. Before each
 start of the listener and after its end the broker is asked to end all guests,
 because a listener that was stopped leaves its job's guest behind.
@@ -52,6 +56,11 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 	cfg, err := config.FromEnviron(os.Environ())
 	if err != nil {
 		return cli.Usage(err)
+	}
+	if cfg.RequireJobContainer {
+		if err := supervise.Confine(supervise.ProgramDirs(cfg, o.bakedDir)...); err != nil {
+			return fmt.Errorf("%w; a kernel without Landlock can serve with RUNNER_REQUIRE_JOB_CONTAINER=false only", err)
+		}
 	}
 	s := &supervise.Supervisor{
 		Config: cfg, Home: os.Getenv("HOME"), BakedDir: o.bakedDir, Log: c.OutOrStdout(),
