@@ -45,7 +45,12 @@ type container struct {
 	env   map[string]string
 	user  user
 	dir   string
-	tree  string
+	drop  []string // capabilities its processes do not have
+}
+
+// process asks for one of the container's.
+func (c *container) process(argv []string, env map[string]string, dir string) guestinit.Exec {
+	return guestinit.Exec{Argv: argv, Env: environ(env), Dir: dir, UID: c.user.uid, GID: c.user.gid, Groups: c.user.groups, DropCapabilities: c.drop}
 }
 
 // user is one of a guest's.
@@ -148,7 +153,7 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 	if err := net.Join(g.Leader(), spec.address); err != nil {
 		return nil, err
 	}
-	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, tree: spec.image.tree,
+	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, drop: spec.Options.CapDrop,
 		dir: firstOf(spec.Dir, spec.Options.Workdir, spec.image.config.WorkingDir, "/")}
 	if err := g.Attach(binds, s.setup(spec, c)); err != nil {
 		return nil, err
@@ -173,14 +178,6 @@ func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
 	o := spec.Options
 	g := guest.Spec{ID: machineName(newID()), Tree: spec.image.tree, TreeOwner: spec.image.owner, Boot: spec.image.boot,
 		Limits: guest.Limits{Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs}}
-	for _, name := range o.CapDrop {
-		if name == "ALL" {
-			// systemd-nspawn(1) spells it so.
-			g.DropCapabilities = []string{"all"}
-			break
-		}
-		g.DropCapabilities = append(g.DropCapabilities, "CAP_"+name)
-	}
 	for _, d := range o.Devices {
 		if !slices.Contains(s.settings.Devices, d.Host) {
 			return g, fmt.Errorf("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)

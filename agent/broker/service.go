@@ -54,7 +54,7 @@ func (sv *service) spawn(argv []string) error {
 		return err
 	}
 	agent := wire.NewConn(conn, wire.MaxData)
-	request := guestinit.Exec{Argv: argv, Env: environ(sv.env), Dir: sv.dir, UID: sv.user.uid, GID: sv.user.gid, Groups: sv.user.groups}
+	request := sv.process(argv, sv.env, sv.dir)
 	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
 		_ = conn.Close()
 		return err
@@ -151,8 +151,7 @@ func (sv *service) check(ctx context.Context, h options.Health) (status int, sai
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	agent := wire.NewConn(conn, wire.MaxData)
-	request := guestinit.Exec{Argv: []string{"/bin/sh", "-c", h.Cmd}, Env: environ(sv.env), Dir: sv.dir,
-		UID: sv.user.uid, GID: sv.user.gid, Groups: sv.user.groups}
+	request := sv.process([]string{"/bin/sh", "-c", h.Cmd}, sv.env, sv.dir)
 	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
 		return 0, "", err
 	}

@@ -45,7 +45,7 @@ func (s *Server) spareSpec() guest.Spec {
 
 // takeGuest gives the spare guest if it is what spec wants, or starts one.
 func (s *Server) takeGuest(ctx context.Context, spec guest.Spec) (*guest.Guest, error) {
-	if spec.Tree == s.settings.Base && len(spec.DropCapabilities) == 0 && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
+	if spec.Tree == s.settings.Base && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
 		if g := s.takeSpare(); g != nil {
 			return g, nil
 		}

@@ -65,7 +65,7 @@ func (s *Server) exec(ctx context.Context, client *caller, r api.ExecRequest) er
 	if len(r.PrependPath) > 0 {
 		env["PATH"] = strings.Join(append(slices.Clone(r.PrependPath), env["PATH"]), ":")
 	}
-	end, err := c.exec(ctx, client, guestinit.Exec{Argv: r.Argv, Env: environ(env), Dir: r.Dir})
+	end, err := c.exec(ctx, client, c.process(r.Argv, env, r.Dir))
 	if err != nil {
 		if why := j.ended(); why != nil {
 			return why
@@ -75,12 +75,11 @@ func (s *Server) exec(ctx context.Context, client *caller, r api.ExecRequest) er
 	return client.Send(end.kind, end.payload)
 }
 
-// exec runs a process as the container's user and carries its conversation.
+// exec runs a process and carries its conversation.
 // The guest is not trusted: only frames that a process may cause pass. When ctx
 // ends, so does the connection to the agent, which ends the process's whole
 // tree. The last frame is not passed on but given to the caller.
 func (c *container) exec(ctx context.Context, client *caller, request guestinit.Exec) (end frame, err error) {
-	request.UID, request.GID, request.Groups = c.user.uid, c.user.gid, c.user.groups
 	conn, err := c.guest.Dial()
 	if err != nil {
 		return end, err
@@ -176,7 +175,7 @@ func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, 
 	if err != nil {
 		return err
 	}
-	end, err := c.exec(ctx, client, guestinit.Exec{Argv: argv, Env: environ(c.env), Dir: c.dir})
+	end, err := c.exec(ctx, client, c.process(argv, c.env, c.dir))
 	if err := errors.Join(err, c.stop(), net.Leave(spec.address), s.giveBack()); err != nil {
 		return err
 	}

@@ -28,10 +28,9 @@ type Spec struct {
 	// tree's user N is TreeOwner + N there.
 	TreeOwner int
 	// Boot has the tree's own init system run as process 1.
-	Boot             bool
-	DropCapabilities []string // as CAP_CHOWN, capabilities(7)
-	Devices          []Device
-	Limits           Limits // its own, within those of all guests
+	Boot    bool
+	Devices []Device
+	Limits  Limits // its own, within those of all guests
 }
 
 // Device is a device node of the host to show in a guest.

@@ -21,8 +21,8 @@ func TestArgv(t *testing.T) {
 	}{
 		{Spec{}, Limits{}, "--as-pid2 " + agent + socket},
 		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + "-boot " + socket},
-		{Spec{DropCapabilities: []string{"CAP_CHOWN", "CAP_KILL"}, Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
-			`--drop-capability=CAP_CHOWN,CAP_KILL --bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
+		{Spec{Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
+			`--bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
 	} {
 		test.spec.ID = "j-1"
 		g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}

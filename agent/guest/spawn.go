@@ -43,9 +43,6 @@ func (g *Guest) argv() []string {
 		// Also where there is no controller for processes.
 		argv = append(argv, fmt.Sprintf("--rlimit=NPROC=%d", pids))
 	}
-	if len(g.spec.DropCapabilities) > 0 {
-		argv = append(argv, "--drop-capability="+strings.Join(g.spec.DropCapabilities, ","))
-	}
 	for _, d := range g.spec.Devices {
 		argv = append(argv, "--bind="+escape(d.Source)+":"+escape(d.Target))
 	}

@@ -34,6 +34,10 @@ type Exec struct {
 	UID    uint32   `json:"uid,omitempty"` // the guest's user
 	GID    uint32   `json:"gid,omitempty"`
 	Groups []uint32 `json:"groups,omitempty"` // besides GID
+
+	// DropCapabilities are taken from the process and all it starts, by name
+	// without CAP_, capabilities(7); ALL stands for all.
+	DropCapabilities []string `json:"drop_capabilities,omitempty"`
 }
 
 // Server answers requests on a socket.

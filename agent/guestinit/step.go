@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -103,7 +104,8 @@ func (s *Server) start(request Exec) (_ *step, err error) {
 		defer ends[i].Close()
 	}
 	attr.Files = []*os.File{null, ends[0], ends[1]}
-	if st.process, err = os.StartProcess(path, request.Argv, attr); err != nil {
+	path, argv := request.without(path, attr)
+	if st.process, err = os.StartProcess(path, argv, attr); err != nil {
 		st.close()
 		return nil, fmt.Errorf("cannot start process: %w", err)
 	}
@@ -119,6 +121,21 @@ func (e Exec) attributes() *os.ProcAttr {
 		attr.Sys.Credential = &syscall.Credential{Uid: e.UID, Gid: e.GID, Groups: e.Groups}
 	}
 	return attr
+}
+
+// without puts the program that drops capabilities before the process, if it is
+// to have fewer.
+func (e Exec) without(path string, attr *os.ProcAttr) (string, []string) {
+	if len(e.DropCapabilities) == 0 {
+		return path, e.Argv
+	}
+	attr.Sys.Credential = nil // it becomes that user itself, at the end
+	var groups []string
+	for _, g := range e.Groups {
+		groups = append(groups, strconv.FormatUint(uint64(g), 10))
+	}
+	return "/proc/self/exe", append([]string{"runner-shim", "without", strings.Join(e.DropCapabilities, ","),
+		strconv.FormatUint(uint64(e.UID), 10), strconv.FormatUint(uint64(e.GID), 10), strings.Join(groups, ","), path}, e.Argv...)
 }
 
 // checkSizes names what execve(2) would refuse with E2BIG only.

@@ -328,6 +328,9 @@ func (l *lab) optionsJob(s *shelf) {
 	if step := r.Step("chown"); step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "Operation not permitted") {
 		l.Errorf("step %v", step)
 	}
+	r = l.job(miniworker.Job{Name: "no-capabilities", Container: &miniworker.Container{Image: s.debian, Options: "--cap-drop ALL --cap-add CHOWN --user 7:8"},
+		Steps: []miniworker.Step{{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; id -g"}}})
+	l.said(r, map[string]string{"look": "CapEff:\t0000000000000000CapBnd:\t00000000000000017\n8"})
 	for options, want := range map[string]string{
 		"--privileged":      "container: options: option --privileged is not supported",
 		"--device /dev/kvm": "device /dev/kvm is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env",

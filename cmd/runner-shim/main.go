@@ -4,6 +4,8 @@
 //
 //	runner-shim hook [SOCKET]             answer one call of the actions runner
 //	runner-shim guest-init [-boot] SOCKET start processes in this guest
+//	runner-shim without CAPABILITIES UID GID GROUPS PATH ARGV...
+//	                                      execute a program with fewer rights
 package main
 
 import (
@@ -14,6 +16,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"mkappliance/agent/api"
@@ -22,7 +27,8 @@ import (
 )
 
 const usage = `usage: runner-shim hook [SOCKET]
-       runner-shim guest-init [-boot] SOCKET`
+       runner-shim guest-init [-boot] SOCKET
+       runner-shim without CAPABILITIES UID GID GROUPS PATH ARGV...`
 
 func main() {
 	args := os.Args[1:]
@@ -35,6 +41,8 @@ func main() {
 		fail(serve(args[1]))
 	case len(args) == 3 && args[0] == "guest-init" && args[1] == "-boot":
 		fail(guestinit.Boot([]string{os.Args[0], "guest-init", args[2]}))
+	case len(args) > 6 && args[0] == "without":
+		fail(without(args[1:]))
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
@@ -60,6 +68,25 @@ func answer(socket string) int {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
 	}
 	return status
+}
+
+// without is started by the agent of a guest.
+func without(args []string) error {
+	runtime.LockOSThread() // capabilities are a thread's
+	uid, err := strconv.Atoi(args[1])
+	gid, err2 := strconv.Atoi(args[2])
+	if err := errors.Join(err, err2); err != nil {
+		return err
+	}
+	var groups []int
+	for _, text := range strings.FieldsFunc(args[3], func(r rune) bool { return r == ',' }) {
+		g, err := strconv.Atoi(text)
+		if err != nil {
+			return err
+		}
+		groups = append(groups, g)
+	}
+	return guestinit.RunWithout(strings.Split(args[0], ","), uid, gid, groups, args[4], args[5:], os.Environ())
 }
 
 // serve is the agent of a guest.
