@@ -52,6 +52,9 @@ type Container struct {
 // PrepareRequest asks for the guests of a job. Those that an earlier job left
 // behind are ended first.
 type PrepareRequest struct {
+	// Workspace is the directory of the job's repository on the host. It is
+	// emptied and stays; what earlier jobs left beside it does not.
+	Workspace string      `json:"workspace,omitempty"`
 	Container *Container  `json:"container,omitempty"` // nil: its steps run on the host
 	Services  []Container `json:"services,omitempty"`
 }

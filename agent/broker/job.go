@@ -46,7 +46,7 @@ func (s *Server) prepare(ctx context.Context, r api.PrepareRequest, tell progres
 		return nil, err
 	}
 	if !s.settings.KeepWork {
-		if err := s.wipe(s.workspace(r.Container)); err != nil {
+		if err := s.wipe(r.Workspace); err != nil {
 			return nil, err
 		}
 	}

@@ -8,8 +8,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-
-	"mkappliance/agent/api"
 )
 
 // wipe removes what earlier jobs left beneath the work root: tools, and the
@@ -17,6 +15,10 @@ import (
 // the runner's own, which empties _temp and _actions itself. The job's own
 // workspace stays, emptied: the runner stands in it.
 func (s *Server) wipe(workspace string) error {
+	keep, err := filepath.Rel(s.settings.WorkRoot, workspace)
+	if err != nil || !filepath.IsLocal(keep) {
+		keep = ""
+	}
 	root, err := os.OpenRoot(s.settings.WorkRoot)
 	if err != nil {
 		return fmt.Errorf("cannot wipe work root: %w", err)
@@ -31,7 +33,7 @@ func (s *Server) wipe(workspace string) error {
 		if strings.HasPrefix(name, "_") && name != "_tool" {
 			continue
 		}
-		if err := wipeBeneath(root, name, workspace); err != nil {
+		if err := wipeBeneath(root, name, keep); err != nil {
 			return fmt.Errorf("cannot wipe work root: %w", err)
 		}
 	}
@@ -58,20 +60,4 @@ func wipeBeneath(root *os.Root, name, keep string) error {
 		}
 	}
 	return nil
-}
-
-// workspace gives the directory of a job's repository, relative to the work
-// root, by the place where its container sees it; "" if it has none.
-func (s *Server) workspace(c *api.Container) string {
-	if c == nil {
-		return ""
-	}
-	for _, m := range c.Mounts {
-		below, inMount := strings.CutPrefix(c.Dir, m.Target+"/")
-		source, err := filepath.Rel(s.settings.WorkRoot, m.Source)
-		if inMount && err == nil && filepath.IsLocal(source) {
-			return path.Join(source, below)
-		}
-	}
-	return ""
 }

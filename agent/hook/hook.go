@@ -50,6 +50,8 @@ type Hook struct {
 	Broker         Broker
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
+	// Workspace is the directory the runner starts the hook in, its job's.
+	Workspace string
 	// Signals are passed on to a running step.
 	Signals <-chan os.Signal
 }

@@ -24,6 +24,7 @@ func (h *Hook) prepare(ctx context.Context, p *Payload) error {
 	if err != nil {
 		return fmt.Errorf("cannot prepare job: %w", err)
 	}
+	r.Workspace = h.Workspace
 	reply, err := h.Broker.Prepare(ctx, *r, h.Stdout)
 	if err != nil {
 		return fmt.Errorf("cannot prepare job: %w", err)

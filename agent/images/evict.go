@@ -3,6 +3,7 @@ package images
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,16 +76,35 @@ func (s *Store) remove(dir string) (bool, error) {
 		}
 	}
 	aside := filepath.Join(s.Dir, "tmp", "removed-"+filepath.Base(dir))
-	if err := os.Rename(dir, aside); err != nil {
+	if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
 		return false, err
 	}
 	return true, os.RemoveAll(aside)
 }
 
-// Sweep removes what a crash left. Nobody else may use the store.
+// Sweep removes what a crash left, and names whose image is gone. Nobody else
+// may use the store.
 func (s *Store) Sweep() error {
 	if err := os.RemoveAll(filepath.Join(s.Dir, "tmp")); err != nil {
 		return fmt.Errorf("cannot sweep images: %w", err)
 	}
+	refs, err := os.ReadDir(filepath.Join(s.Dir, "refs"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot sweep images: %w", err)
+	}
+	for _, r := range refs {
+		file := filepath.Join(s.Dir, "refs", r.Name())
+		if e, err := readEntry(file); err == nil && s.has(e.Image) {
+			continue
+		}
+		if err := os.Remove(file); err != nil {
+			return fmt.Errorf("cannot sweep images: %w", err)
+		}
+	}
 	return nil
+}
+
+func (s *Store) has(hex string) bool {
+	_, err := os.Stat(filepath.Join(s.Dir, "images", filepath.Base(hex), "config.json"))
+	return err == nil
 }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,9 +26,11 @@ import (
 //	refs/HEX                what a name stood for when it was last looked up
 //	tmp/                    what is not complete; names end in that of a lock
 type Store struct {
-	Dir      string   // root's alone; made if it does not exist
-	MaxBytes int64    // beyond which the images used longest ago are removed; 0: never
-	Insecure []string // registries, HOST or HOST:PORT, spoken to without TLS
+	Dir string // root's alone; made if it does not exist
+	// MaxBytes is beyond what the images used longest ago are removed, and
+	// what one image may have at most; 0: no limit.
+	MaxBytes int64
+	Insecure []string // registries, HOST or HOST:PORT, that may be spoken to without TLS, as loopback ones may
 	// Owner is who owns on disk what is root's in an image: not root, so that
 	// a set-user-ID program of an image is nobody's on the host.
 	Owner int
@@ -57,41 +58,62 @@ func (i *Image) Release() { _ = i.lock.Close() }
 func (s *Store) Pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
 	image, err := s.pull(ctx, reference, c, progress)
 	if err != nil {
-		return nil, fmt.Errorf("cannot pull %.200s: %w", reference, err)
+		return nil, fmt.Errorf("cannot pull %.200s: %w", reference, explain(err))
 	}
 	return image, nil
 }
 
 func (s *Store) pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
-	source, err := s.source(ctx, reference, c)
-	if err != nil {
-		return nil, err
-	}
 	if err := s.makeDirs(); err != nil {
 		return nil, err
 	}
-	known := s.lookUp(source.name())
-	digest, err := source.resolve()
-	switch {
-	case err != nil && (known == nil || !unreachable(err) || ctx.Err() != nil):
+	source, err := s.newSource(strings.TrimPrefix(reference, "docker://"), c)
+	if err != nil {
 		return nil, err
-	case err != nil:
-		if image := s.open(known.Image); image != nil {
-			progress(fmt.Sprintf("%s: the registry cannot be reached, using the image of %s", reference, known.Time.Format(time.DateTime)))
-			return image, nil
-		}
-		return nil, err
-	case known != nil && known.Digest == digest:
-		if image := s.open(known.Image); image != nil {
-			return image, nil
-		}
 	}
-	return s.fetch(ctx, source, reference, digest, progress)
+	defer source.close()
+	known := s.lookUp(source.name())
+	digest, err := source.resolve(ctx)
+	switch {
+	case err == nil:
+		return s.get(ctx, source, digest, func(line string) { progress(reference + ": " + line) })
+	case known == nil || !unreachable(err) || ctx.Err() != nil:
+		return nil, err
+	}
+	image := s.open(known.Image)
+	if image == nil {
+		return nil, err
+	}
+	progress(fmt.Sprintf("%s: the registry cannot be reached, using the image of %s", reference, known.Time.Format(time.DateTime)))
+	return image, nil
 }
 
-// fetch downloads an image, unless another name had it downloaded.
-func (s *Store) fetch(ctx context.Context, source *source, reference, digest string, progress func(string)) (*Image, error) {
-	remote, err := source.image()
+// get opens the image that a source has under a digest, which may be that of an
+// index, or else downloads it.
+func (s *Store) get(ctx context.Context, source *source, digest string, progress func(string)) (_ *Image, err error) {
+	var image *Image
+	if known := s.lookUp(source.at(digest)); known != nil {
+		image = s.open(known.Image)
+	}
+	if image == nil {
+		if image, err = s.fetch(ctx, source, digest, progress); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range []string{source.name(), source.at(digest)} {
+		if err := s.remember(name, digest, image); err != nil {
+			image.Release()
+			return nil, err
+		}
+	}
+	return image, nil
+}
+
+// fetch downloads an image, unless it is here by another name.
+func (s *Store) fetch(ctx context.Context, source *source, digest string, progress func(string)) (*Image, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	remote, err := source.image(ctx, digest)
 	if err != nil {
 		return nil, err
 	}
@@ -99,41 +121,46 @@ func (s *Store) fetch(ctx context.Context, source *source, reference, digest str
 	if err != nil {
 		return nil, err
 	}
-	image, err := s.add(ctx, own.Hex, remote, func(line string) { progress(reference + ": " + line) })
-	if err != nil {
-		return nil, err
-	}
-	if err := s.remember(source.name(), entry{Name: source.name(), Digest: digest, Image: own.Hex, Time: time.Now()}); err != nil {
-		image.Release()
-		return nil, err
-	}
-	return image, nil
+	return s.add(ctx, own, func(dir string) error {
+		downloads, err := s.startDownloads(ctx, dir, remote, progress)
+		if err != nil {
+			return err
+		}
+		defer downloads.Wait()
+		defer cancel() // those that nobody waits for any more
+		begin := time.Now()
+		if err := s.build(ctx, dir, own, remote, downloads.open); err != nil {
+			return err
+		}
+		progress(fmt.Sprintf("ready after %.1f s", time.Since(begin).Seconds()))
+		return nil
+	})
 }
 
-// add unpacks an image if it is not there yet. Two that want the same take
-// turns.
-func (s *Store) add(ctx context.Context, hex string, remote v1.Image, progress func(string)) (*Image, error) {
-	turn, err := lock(ctx, filepath.Join(s.Dir, "tmp", hex+".lock"))
+// add has an image built in a directory if it is not there yet. Two that want
+// the same take turns.
+func (s *Store) add(ctx context.Context, digest v1.Hash, build func(dir string) error) (*Image, error) {
+	tmp := filepath.Join(s.Dir, "tmp", digest.Hex)
+	final := filepath.Join(s.Dir, "images", digest.Hex)
+	turn, err := lock(ctx, tmp+".lock")
 	if err != nil {
 		return nil, err
 	}
 	defer turn.Close()
-	if image := s.open(hex); image != nil {
+	if image := s.open(digest.Hex); image != nil {
 		return image, nil
 	}
-	tmp := filepath.Join(s.Dir, "tmp", hex)
-	final := filepath.Join(s.Dir, "images", hex)
 	// What a crash left: nobody else is at it, for we have the lock.
 	if err := errors.Join(os.RemoveAll(tmp), os.RemoveAll(final), os.Mkdir(tmp, 0o755)); err != nil {
 		return nil, err
 	}
-	if err := s.build(ctx, tmp, "sha256:"+hex, remote, progress); err != nil {
+	if err := build(tmp); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(tmp))
 	}
-	if err := os.Rename(tmp, final); err != nil {
+	if err := putInPlace(tmp, final); err != nil {
 		return nil, err
 	}
-	image := s.open(hex)
+	image := s.open(digest.Hex)
 	if image == nil {
 		return nil, fmt.Errorf("the image vanished from %s", final)
 	}
@@ -144,20 +171,55 @@ func (s *Store) add(ctx context.Context, hex string, remote v1.Image, progress f
 	return image, nil
 }
 
+// putInPlace gives a directory its final name once everything in it is on disk:
+// after a power cut a name has to stand for a whole image.
+func putInPlace(tmp, final string) error {
+	dir, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("cannot write image to disk: %w", err)
+	}
+	if err := os.Rename(tmp, final); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(filepath.Dir(final))
+}
+
+// maxConfig bounds the configuration of an image, in bytes; the library reads
+// it into memory.
+const maxConfig = 4 << 20
+
 // build makes the directory of an image.
-func (s *Store) build(ctx context.Context, dir, digest string, remote v1.Image, progress func(string)) error {
-	file, err := remote.ConfigFile()
+func (s *Store) build(ctx context.Context, dir string, digest v1.Hash, image v1.Image, open opener) error {
+	manifest, err := image.Manifest()
+	if err != nil {
+		return fmt.Errorf("cannot read the image's manifest: %w", err)
+	}
+	if size := manifest.Config.Size; size < 0 || size > maxConfig {
+		return fmt.Errorf("cannot read the image's configuration: it has %d bytes, more than %d", size, maxConfig)
+	}
+	file, err := image.ConfigFile()
 	if err != nil {
 		return fmt.Errorf("cannot read the image's configuration: %w", err)
 	}
-	if err := s.unpack(ctx, dir, remote, progress); err != nil {
+	if err := checkPlatform(file); err != nil {
 		return err
 	}
-	size, err := diskUsage(filepath.Join(dir, "rootfs"))
+	if m, c := len(manifest.Layers), len(file.RootFS.DiffIDs); m != c {
+		return fmt.Errorf("its manifest lists %d layers, and its configuration %d", m, c)
+	}
+	root := filepath.Join(dir, "rootfs")
+	if err := s.unpack(ctx, root, file.RootFS.DiffIDs, open); err != nil {
+		return err
+	}
+	size, err := diskUsage(root)
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(record{Digest: digest, Size: size, Config: newConfig(file)})
+	data, err := json.Marshal(record{Digest: digest.String(), Size: size, Config: newConfig(file)})
 	if err != nil {
 		return err
 	}
@@ -178,19 +240,39 @@ func (s *Store) open(hex string) *Image {
 	if err != nil {
 		return nil
 	}
-	r, err := readRecord(dir)
-	if err == nil {
-		err = unix.Flock(int(held.Fd()), unix.LOCK_SH|unix.LOCK_NB)
-	}
-	if err == nil {
-		now := time.Now()
-		err = os.Chtimes(filepath.Join(dir, "config.json"), now, now)
-	}
+	r, err := openLocked(dir, held)
 	if err != nil {
 		_ = held.Close()
 		return nil
 	}
 	return &Image{Digest: r.Digest, Tree: filepath.Join(dir, "rootfs"), Config: r.Config, lock: held}
+}
+
+func openLocked(dir string, held *os.File) (record, error) {
+	if err := unix.Flock(int(held.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
+		return record{}, err
+	}
+	// Whoever had the lock before may have moved the image away.
+	mine, err := held.Stat()
+	if err != nil {
+		return record{}, err
+	}
+	there, err := os.Stat(held.Name())
+	if err != nil {
+		return record{}, err
+	}
+	if !os.SameFile(mine, there) {
+		return record{}, fmt.Errorf("%s was replaced", held.Name())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "rootfs")); err != nil {
+		return record{}, err
+	}
+	r, err := readRecord(dir)
+	if err != nil {
+		return record{}, err
+	}
+	now := time.Now()
+	return r, os.Chtimes(filepath.Join(dir, "config.json"), now, now)
 }
 
 func readRecord(dir string) (record, error) {
@@ -215,18 +297,28 @@ func (s *Store) refFile(name string) string {
 }
 
 func (s *Store) lookUp(name string) *entry {
-	data, err := os.ReadFile(s.refFile(name))
-	if err != nil {
+	e, err := readEntry(s.refFile(name))
+	if err != nil || e.Name != name || e.Image != filepath.Base(e.Image) {
 		return nil
 	}
-	var e entry
-	if json.Unmarshal(data, &e) != nil || e.Name != name || e.Image != filepath.Base(e.Image) {
-		return nil
-	}
-	return &e
+	return e
 }
 
-func (s *Store) remember(name string, e entry) error {
+func readEntry(file string) (*entry, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	var e entry
+	return &e, json.Unmarshal(data, &e)
+}
+
+// remember notes what a name stands for, if that is news.
+func (s *Store) remember(name, digest string, image *Image) error {
+	e := entry{Name: name, Digest: digest, Image: strings.TrimPrefix(image.Digest, "sha256:"), Time: time.Now()}
+	if known := s.lookUp(name); known != nil && known.Digest == e.Digest && known.Image == e.Image {
+		return nil
+	}
 	data, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -266,27 +358,3 @@ func lock(ctx context.Context, name string) (*os.File, error) {
 		}
 	}
 }
-
-// diskUsage gives the bytes that a tree takes, each file once.
-func diskUsage(root string) (int64, error) {
-	var total int64
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		var stat unix.Stat_t
-		if err := unix.Lstat(path, &stat); err != nil {
-			return err
-		}
-		if stat.Nlink == 1 || !seen[stat.Ino] {
-			seen[stat.Ino] = true
-			total += stat.Blocks * 512
-		}
-		return nil
-	})
-	return total, err
-}
-
-// trimScheme takes docker:// from a reference, as actions write it.
-func trimScheme(reference string) string { return strings.TrimPrefix(reference, "docker://") }

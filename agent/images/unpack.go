@@ -2,169 +2,89 @@ package images
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 )
 
-// parallelDownloads is how many layers are fetched at a time.
-const parallelDownloads = 3
+// opener opens a layer of an image, counted from the lowest, as a plain tar
+// archive.
+type opener func(i int) (io.ReadCloser, error)
 
-// unpack downloads the layers of an image and lays them over each other in
-// dir/rootfs.
-func (s *Store) unpack(ctx context.Context, dir string, image v1.Image, progress func(string)) error {
-	layers, err := image.Layers()
-	if err != nil {
-		return fmt.Errorf("cannot read the image's layers: %w", err)
-	}
-	var size int64
-	for _, l := range layers {
-		n, err := l.Size()
-		if err != nil {
-			return err
-		}
-		size += n
-	}
-	progress(fmt.Sprintf("pulling %d layers, %.1f MB", len(layers), float64(size)/1e6))
-	begin := time.Now()
-	root := filepath.Join(dir, "rootfs")
+// unpack lays the layers of an image over each other in a new directory. Each
+// has to be what the image's configuration says, its "diff id".
+func (s *Store) unpack(ctx context.Context, root string, layers []v1.Hash, open opener) error {
 	if err := errors.Join(os.Mkdir(root, 0o755), os.Chown(root, s.Owner, s.Owner)); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	for i, layer := range s.download(ctx, dir, layers) {
-		if err := s.apply(ctx, root, layer); err != nil {
+	size := &counter{max: s.MaxBytes, err: s.tooLarge()}
+	for i, want := range layers {
+		if err := s.apply(ctx, root, i, want, open, size); err != nil {
 			return fmt.Errorf("cannot unpack layer %d: %w", i+1, err)
 		}
 	}
-	progress(fmt.Sprintf("ready after %.1f s", time.Since(begin).Seconds()))
 	return nil
 }
 
-// download is a layer on its way to a file.
-type download struct {
-	layer v1.Layer
-	file  string
-	done  chan error
-}
-
-func (s *Store) download(ctx context.Context, dir string, layers []v1.Layer) []*download {
-	slots := make(chan struct{}, parallelDownloads)
-	downloads := make([]*download, len(layers))
-	for i, l := range layers {
-		downloads[i] = &download{layer: l, file: filepath.Join(dir, fmt.Sprintf("layer-%d", i)), done: make(chan error, 1)}
-	}
-	go func() {
-		for _, d := range downloads {
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				d.done <- ctx.Err()
-				continue
-			}
-			go func() {
-				d.done <- d.fetch()
-				<-slots
-			}()
-		}
-	}()
-	return downloads
-}
-
-// fetch stores the layer as the registry has it. The library compares its
-// digest.
-func (d *download) fetch() error {
-	from, err := d.layer.Compressed()
-	if err != nil {
-		return err
-	}
-	defer from.Close()
-	to, err := os.OpenFile(d.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(to, from)
-	return errors.Join(err, to.Close())
-}
-
-// apply lays a layer over the tree, once it is there, and deletes its file.
-func (s *Store) apply(ctx context.Context, root string, d *download) error {
-	if err := <-d.done; err != nil {
-		return err
-	}
-	file, err := os.Open(d.file)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	plain, err := decompress(file)
+func (s *Store) apply(ctx context.Context, root string, i int, want v1.Hash, open opener, size *counter) error {
+	plain, err := open(i)
 	if err != nil {
 		return err
 	}
 	defer plain.Close()
-	want, err := d.layer.DiffID()
-	if err != nil {
-		return err
-	}
 	sum := sha256.New()
-	if err := s.runUnpacker(ctx, root, io.TeeReader(plain, sum)); err != nil {
+	content := io.TeeReader(plain, io.MultiWriter(sum, size))
+	if err := s.runUnpacker(ctx, root, content); err != nil {
 		return err
 	}
 	// What follows the end of the archive belongs to it.
-	if _, err := io.Copy(sum, plain); err != nil {
+	if _, err := io.Copy(io.Discard, content); err != nil {
 		return err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != want.Hex {
-		return fmt.Errorf("its content is %s, and the image wants %s", got, want.Hex)
+		return fmt.Errorf("its content is sha256:%s, and the image wants %s", got, want)
 	}
-	return os.Remove(d.file)
+	return nil
 }
 
-// decompress tells by the first bytes how a layer is compressed: gzip, zstd or
-// not at all.
-func decompress(r io.Reader) (io.ReadCloser, error) {
-	buffered := bufio.NewReaderSize(r, 1<<16)
-	magic, err := buffered.Peek(4)
-	if err != nil && err != io.EOF {
-		return nil, err
+func (s *Store) tooLarge() error {
+	return fmt.Errorf("the image is too large: all images together may have %.1f MB", float64(s.MaxBytes)/1e6)
+}
+
+// counter is a writer that fails beyond a number of bytes, unless that is 0.
+type counter struct {
+	n, max int64
+	err    error
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	if c.n += int64(len(p)); c.max > 0 && c.n > c.max {
+		return 0, c.err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(buffered)
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		d, err := zstd.NewReader(buffered)
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	}
-	return io.NopCloser(buffered), nil
+	return len(p), nil
 }
 
 // rootFD is the descriptor of the tree in the unpacking process.
 const rootFD = 3
 
 // runUnpacker has a process of its own unpack a layer: in a user namespace in
-// which it is root, and on the host nobody, with the tree as its root
-// directory. Whatever a layer makes it do, it has nothing else to do it to.
+// which root is nobody on the host, with the tree as its root directory. So the
+// layer can reach nothing but the tree, and what it brings belongs to nobody.
 func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) error {
 	dir, err := os.Open(root)
 	if err != nil {
@@ -183,7 +103,13 @@ func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) e
 		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		Credential: &syscall.Credential{Uid: 0, Gid: 0},
 	}
+	// The kernel sends Pdeathsig when the thread ends that started the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if text := strings.TrimSpace(said.String()); text != "" {
 			return errors.New(text)
 		}
@@ -204,18 +130,21 @@ func UnpackMain(layer io.Reader) error {
 	if err := unix.Chroot("."); err != nil {
 		return fmt.Errorf("cannot enter tree: %w", err)
 	}
+	// Nothing that is opened from here on is meant to be outside.
+	if err := unix.Close(rootFD); err != nil {
+		return fmt.Errorf("cannot enter tree: %w", err)
+	}
+	unix.Umask(0)
 	return applyLayer("/", layer)
 }
 
 // applyLayer lays a layer over a tree: files of the same name are replaced,
 // whiteouts remove what was there; layer.md of the OCI image specification.
 func applyLayer(root string, layer io.Reader) error {
-	unix.Umask(0)
-	_, err := archive.Apply(context.Background(), root, layer, archive.WithFilter(wanted))
-	if err != nil {
+	if _, err := archive.Apply(context.Background(), root, layer, archive.WithFilter(wanted)); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, layer)
+	_, err := io.Copy(io.Discard, layer)
 	return err
 }
 
@@ -224,11 +153,38 @@ func applyLayer(root string, layer io.Reader) error {
 // belong to the host.
 func wanted(h *tar.Header) (bool, error) {
 	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			// It would take more room on disk than in the layer, without bound.
+			return false, fmt.Errorf("%.200q is a sparse file, which no layer may have", h.Name)
+		}
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
 		if ok && name != "security.capability" && !strings.HasPrefix(name, "user.") {
 			delete(h.PAXRecords, key)
 		}
 	}
-	// The library whites out by name as well, before it looks at the type.
+	if h.Uid < 0 || h.Uid >= idCount || h.Gid < 0 || h.Gid >= idCount {
+		return false, fmt.Errorf("%.200q belongs to user %d and group %d, and guests have none beyond %d", h.Name, h.Uid, h.Gid, idCount-1)
+	}
 	return h.Typeflag != tar.TypeBlock && h.Typeflag != tar.TypeChar, nil
+}
+
+// diskUsage gives the bytes that a tree takes, each file once.
+func diskUsage(root string) (int64, error) {
+	var total int64
+	seen := map[uint64]bool{}
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var stat unix.Stat_t
+		if err := unix.Lstat(path, &stat); err != nil {
+			return err
+		}
+		if stat.Nlink == 1 || !seen[stat.Ino] {
+			seen[stat.Ino] = true
+			total += stat.Blocks * 512
+		}
+		return nil
+	})
+	return total, err
 }

@@ -3,52 +3,50 @@ package images
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // User finds who a process of an image runs as: spec is NAME, ID, either with
-// :GROUP, or empty for root. Names are those of the tree's passwd(5) and
-// group(5), which may be missing; nothing outside the tree is looked at.
+// :GROUP, or empty for root, as --user of docker-run(1). Names are those of the
+// tree's passwd(5) and group(5), which may be missing; nothing outside the tree
+// is looked at. Without a group, the user's own and those that list it apply.
 func User(tree, spec string) (uid, gid int, groups []int, home string, err error) {
-	root, err := os.OpenRoot(tree)
+	root, err := os.Open(tree)
 	if err != nil {
 		return 0, 0, nil, "", fmt.Errorf("cannot find user %.80q: %w", spec, err)
 	}
 	defer root.Close()
-	name, group, hasGroup := strings.Cut(spec, ":")
+	name, group, _ := strings.Cut(spec, ":")
 	if name == "" {
 		name = "0"
 	}
-	u, found := findEntry(root, "etc/passwd", name, 2)
-	uid, err = idOf(u, found, name)
-	if err != nil {
-		return 0, 0, nil, "", fmt.Errorf("cannot find user %.80q: the image has no such user", name)
+	u, found := findEntry(root, "etc/passwd", name)
+	if uid, err = idOf(u, found, name); err != nil {
+		return 0, 0, nil, "", fmt.Errorf("cannot find user %.80q: %w", name, err)
 	}
 	home = "/"
-	if uid == 0 {
-		home = "/root"
-	}
 	if found && len(u) > 5 {
-		gid, _ = strconv.Atoi(u[3])
+		if gid, err = idOf(u[1:], true, ""); err != nil {
+			return 0, 0, nil, "", fmt.Errorf("cannot find group of user %.80q: %w", name, err)
+		}
 		if u[5] != "" {
 			home = u[5]
 		}
-		groups = memberOf(root, u[0], gid)
 	}
-	if hasGroup {
-		g, found := findEntry(root, "etc/group", group, 2)
+	if group != "" {
+		g, found := findEntry(root, "etc/group", group)
 		if gid, err = idOf(g, found, group); err != nil {
-			return 0, 0, nil, "", fmt.Errorf("cannot find group %.80q: the image has no such group", group)
+			return 0, 0, nil, "", fmt.Errorf("cannot find group %.80q: %w", group, err)
 		}
-		groups = nil
-	}
-	if gid < 0 || gid >= idCount {
-		return 0, 0, nil, "", fmt.Errorf("cannot use group %d: it is beyond %d", gid, idCount-1)
+	} else if found {
+		groups = memberOf(root, u[0], gid)
 	}
 	return uid, gid, groups, home, nil
 }
@@ -60,17 +58,22 @@ func idOf(entry []string, found bool, name string) (int, error) {
 		text = entry[2]
 	}
 	id, err := strconv.Atoi(text)
-	if err == nil && (id < 0 || id >= idCount) {
-		err = strconv.ErrRange
+	switch {
+	case err != nil && !found:
+		return 0, errors.New("the image has no such name")
+	case err != nil:
+		return 0, fmt.Errorf("the image gives it the number %.80q", text)
+	case id < 0 || id >= idCount:
+		return 0, fmt.Errorf("its number %d is not between 0 and %d", id, idCount-1)
 	}
-	return id, err
+	return id, nil
 }
 
-// findEntry finds a line of a file like passwd(5) by its name, or by its
-// number in the field given.
-func findEntry(root *os.Root, file, name string, number int) (fields []string, found bool) {
+// findEntry finds a line of passwd(5) or group(5) by its name, or by its
+// number, the third field of both.
+func findEntry(root *os.File, file, name string) (fields []string, found bool) {
 	eachEntry(root, file, func(f []string) bool {
-		if len(f) > number && (f[0] == name || f[number] == name) {
+		if len(f) > 2 && (f[0] == name || f[2] == name) {
 			fields, found = f, true
 		}
 		return !found
@@ -79,7 +82,7 @@ func findEntry(root *os.Root, file, name string, number int) (fields []string, f
 }
 
 // memberOf lists the groups that name a user as a member.
-func memberOf(root *os.Root, user string, primary int) []int {
+func memberOf(root *os.File, user string, primary int) []int {
 	var groups []int
 	eachEntry(root, "etc/group", func(f []string) bool {
 		if len(f) < 4 {
@@ -98,13 +101,16 @@ func memberOf(root *os.Root, user string, primary int) []int {
 // maxFile bounds what is read of a file that an image brings, in bytes.
 const maxFile = 1 << 20
 
-// readRegular reads the start of a file of a tree. Anything but a regular file
-// counts as empty; a pipe is not waited for.
-func readRegular(root *os.Root, file string) []byte {
-	f, err := root.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// readRegular reads the start of a file of a tree. Links lead where they do for
+// a process whose root is the tree. Anything but a regular file counts as
+// empty; a pipe is not waited for.
+func readRegular(root *os.File, file string) []byte {
+	fd, err := unix.Openat2(int(root.Fd()), file, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV})
 	if err != nil {
 		return nil
 	}
+	f := os.NewFile(uintptr(fd), file)
 	defer f.Close()
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return nil
@@ -113,7 +119,7 @@ func readRegular(root *os.Root, file string) []byte {
 	return data
 }
 
-func eachEntry(root *os.Root, file string, visit func(fields []string) bool) {
+func eachEntry(root *os.File, file string, visit func(fields []string) bool) {
 	lines := bufio.NewScanner(bytes.NewReader(readRegular(root, file)))
 	for lines.Scan() {
 		if !visit(strings.Split(lines.Text(), ":")) {
@@ -124,7 +130,7 @@ func eachEntry(root *os.Root, file string, visit func(fields []string) bool) {
 
 // IsAlpine reads the tree's os-release(5), without following a link out of it.
 func IsAlpine(tree string) bool {
-	root, err := os.OpenRoot(tree)
+	root, err := os.Open(tree)
 	if err != nil {
 		return false
 	}

@@ -71,7 +71,9 @@ type lab struct {
 	agent  string
 	netns  string // network namespace that stands for the host's
 	broker *exec.Cmd
-	client *api.Client
+	// programs are what jobs may execute on the host besides the system's.
+	programs []string
+	client   *api.Client
 }
 
 // newLab starts a broker with lines of config.env, in which LAB stands for the
@@ -281,7 +283,7 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 		l.Fatal(err)
 	}
 	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups", worker)
-	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" + l.path("runner-shim") + ":" + l.path("hook.sh"), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
+	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" + strings.Join(append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...), ":"), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
 	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
 	out, err := cmd.Output()
 	if err != nil {

@@ -195,3 +195,29 @@ func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 	}
 	return Image(v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"show"}, WorkingDir: "/made"}, layer)
 }
+
+// Postgres makes two images of a tree with PostgreSQL, in a file of dir: one
+// that serves, with entrypoint as its script, and one to ask it from.
+func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client v1.Image, err error) {
+	// LLVM is for queries that are compiled, which the tests have none of.
+	layer, err := TreeLayer(ctx, tree, dir, "usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*")
+	if err != nil {
+		return nil, nil, err
+	}
+	script, err := os.ReadFile(entrypoint)
+	if err != nil {
+		return nil, nil, err
+	}
+	own, err := Layer(map[string]File{"usr/local/bin/entrypoint.sh": {Content: string(script), Mode: 0o755}})
+	if err != nil {
+		return nil, nil, err
+	}
+	config := v1.Config{Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Cmd: []string{"bash"}}
+	if client, err = Image(config, layer); err != nil {
+		return nil, nil, err
+	}
+	server, err = Derive(client, func(c *v1.Config) {
+		c.Entrypoint, c.Volumes = []string{"entrypoint.sh"}, map[string]struct{}{"/var/lib/postgresql/data": {}}
+	}, own)
+	return server, client, err
+}

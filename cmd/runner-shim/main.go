@@ -62,7 +62,12 @@ func answer(socket string) int {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	h := &hook.Hook{Broker: &api.Client{Socket: socket}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
+	dir, err := os.Getwd()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
+		return hook.StatusFailed
+	}
+	h := &hook.Hook{Broker: &api.Client{Socket: socket}, Workspace: dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
 	status, err := h.Run(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
