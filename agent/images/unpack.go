@@ -32,51 +32,68 @@ func (s *Store) unpack(ctx context.Context, root string, layers []v1.Hash, open 
 	if err := errors.Join(os.Mkdir(root, 0o755), os.Chown(root, s.Owner, s.Owner)); err != nil {
 		return err
 	}
-	size := &counter{max: s.MaxBytes, err: s.tooLarge()}
+	left := s.MaxBytes
 	for i, want := range layers {
-		if err := s.apply(ctx, root, i, want, open, size); err != nil {
+		size, err := s.apply(ctx, root, i, want, open, left)
+		if err != nil {
 			return fmt.Errorf("cannot unpack layer %d: %w", i+1, err)
 		}
+		left -= size
 	}
 	return nil
 }
 
-func (s *Store) apply(ctx context.Context, root string, i int, want v1.Hash, open opener, size *counter) error {
+// apply lays a layer over the tree and gives its size.
+func (s *Store) apply(ctx context.Context, root string, i int, want v1.Hash, open opener, left int64) (int64, error) {
 	plain, err := open(i)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer plain.Close()
 	sum := sha256.New()
-	content := io.TeeReader(plain, io.MultiWriter(sum, size))
-	if err := s.runUnpacker(ctx, root, content); err != nil {
-		return err
+	content := &meter{from: io.TeeReader(plain, sum)}
+	if s.MaxBytes > 0 {
+		content.max, content.tooLarge = left, s.tooLarge()
 	}
-	// What follows the end of the archive belongs to it.
-	if _, err := io.Copy(io.Discard, content); err != nil {
-		return err
+	err = s.runUnpacker(ctx, root, content)
+	if err == nil {
+		// What follows the end of the archive belongs to it.
+		_, err = io.Copy(io.Discard, content)
+	}
+	if content.err != nil {
+		return 0, content.err // the unpacker only missed the rest
+	}
+	if err != nil {
+		return 0, err
 	}
 	if got := hex.EncodeToString(sum.Sum(nil)); got != want.Hex {
-		return fmt.Errorf("its content is sha256:%s, and the image wants %s", got, want)
+		return 0, fmt.Errorf("its content is sha256:%s, and the image wants %s", got, want)
 	}
-	return nil
+	return content.n, nil
 }
 
 func (s *Store) tooLarge() error {
 	return fmt.Errorf("the image is too large: all images together may have %.1f MB", float64(s.MaxBytes)/1e6)
 }
 
-// counter is a writer that fails beyond a number of bytes, unless that is 0.
-type counter struct {
-	n, max int64
-	err    error
+// meter counts what is read, fails beyond max if tooLarge is set, and remembers
+// why reading failed.
+type meter struct {
+	from     io.Reader
+	n, max   int64
+	tooLarge error
+	err      error
 }
 
-func (c *counter) Write(p []byte) (int, error) {
-	if c.n += int64(len(p)); c.max > 0 && c.n > c.max {
-		return 0, c.err
+func (m *meter) Read(p []byte) (int, error) {
+	n, err := m.from.Read(p)
+	if m.n += int64(n); m.tooLarge != nil && m.n > m.max {
+		n, err = 0, m.tooLarge
 	}
-	return len(p), nil
+	if err != nil && err != io.EOF {
+		m.err = err
+	}
+	return n, err
 }
 
 // rootFD is the descriptor of the tree in the unpacking process.

@@ -33,7 +33,7 @@ func User(tree, spec string) (uid, gid int, groups []int, home string, err error
 	}
 	home = "/"
 	if found && len(u) > 5 {
-		if gid, err = idOf(u[1:], true, ""); err != nil {
+		if gid, err = parseID(u[3]); err != nil {
 			return 0, 0, nil, "", fmt.Errorf("cannot find group of user %.80q: %w", name, err)
 		}
 		if u[5] != "" {
@@ -53,18 +53,19 @@ func User(tree, spec string) (uid, gid int, groups []int, home string, err error
 
 // idOf is the number of a user or group: that of its entry, or the name itself.
 func idOf(entry []string, found bool, name string) (int, error) {
-	text := name
 	if found {
-		text = entry[2]
+		return parseID(entry[2])
 	}
-	id, err := strconv.Atoi(text)
-	switch {
-	case err != nil && !found:
+	if _, err := strconv.Atoi(name); err != nil {
 		return 0, errors.New("the image has no such name")
-	case err != nil:
-		return 0, fmt.Errorf("the image gives it the number %.80q", text)
-	case id < 0 || id >= idCount:
-		return 0, fmt.Errorf("its number %d is not between 0 and %d", id, idCount-1)
+	}
+	return parseID(name)
+}
+
+func parseID(text string) (int, error) {
+	id, err := strconv.Atoi(text)
+	if err != nil || id < 0 || id >= idCount {
+		return 0, fmt.Errorf("%.80q is no number between 0 and %d", text, idCount-1)
 	}
 	return id, nil
 }
@@ -89,7 +90,7 @@ func memberOf(root *os.File, user string, primary int) []int {
 			return true
 		}
 		for member := range strings.SplitSeq(f[3], ",") {
-			if id, err := strconv.Atoi(f[2]); member == user && err == nil && id != primary && id >= 0 && id < idCount {
+			if id, err := parseID(f[2]); member == user && err == nil && id != primary {
 				groups = append(groups, id)
 			}
 		}
