@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -33,9 +34,10 @@ type containerSpec struct {
 	api.Container
 	image   image
 	address netip.Addr
-	hosts   [][]string // of the job: address and names of each guest
-	volumes string     // directory of the job's named volumes
-	makeDir bool       // as docker-create(1) does with the working directory
+	hosts   [][]string        // of the job: address and names of each guest
+	volumes string            // directory of the job's named volumes
+	files   map[string]string // further ones to put into the guest: path, content
+	makeDir bool              // as docker-create(1) does with the working directory
 }
 
 // container is a guest with the user and environment of its processes.
@@ -85,15 +87,19 @@ func (s *Server) image(ctx context.Context, c api.Container, tell progress) (ima
 	if err != nil {
 		return image{}, err
 	}
-	return image{tree: pulled.Tree, owner: ociOwner, config: pulled.Config, release: pulled.Release}, nil
+	return ociImage(pulled), nil
+}
+
+func ociImage(i *images.Image) image {
+	return image{tree: i.Tree, owner: ociOwner, config: i.Config, release: i.Release}
 }
 
 // imageOf is image for one that may have to be built first.
-func (s *Server) imageOf(ctx context.Context, r api.ContainerRequest, tell progress) (image, error) {
+func (s *Server) imageOf(ctx context.Context, client *caller, r api.ContainerRequest) (image, error) {
 	if r.Build == nil {
-		return s.image(ctx, r.Container, tell)
+		return s.image(ctx, r.Container, progressOf(client.Conn))
 	}
-	return s.build(ctx, *r.Build, tell)
+	return s.build(ctx, client, *r.Build)
 }
 
 // argv is the container's own process: what the workflow says, or the image;
@@ -203,6 +209,7 @@ func (s *Server) setup(spec containerSpec, c *container) guestinit.Setup {
 		Files:     map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
 		Dirs:      slices.Clone(spec.image.config.Volumes),
 	}
+	maps.Copy(setup.Files, spec.files)
 	if spec.makeDir {
 		setup.Dirs = append(setup.Dirs, c.dir)
 	}

@@ -137,7 +137,7 @@ func (s *Server) run(ctx context.Context, client *caller, r api.RunRequest) erro
 
 // runContainer runs a container's own process in a guest of its own.
 func (s *Server) runContainer(ctx context.Context, client *caller, r api.ContainerRequest) error {
-	image, err := s.imageOf(ctx, r, progressOf(client.Conn))
+	image, err := s.imageOf(ctx, client, r)
 	if err != nil {
 		return err
 	}
@@ -156,9 +156,23 @@ func (s *Server) runContainer(ctx context.Context, client *caller, r api.Contain
 	return s.runIn(ctx, client, spec, argv, j)
 }
 
-// runIn starts a guest, in the network of a job if there is one, runs one
-// process in it, and ends it. The client hears of the end when nothing is left.
-func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, argv []string, j *job) (err error) {
+// runIn runs one process in a guest of its own. The client hears of the end when
+// nothing is left.
+func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, argv []string, j *job) error {
+	var end frame
+	err := s.withGuest(ctx, spec, j, func(c *container, _ string) (err error) {
+		end, err = c.exec(ctx, client, c.process(argv, c.env, c.dir))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return client.Send(end.kind, end.payload)
+}
+
+// withGuest starts a guest, in the network of a job if there is one, lets do use
+// it and the directory of its named volumes, and ends it.
+func (s *Server) withGuest(ctx context.Context, spec containerSpec, j *job, do func(c *container, volumes string) error) (err error) {
 	if j == nil {
 		j = &job{id: newID(), stopWatch: func() {}}
 		if j.network, err = s.network.NewNetwork(); err != nil {
@@ -173,11 +187,8 @@ func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, 
 	}
 	c, err := s.launch(ctx, spec, net)
 	if err != nil {
-		return err
+		return errors.Join(err, net.Leave(spec.address))
 	}
-	end, err := c.exec(ctx, client, c.process(argv, c.env, c.dir))
-	if err := errors.Join(err, c.stop(), net.Leave(spec.address), s.giveBack()); err != nil {
-		return err
-	}
-	return client.Send(end.kind, end.payload)
+	err = do(c, spec.volumes)
+	return errors.Join(err, c.stop(), net.Leave(spec.address), s.giveBack())
 }

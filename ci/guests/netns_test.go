@@ -64,11 +64,36 @@ func (l *lab) dial(_ context.Context, network, address string) (conn net.Conn, e
 	return conn, err
 }
 
+// internetAddr is an address of the internet, RFC 5737.
+const internetAddr = "203.0.113.1"
+
+// makeInternet makes a second namespace, which the lab's reaches by a route as
+// hosts reach the internet, and gives its name.
+func (l *lab) makeInternet() string {
+	l.Helper()
+	name := l.netns + "-inet"
+	l.ip("netns", "add", name)
+	l.Cleanup(func() { l.ip("netns", "delete", name) })
+	l.ip("-netns", l.netns, "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", name)
+	for _, side := range []struct{ ns, link, address string }{{l.netns, "uplink", "203.0.113.2/24"}, {name, "eth0", internetAddr + "/24"}} {
+		l.ip("-netns", side.ns, "address", "add", side.address, "dev", side.link)
+		l.ip("-netns", side.ns, "link", "set", side.link, "up")
+	}
+	l.ip("-netns", name, "link", "set", "lo", "up")
+	l.ip("-netns", l.netns, "route", "add", "default", "via", internetAddr)
+	return name
+}
+
 // listen listens in the lab's network namespace.
 func (l *lab) listen(address string) net.Listener {
 	l.Helper()
+	return l.listenIn(l.netns, address)
+}
+
+func (l *lab) listenIn(namespace, address string) net.Listener {
+	l.Helper()
 	var listener net.Listener
-	l.inNetwork(l.netns, func() (err error) {
+	l.inNetwork(namespace, func() (err error) {
 		listener, err = net.Listen("tcp", address)
 		return err
 	})

@@ -19,6 +19,7 @@ type Job struct {
 // Container is a workflow's container: or service, or a docker:// action.
 type Container struct {
 	Image       string            `json:"image"`
+	Dockerfile  string            `json:"dockerfile,omitempty"` // host path, of a Dockerfile action, in place of Image
 	Options     string            `json:"options,omitempty"`
 	Env         map[string]string `json:"env,omitempty"`
 	Volumes     []string          `json:"volumes,omitempty"`

@@ -69,6 +69,7 @@ func optional(s string) *string {
 func newHookContainer(c *Container) hookContainer {
 	h := hookContainer{
 		Image:                optional(c.Image),
+		Dockerfile:           optional(c.Dockerfile),
 		EntryPointArgs:       []string{},
 		EntryPoint:           optional(c.Entrypoint),
 		CreateOptions:        optional(c.Options),

@@ -1,0 +1,61 @@
+package guests
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"mkappliance/ci/miniworker"
+	"mkappliance/ci/registry"
+)
+
+// TestDockerfile are D13 and D16 of the reference hooks: an action that comes as
+// a Dockerfile is built, from an image of a registry on the internet, and run.
+// Built once, it is not built again.
+func TestDockerfile(t *testing.T) {
+	l := newLab(t, "RUNNER_INSECURE_REGISTRIES="+internetAddr+":5000")
+	internet := l.makeInternet()
+	shelf := registry.Serve(l.listenIn(internet, internetAddr+":5000"), t.TempDir(), l.dial)
+	defer shelf.Close()
+	alpine, err := registry.Alpine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	alpine, err = registry.Derive(alpine, func(c *v1.Config) { c.Env = append(c.Env, "FROM_BASE=yes") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := shelf.Push(t.Context(), "alpine:3.22", alpine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dockerfile := l.path("work/repo/repo/action/Dockerfile")
+	files := fmt.Sprintf(`mkdir action && cd action
+printf 'FROM %s\nENV BUILT=indeed\nCOPY entrypoint.sh /entrypoint.sh\nRUN echo at-build-time >/made && chmod 755 /entrypoint.sh\nENTRYPOINT ["/entrypoint.sh"]\n' >Dockerfile
+printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo answer=42 >>$GITHUB_OUTPUT\n' >entrypoint.sh`, base)
+	run := func(name string, before ...string) miniworker.JobResult {
+		return l.job(miniworker.Job{Name: name, Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
+			{Name: "checkout", Run: strings.Join(append([]string{files}, before...), "\n")},
+			{Name: "action", Uses: &miniworker.Container{Dockerfile: dockerfile, Command: "one 'two words'"}, Env: map[string]string{"INPUT_WHO": "Mona"}},
+		}})
+	}
+	want := []string{"indeed yes Mona one two words", "at-build-time", "/github/workspace"}
+	first := run("first").Step("action")
+	if n := len(first.Output); first.Conclusion != miniworker.Success || n < 3 || !slices.Equal(first.Output[n-3:], want) || first.Outputs["answer"] != "42" {
+		t.Fatalf("step %v", first)
+	}
+	if !strings.Contains(strings.Join(first.Output, "\n"), "STEP 4/5: RUN echo at-build-time") {
+		t.Errorf("the build showed nothing of itself: %v", first)
+	}
+	if again := run("again").Step("action"); !slices.Equal(again.Output, want) {
+		t.Errorf("want it not to be built again: %v", again)
+	}
+	changed := run("changed", "echo 'RUN exit 7' >>Dockerfile").Step("action")
+	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"), `::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {
+		t.Errorf("step %v", changed)
+	}
+	l.noResidue()
+}
