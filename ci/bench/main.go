@@ -80,7 +80,12 @@ func run(ctx context.Context, base, agent string) error {
 	if err != nil {
 		return err
 	}
-	print(os.Stdout, "start of a guest", slices.Concat(start, spare))
+	podmanStart, podmanSteps, err := b.podman(ctx)
+	if err != nil {
+		return err
+	}
+	start, steps = slices.Concat(start, spare, podmanStart), append(steps, podmanSteps...)
+	print(os.Stdout, "start of a guest", start)
 	print(os.Stdout, "one step that runs /bin/true", steps)
 	return nil
 }
