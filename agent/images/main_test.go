@@ -87,10 +87,11 @@ func newArchive(t testing.TB, files ...file) []byte {
 	return buf.Bytes()
 }
 
-func newLayer(t testing.TB, files ...file) v1.Layer {
+func newLayer(t testing.TB, files ...file) v1.Layer { return layerOf(t, newArchive(t, files...)) }
+
+func layerOf(t testing.TB, archive []byte, options ...tarball.LayerOption) v1.Layer {
 	t.Helper()
-	data := newArchive(t, files...)
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil })
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil }, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
