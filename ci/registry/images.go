@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +16,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
 // File is a file of a layer.
@@ -99,30 +102,60 @@ func Derive(image v1.Image, change func(*v1.Config), layers ...v1.Layer) (v1.Ima
 	return mutate.ConfigFile(image, file)
 }
 
-// heavy is what an image of the guest base does without: compilers, node.js,
-// documentation.
+// heavy is what images of trees do without: compilers, interpreters and systemd,
+// documentation, and what exists only while a system runs.
 var heavy = []string{"usr/lib/gcc", "usr/libexec", "usr/include", "usr/share/doc", "usr/share/nodejs", "usr/lib/python3*", "usr/share/perl*",
-	"usr/lib/git-core", "usr/share/python-wheels", "usr/lib/x86_64-linux-gnu/*.a", "usr/lib/x86_64-linux-gnu/lib*san.so*", "usr/lib/x86_64-linux-gnu/libnode*",
-	"usr/lib/x86_64-linux-gnu/libicu*", "usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/bin/x86_64-linux-gnu-*",
-	"usr/bin/node*", "usr/bin/python3*", "usr/bin/perl*", "usr/lib/file", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*"}
+	"usr/lib/git-core", "usr/share/python-wheels", "usr/share/i18n", "usr/lib/file", "usr/lib/podman", "usr/lib/systemd",
+	"usr/lib/x86_64-linux-gnu/*.a", "usr/lib/x86_64-linux-gnu/lib*san.so*", "usr/lib/x86_64-linux-gnu/libnode*",
+	"usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/*gprofng*", "usr/lib/x86_64-linux-gnu/gconv",
+	"usr/lib/x86_64-linux-gnu/systemd", "usr/bin/x86_64-linux-gnu-*", "usr/bin/*gprofng*", "usr/bin/node*", "usr/bin/python3*", "usr/bin/perl*",
+	"usr/bin/git*", "usr/bin/scalar", "usr/bin/buildah", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*"}
 
-// TreeLayer makes a layer of a directory, in a file of dir, as it is on disk but
-// for what exclude names.
+// TreeLayer makes a layer of a directory, in a new file of dir, as it is on disk
+// but for what exclude names.
 func TreeLayer(ctx context.Context, tree, dir string, exclude ...string) (v1.Layer, error) {
-	file := filepath.Join(dir, "layer.tar")
-	args := []string{"--create", "--file", file, "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name"}
+	file, err := os.CreateTemp(dir, "layer-*.tar")
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	args := []string{"--create", "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name",
+		// Nothing that differs when the same tree is archived again.
+		"--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"}
 	for _, e := range exclude {
 		args = append(args, "--exclude=./"+e)
 	}
-	if out, err := exec.CommandContext(ctx, "tar", append(args, ".")...).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("tar: %w: %s", err, out)
+	hash, said := sha256.New(), bytes.Buffer{}
+	archive := exec.CommandContext(ctx, "tar", append(args, ".")...)
+	archive.Stdout, archive.Stderr = io.MultiWriter(file, hash), &said
+	if err := archive.Run(); err != nil {
+		return nil, fmt.Errorf("tar: %w: %s", err, said.Bytes())
 	}
-	return tarball.LayerFromFile(file, tarball.WithCompression(compression.None))
+	size, err := file.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, err
+	}
+	digest := v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(hash.Sum(nil))}
+	return partial.CompressedToLayer(plainLayer{file: file.Name(), digest: digest, size: size})
 }
+
+// plainLayer is a layer that is not compressed, which the library's own tarball
+// always is: that takes seconds for a tree, and so does unpacking it.
+type plainLayer struct {
+	file   string
+	digest v1.Hash
+	size   int64
+}
+
+func (l plainLayer) Digest() (v1.Hash, error)            { return l.digest, nil }
+func (l plainLayer) DiffID() (v1.Hash, error)            { return l.digest, nil }
+func (l plainLayer) Size() (int64, error)                { return l.size, nil }
+func (l plainLayer) MediaType() (types.MediaType, error) { return types.DockerUncompressedLayer, nil }
+func (l plainLayer) Compressed() (io.ReadCloser, error)  { return os.Open(l.file) }
 
 // Debian is an image of the guest base tree, in a file of dir.
 func Debian(ctx context.Context, base, dir string) (v1.Image, error) {
-	layer, err := TreeLayer(ctx, base, dir, heavy...)
+	layer, err := TreeLayer(ctx, base, dir, append([]string{"usr/lib/x86_64-linux-gnu/libicu*"}, heavy...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +176,7 @@ func NonRoot(image v1.Image) (v1.Image, error) {
 	}
 	return Derive(image, func(c *v1.Config) {
 		c.User, c.WorkingDir, c.Volumes = "1001", "/home/app", map[string]struct{}{"/data": {}}
+		c.Env = append(c.Env, "HOME=/home/app")
 	}, layer)
 }
 
@@ -180,7 +214,7 @@ func Alpine() (v1.Image, error) {
 // Scratch has a single static program, /app, and nothing else.
 func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 	program := filepath.Join(dir, "app")
-	build := exec.CommandContext(ctx, "go", "build", "-ldflags=-s -w", "-o", program, "mkappliance/ci/registry/app")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "mkappliance/ci/registry/app")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
@@ -199,8 +233,15 @@ func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 // Postgres makes two images of a tree with PostgreSQL, in a file of dir: one
 // that serves, with entrypoint as its script, and one to ask it from.
 func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client v1.Image, err error) {
-	// LLVM is for queries that are compiled, which the tests have none of.
-	layer, err := TreeLayer(ctx, tree, dir, "usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*")
+	// Debian's own psql is a script in Perl before this one.
+	programs, err := filepath.Glob(filepath.Join(tree, "usr/lib/postgresql/*/bin"))
+	if err != nil || len(programs) != 1 {
+		return nil, nil, fmt.Errorf("found programs of PostgreSQL in %q, want one directory", programs)
+	}
+	path := strings.TrimPrefix(programs[0], filepath.Clean(tree)) + ":/usr/local/bin:/usr/bin:/bin"
+	// LLVM is for queries that are compiled, which the tests have none of, and
+	// the packages bring a cluster of their own.
+	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*", "var/lib/postgresql/*"}, heavy...)...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -212,12 +253,12 @@ func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client
 	if err != nil {
 		return nil, nil, err
 	}
-	config := v1.Config{Env: []string{"PATH=/usr/local/bin:/usr/bin:/bin"}, Cmd: []string{"bash"}}
-	if client, err = Image(config, layer); err != nil {
+	if client, err = Image(v1.Config{Env: []string{"PATH=" + path}, Cmd: []string{"bash"}}, layer); err != nil {
 		return nil, nil, err
 	}
 	server, err = Derive(client, func(c *v1.Config) {
 		c.Entrypoint, c.Volumes = []string{"entrypoint.sh"}, map[string]struct{}{"/var/lib/postgresql/data": {}}
+		c.ExposedPorts = map[string]struct{}{"5432/tcp": {}}
 	}, own)
 	return server, client, err
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -32,6 +33,7 @@ type Registry struct {
 	server *http.Server
 	addr   string
 	dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	layers registry.BlobPutHandler
 
 	mu       sync.Mutex
 	requests []string // METHOD PATH
@@ -40,8 +42,9 @@ type Registry struct {
 // Serve serves on l, with its content in dir, until Close. dial reaches l, which
 // may be in another network namespace.
 func Serve(l net.Listener, dir string, dial func(context.Context, string, string) (net.Conn, error)) *Registry {
-	r := &Registry{addr: l.Addr().String(), dial: dial}
-	handler := registry.New(registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)), registry.Logger(log.New(io.Discard, "", 0)))
+	blobs := registry.NewDiskBlobHandler(dir)
+	r := &Registry{addr: l.Addr().String(), dial: dial, layers: blobs.(registry.BlobPutHandler)}
+	handler := registry.New(registry.WithBlobHandler(blobs), registry.Logger(log.New(io.Discard, "", 0)))
 	r.server = &http.Server{Handler: r.guard(handler), ReadHeaderTimeout: time.Minute}
 	go func() {
 		if err := r.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -75,21 +78,13 @@ func (r *Registry) guard(next http.Handler) http.Handler {
 		user, password, _ := q.BasicAuth()
 		wanted := strings.HasPrefix(q.URL.Path, "/v2/private/") && (user != Username || password != Password)
 		// A client learns from /v2/ how to log in.
-		if q.Header.Get("X-Push") == "" && (wanted || q.URL.Path == "/v2/" && user == "") {
+		if wanted || q.URL.Path == "/v2/" && user == "" {
 			w.Header().Set("WWW-Authenticate", `Basic realm="tests"`)
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"log in"}]}`, http.StatusUnauthorized)
 			return
 		}
 		next.ServeHTTP(w, q)
 	})
-}
-
-// pushTransport marks what the tests themselves put in.
-type pushTransport struct{ http.RoundTripper }
-
-func (t pushTransport) RoundTrip(q *http.Request) (*http.Response, error) {
-	q.Header.Set("X-Push", "1")
-	return t.RoundTripper.RoundTrip(q)
 }
 
 // Push puts an image in under a name such as "debian:13" and gives the whole
@@ -100,6 +95,33 @@ func (r *Registry) Push(ctx context.Context, repository string, image v1.Image) 
 	if err != nil {
 		return "", err
 	}
-	transport := pushTransport{&http.Transport{DialContext: r.dial}}
-	return whole, remote.Write(ref, image, remote.WithContext(ctx), remote.WithTransport(transport))
+	if err := r.keepLayers(ctx, repository, image); err != nil {
+		return "", err
+	}
+	return whole, remote.Write(ref, image, remote.WithContext(ctx), remote.WithTransport(&http.Transport{DialContext: r.dial, DisableKeepAlives: true}),
+		remote.WithAuth(&authn.Basic{Username: Username, Password: Password}))
+}
+
+// keepLayers puts the layers in without uploading them: the handler keeps an
+// upload in memory until it is complete.
+func (r *Registry) keepLayers(ctx context.Context, repository string, image v1.Image) error {
+	layers, err := image.Layers()
+	if err != nil {
+		return err
+	}
+	for _, layer := range layers {
+		digest, err := layer.Digest()
+		if err != nil {
+			return err
+		}
+		data, err := layer.Compressed()
+		if err != nil {
+			return err
+		}
+		err = r.layers.Put(ctx, repository, digest, data)
+		if err := errors.Join(err, data.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
