@@ -134,6 +134,7 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 		defer r.Close()
 		readers.Go(func() {
 			readLines(r, func(line string) {
+				line = w.mask(line)
 				mu.Lock()
 				*output = append(*output, line)
 				mu.Unlock()

@@ -13,7 +13,10 @@ type Job struct {
 	Container  *Container        `json:"container,omitempty"`
 	Services   []Container       `json:"services,omitempty"`
 	Env        map[string]string `json:"env,omitempty"`
-	Steps      []Step            `json:"steps"`
+	// Actions are directories of the host that stand for downloaded actions,
+	// by OWNER/NAME/REF.
+	Actions map[string]string `json:"actions,omitempty"`
+	Steps   []Step            `json:"steps"`
 }
 
 // Container is a workflow's container: or service, or a docker:// action.
@@ -35,7 +38,8 @@ type Credentials struct {
 	Password string `json:"password"`
 }
 
-// Step is one run: step, or, with Uses, one docker:// action.
+// Step is one run: step, or, with Uses, one docker:// action, or, with Action,
+// a JavaScript one.
 type Step struct {
 	Name             string            `json:"name,omitempty"`
 	Run              string            `json:"run,omitempty"`
@@ -43,9 +47,13 @@ type Step struct {
 	WorkingDirectory string            `json:"working_directory,omitempty"`
 	Env              map[string]string `json:"env,omitempty"`
 	Uses             *Container        `json:"uses,omitempty"`
-	If               string            `json:"if,omitempty"` // "" (success), "always" or "failure"
-	ContinueOnError  bool              `json:"continue_on_error,omitempty"`
-	TimeoutSeconds   int               `json:"timeout_seconds,omitempty"`
+	// Action, of the job's Actions, has its file Main run by node.js.
+	Action          string            `json:"action,omitempty"`
+	Main            string            `json:"main,omitempty"`
+	With            map[string]string `json:"with,omitempty"` // its inputs
+	If              string            `json:"if,omitempty"`   // "" (success), "always" or "failure"
+	ContinueOnError bool              `json:"continue_on_error,omitempty"`
+	TimeoutSeconds  int               `json:"timeout_seconds,omitempty"`
 }
 
 // Conclusions of steps and jobs, as GitHub names them.
@@ -64,6 +72,7 @@ type StepResult struct {
 	Output     []string          `json:"output,omitempty"` // lines of stdout and stderr as they came
 	Errors     []string          `json:"errors,omitempty"` // what the runner itself says
 	Outputs    map[string]string `json:"outputs,omitempty"`
+	Summary    string            `json:"summary,omitempty"` // of GITHUB_STEP_SUMMARY
 	Duration   time.Duration     `json:"duration"`
 
 	// Request is what went to the hook's standard input, Response what the

@@ -3,8 +3,8 @@
 // actions/runner 2.336.0): the same JSON, files, environment, working
 // directory, signals and error texts. It stands for the worker in tests.
 //
-// What it leaves out: workflow commands in the output, secrets masking,
-// JavaScript actions and expressions. Keys of JSON maps are sorted, where the
+// What it leaves out: workflow commands in the output other than add-mask, and
+// expressions. Keys of JSON maps are sorted, where the
 // real worker keeps the order of the workflow.
 package miniworker
 
@@ -44,10 +44,14 @@ type Worker struct {
 	workspace string
 	tracking  string // value of RUNNER_TRACKING_ID
 	lineMu    sync.Mutex
+	maskMu    sync.Mutex
+	masks     []string // secrets, hidden in all output
 
 	mu          sync.Mutex
-	state       json.RawMessage // ContainerHookState
-	prependPath []string        // GITHUB_PATH, oldest first
+	state       json.RawMessage              // ContainerHookState
+	alpine      bool                         // prepare_job's isAlpine
+	states      map[string]map[string]string // of actions, by their names
+	prependPath []string                     // GITHUB_PATH, oldest first
 	env         map[string]string
 	container   *Container // the job's, once prepared
 	context     JobContext
@@ -92,7 +96,7 @@ func New(opt Options) (*Worker, error) {
 	if !ok || !filepath.IsAbs(opt.Work) || !filepath.IsAbs(opt.Root) {
 		return nil, fmt.Errorf("cannot set up job: repository %q, work root %q and runner root %q must be OWNER/NAME and absolute paths", opt.Repository, opt.Work, opt.Root)
 	}
-	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(), env: map[string]string{}}
+	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(), env: map[string]string{}, states: map[string]map[string]string{}}
 	if err := w.layOut(); err != nil {
 		return nil, fmt.Errorf("cannot set up job: %w", err)
 	}
@@ -224,6 +228,10 @@ func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments 
 	if err != nil {
 		return failedStep(name, err)
 	}
+	return w.runArgs(ctx, name, entryPoint, arguments, env, commands)
+}
+
+func (w *Worker) runArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string, commands fileCommands) StepResult {
 	paths := w.jobPaths()
 	result := w.call(ctx, name, "run_script_step", scriptStepArgs{
 		EntryPointArgs:       splitArguments(arguments),

@@ -299,7 +299,7 @@ func (w *Worker) acceptPrepare(r *response, hasContainer bool, services int) err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.context = job
+	w.context, w.alpine = job, r.IsAlpine != nil && *r.IsAlpine
 	return nil
 }
 

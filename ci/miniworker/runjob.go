@@ -32,6 +32,13 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 		r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))
 		return r.result
 	}
+	for name, dir := range job.Actions {
+		if err := os.CopyFS(w.path(filepath.Join("_actions", name)), os.DirFS(dir)); err != nil {
+			r.result.Conclusion = Failure
+			r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))
+			return r.result
+		}
+	}
 	containers := job.Container != nil || len(job.Services) > 0
 	if containers {
 		r.step("Initialize containers", Step{}, func(ctx context.Context) StepResult {
@@ -43,8 +50,11 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 			s.Name = "step " + strconv.Itoa(i+1)
 		}
 		r.step(s.Name, s, func(ctx context.Context) StepResult {
-			if s.Uses != nil {
+			switch {
+			case s.Uses != nil:
 				return w.RunContainerStep(ctx, s)
+			case s.Action != "":
+				return w.RunAction(ctx, s)
 			}
 			return w.RunScript(ctx, s)
 		})

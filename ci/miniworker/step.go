@@ -150,6 +150,7 @@ func (w *Worker) collect(commands fileCommands, result *StepResult) {
 			w.line("##[error]" + err.Error())
 		}
 	}
+	result.Summary = readSummary(commands["GITHUB_STEP_SUMMARY"])
 	if len(outputs) > 0 {
 		result.Outputs = outputs
 	}

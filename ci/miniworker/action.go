@@ -1,0 +1,73 @@
+package miniworker
+
+import (
+	"context"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// RunAction runs a file of a JavaScript action with the runner's node.js, as
+// NodeScriptActionHandler does: that for musl if prepare_job said so. What one
+// file of an action saves as state, the next gets.
+func (w *Worker) RunAction(ctx context.Context, step Step) StepResult {
+	node := "node20"
+	w.mu.Lock()
+	if w.alpine {
+		node = "node20_alpine"
+	}
+	env := map[string]string{}
+	for key, value := range w.states[step.Action] {
+		env["STATE_"+key] = value
+	}
+	w.mu.Unlock()
+	maps.Copy(env, step.Env)
+	for name, value := range step.With {
+		env["INPUT_"+strings.ToUpper(strings.ReplaceAll(name, " ", "_"))] = value
+	}
+	file := w.jobPaths().translate(w.path(filepath.Join("_actions", step.Action, step.Main)))
+	commands, err := w.newFileCommands()
+	if err != nil {
+		return failedStep(step.Name, err)
+	}
+	result := w.runArgs(ctx, step.Name, "/__e/"+node+"/bin/node", file, env, commands)
+	if state, err := readPairs(commands["GITHUB_STATE"]); err == nil {
+		w.mu.Lock()
+		if w.states[step.Action] == nil {
+			w.states[step.Action] = map[string]string{}
+		}
+		maps.Copy(w.states[step.Action], state)
+		w.mu.Unlock()
+	}
+	return result
+}
+
+// maskCommand begins a line that names a secret.
+const maskCommand = "::add-mask::"
+
+// mask hides secrets in a line of output, and learns new ones from it
+// (SecretMasker, AddMaskCommandExtension).
+func (w *Worker) mask(line string) string {
+	w.maskMu.Lock()
+	defer w.maskMu.Unlock()
+	if secret, ok := strings.CutPrefix(line, maskCommand); ok && secret != "" {
+		w.masks = append(w.masks, strings.NewReplacer("%25", "%", "%0D", "\r", "%0A", "\n").Replace(secret))
+		return maskCommand + "***"
+	}
+	for _, secret := range w.masks {
+		line = strings.ReplaceAll(line, secret, "***")
+	}
+	return line
+}
+
+// maxSummary is what the runner uploads of a step's summary, in bytes.
+const maxSummary = 1 << 20
+
+func readSummary(file string) string {
+	data, err := os.ReadFile(file)
+	if err != nil || len(data) > maxSummary {
+		return ""
+	}
+	return string(data)
+}
