@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"mkappliance/ci/miniworker"
@@ -53,9 +54,15 @@ func TestPostgres(t *testing.T) {
 	}
 	loader := filepath.Join(tree, "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
 	l.programs = []string{loader}
+	r.Requests()
 	result = l.job(miniworker.Job{Name: "port", Services: []miniworker.Container{service},
 		Steps: []miniworker.Step{{Name: "query", Env: password,
 			Run: fmt.Sprintf("%s --library-path %s/usr/lib/x86_64-linux-gnu %s -h 127.0.0.1 -p 15432 %s", loader, tree, psql[0], query)}}})
 	l.said(result, map[string]string{"query": answer})
+	for _, request := range r.Requests() {
+		if strings.HasPrefix(request, "GET ") && strings.Contains(request, "/blobs/") {
+			t.Errorf("the image is in the store, yet the second job asked for %s", request)
+		}
+	}
 	l.noResidue()
 }
