@@ -120,8 +120,9 @@ func TreeLayer(ctx context.Context, tree, dir string, exclude ...string) (v1.Lay
 	}
 	defer file.Close()
 	args := []string{"--create", "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name",
-		// Nothing that differs when the same tree is archived again.
-		"--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"}
+		// Nothing that differs when the same tree is made, or archived, again:
+		// what is newer than its packages was written by whoever made it.
+		"--clamp-mtime", "--mtime=@1754697600", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"}
 	for _, e := range exclude {
 		args = append(args, "--exclude=./"+e)
 	}
@@ -239,9 +240,10 @@ func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client
 		return nil, nil, fmt.Errorf("found programs of PostgreSQL in %q, want one directory", programs)
 	}
 	path := strings.TrimPrefix(programs[0], filepath.Clean(tree)) + ":/usr/local/bin:/usr/bin:/bin"
-	// LLVM is for queries that are compiled, which the tests have none of, and
-	// the packages bring a cluster of their own.
-	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*", "var/lib/postgresql/*"}, heavy...)...)
+	// LLVM is for queries that are compiled, which the tests have none of. The
+	// packages bring a cluster and a key of their own, other ones in every tree.
+	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*",
+		"var/lib/postgresql/*", "etc/ssl/private/*", "etc/ssl/certs/ssl-cert-snakeoil.pem"}, heavy...)...)
 	if err != nil {
 		return nil, nil, err
 	}
