@@ -80,6 +80,8 @@ func (g *Guest) spawn() error {
 		// No memory-backed /tmp of a tenth of the RAM: builds need more.
 		"SYSTEMD_NSPAWN_TMPFS_TMP=0"}
 	cmd.Stdout, cmd.Stderr = g.output, g.output
+	// The guest's processes have nspawn's output, too, and may outlive it.
+	cmd.WaitDelay = outputDelay
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	// A broker that is killed takes its guests along.
 	return command.StartChild(cmd, func(error) {
@@ -89,6 +91,10 @@ func (g *Guest) spawn() error {
 		close(g.exited)
 	})
 }
+
+// outputDelay is how long the end of nspawn's output is waited for once it has
+// ended.
+const outputDelay = 50 * time.Millisecond
 
 // waitReady waits until the agent in the guest answers.
 func (g *Guest) waitReady(ctx context.Context) error {

@@ -86,7 +86,7 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		return err
 	}
 	// A spare guest would look like one that a job left behind.
-	config := fmt.Sprintf("# laid down by cloud-init\nRUNNER_SPARE_GUEST=false\nRUNNER_GITHUB_URL=http://%s/%s\nRUNNER_REGISTRATION_TOKEN=%s\n", gitHubAddr, Repository, Token)
+	config := fmt.Sprintf("# laid down by cloud-init\nRUNNER_SPARE_GUEST=false\nRUNNER_JOB_MEMORY=512M\nRUNNER_JOB_PIDS=400\nRUNNER_GITHUB_URL=http://%s/%s\nRUNNER_REGISTRATION_TOKEN=%s\n", gitHubAddr, Repository, Token)
 	userData := fmt.Sprintf("#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - %s", key)
 	if err := errors.Join(os.WriteFile(l.path("config.env"), []byte(config), 0o600),
 		os.WriteFile(l.path("user-data"), []byte(userData), 0o600)); err != nil {

@@ -58,6 +58,8 @@ func TestBoot(t *testing.T) {
 		{"Register", (*life).register},
 		{"Root", (*life).root},
 		{"Job", (*life).job},
+		{"Limits", (*life).limits},
+		{"Escape", (*life).escape},
 		{"RunByHand", (*life).runByHand},
 		{"RegisterAgain", (*life).registerAgain},
 		{"Reboot", (*life).reboot},
@@ -205,6 +207,53 @@ func (m *life) job() {
 	if step := result.Step("Stop containers"); step.Conclusion != miniworker.Success {
 		m.Errorf("clean-up: %v", step)
 	}
+	m.noResidue()
+}
+
+// limits: a job gets no more memory and processes than config.env says, and
+// reaches neither the host nor its neighbours; the host goes on.
+func (m *life) limits() {
+	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "hungry", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "memory", Run: "exec python3 -c 'bytearray(700 << 20)'", ContinueOnError: true},
+			{Name: "processes", Run: "for i in $(seq 500); do sleep 20 & done", ContinueOnError: true},
+			{Name: "network", Run: `gateway=$(ip route show default | cut -d ' ' -f 3); test -n "$gateway"
+for to in $gateway 10.0.2.2 169.254.169.254; do timeout 5 bash -c "exec 3<>/dev/tcp/$to/22" 2>/dev/null && echo "reached $to"; done; echo looked`},
+		}})
+	result, err := m.lab.GitHub.Wait(m.ctx, id)
+	if err != nil {
+		m.Fatal(err)
+	}
+	if step := result.Step("memory"); step.Exit != 137 {
+		m.Errorf("want it killed for its memory: %v", step)
+	}
+	if step := result.Step("processes"); step.Exit == 0 || !strings.Contains(strings.Join(step.Output, "\n"), "fork") {
+		m.Errorf("want it refused more processes: %v", step)
+	}
+	if step := result.Step("network"); strings.Join(step.Output, "\n") != "looked" {
+		m.Errorf("step %v", step)
+	}
+	m.noResidue()
+}
+
+// escape: the bash that a job has the runner find is not executed on the host,
+// and a job that thus kept the clean-up from running leaves nothing either.
+func (m *life) escape() {
+	const workspace = "/var/lib/runner/work/repo/repo"
+	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + workspace + "/escaped\\n' >bash; chmod 755 bash; echo " + workspace + " >>$GITHUB_PATH"},
+			{Name: "victim", Run: "true"},
+		}})
+	result, err := m.lab.GitHub.Wait(m.ctx, id)
+	if err != nil {
+		m.Fatal(err)
+	}
+	if step := result.Step("victim"); step.Conclusion == miniworker.Success || !strings.Contains(strings.Join(step.Errors, "\n"), "permission denied") {
+		m.Errorf("want the hook not to start: %v", step)
+	}
+	m.sh("test -x " + workspace + "/bash && test ! -e " + workspace + "/escaped")
+	m.until("! pgrep systemd-nspawn")
 	m.noResidue()
 }
 

@@ -355,6 +355,40 @@ func TestGuestKilled(t *testing.T) {
 		l.noResidue()
 		l.cleanup(l.prepare())
 	})
+	t.Run("Init", func(t *testing.T) {
+		l := newLab(t)
+		job := l.prepare()
+		for _, nspawn := range l.children() {
+			for _, init := range childrenOf(t, nspawn) {
+				_ = syscall.Kill(init, syscall.SIGKILL)
+			}
+		}
+		if _, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, api.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
+			t.Error("a step ran in a guest without init")
+		}
+		l.cleanup(job)
+		l.noResidue()
+	})
+	t.Run("BrokerWithSpare", func(t *testing.T) {
+		l := newLab(t, "RUNNER_JOB_PIDS=1000")
+		if err := os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=true\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.stop()
+		l.start()
+		l.eventually("a spare guest waits", func() bool { return len(l.children()) == 1 })
+		job := l.prepare()
+		if status, _ := l.sh(job, "test $(hostname) != localhost; exit 4"); status != 4 {
+			t.Errorf("a step gave %d, want 4", status)
+		}
+		_ = l.broker.Process.Kill()
+		_ = l.broker.Wait()
+		if err := os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l.start()
+		l.noResidue()
+	})
 	t.Run("Broker", func(t *testing.T) {
 		l := newLab(t)
 		l.prepare()

@@ -243,16 +243,22 @@ func (l *lab) guestCgroups() []string {
 // children lists the broker's child processes: one nspawn a guest.
 func (l *lab) children() []int {
 	l.Helper()
-	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", l.broker.Process.Pid))
+	return childrenOf(l.T, l.broker.Process.Pid)
+}
+
+// childrenOf lists the child processes of a process.
+func childrenOf(t *testing.T, pid int) []int {
+	t.Helper()
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	var pids []int
 	for _, task := range tasks {
 		data, _ := os.ReadFile(task)
 		for field := range strings.FieldsSeq(string(data)) {
-			pid, err := strconv.Atoi(field)
+			child, err := strconv.Atoi(field)
 			if err != nil {
-				l.Fatal(err)
+				t.Fatal(err)
 			}
-			pids = append(pids, pid)
+			pids = append(pids, child)
 		}
 	}
 	return pids
