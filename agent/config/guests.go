@@ -13,7 +13,7 @@ import (
 
 // Guests is what config.env says of the guests of container jobs.
 type Guests struct {
-	Subnet     netip.Prefix      // their networks' addresses, a /16
+	Subnet     netip.Prefix      // their networks' addresses, a /16; invalid: any that is free
 	Allow      []netip.Prefix    // private addresses they may reach
 	Images     map[string]string // container.image -> tree of the host
 	Insecure   []string          // registries spoken to without TLS
@@ -30,13 +30,13 @@ type Guests struct {
 }
 
 const (
-	defaultSubnet     = "172.29.0.0/16"
+	exampleSubnet     = "172.29.0.0/16"
 	defaultImageCache = 20 << 30
 	defaultPids       = 16384
 )
 
 func defaultGuests() Guests {
-	return Guests{Subnet: netip.MustParsePrefix(defaultSubnet), ImageCache: defaultImageCache, Pids: defaultPids, Spare: true}
+	return Guests{ImageCache: defaultImageCache, Pids: defaultPids, Spare: true}
 }
 
 var (
@@ -51,7 +51,7 @@ func addGuests(to map[string]setting) map[string]setting {
 		"RUNNER_GUEST_SUBNET": func(c *Config, v string) error {
 			p, err := netip.ParsePrefix(v)
 			if err != nil || !p.Addr().Is4() || p.Bits() != 16 || p.Masked() != p {
-				return fmt.Errorf("RUNNER_GUEST_SUBNET is not an IPv4 network of 16 bits; write for example %s", defaultSubnet)
+				return fmt.Errorf("RUNNER_GUEST_SUBNET is not an IPv4 network of 16 bits; write for example %s", exampleSubnet)
 			}
 			c.Guests.Subnet = p
 			return nil

@@ -31,6 +31,9 @@ func (h *Host) check() error {
 	return nil
 }
 
+// ErrOverlap tells of a Subnet that the machine uses itself.
+var ErrOverlap = errors.New("choose another")
+
 // checkOverlap refuses a Subnet that would hide a part of the machine's own
 // network. What this Prefix has left is no obstacle.
 func (h *Host) checkOverlap() error {
@@ -53,7 +56,7 @@ func (h *Host) checkAddresses(names map[int]string) error {
 	for _, a := range addrs {
 		name := names[a.LinkIndex]
 		if p, ok := toPrefix(a.IPNet); ok && p.Overlaps(h.Subnet) && !h.owns(name) {
-			return fmt.Errorf("cannot use subnet %s for guests: it overlaps the address %s of %s; choose another", h.Subnet, p, name)
+			return fmt.Errorf("cannot use subnet %s for guests: it overlaps the address %s of %s; %w", h.Subnet, p, name, ErrOverlap)
 		}
 	}
 	return nil
@@ -73,7 +76,7 @@ func (h *Host) checkRoutes(names map[int]string) error {
 		// Less than a /8 is a way to the internet, like the default route or
 		// the two halves 0.0.0.0/1 and 128.0.0.0/1 that VPNs put before it.
 		if ok && p.Bits() >= 8 && r.Type == unix.RTN_UNICAST && p.Overlaps(h.Subnet) && !h.owns(name) {
-			return fmt.Errorf("cannot use subnet %s for guests: it overlaps the route to %s through %s; choose another", h.Subnet, p, name)
+			return fmt.Errorf("cannot use subnet %s for guests: it overlaps the route to %s through %s; %w", h.Subnet, p, name, ErrOverlap)
 		}
 	}
 	return nil

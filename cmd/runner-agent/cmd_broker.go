@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -153,7 +154,29 @@ func defaultMemory() (int64, error) {
 func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Host, error) {
 	net := &network.Host{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
 		Prefix: "rg" + o.instance()[:4], Commands: command.Host{}, Log: log}
-	return net, net.Setup(ctx)
+	if net.Subnet.IsValid() {
+		return net, net.Setup(ctx)
+	}
+	var overlaps error
+	for _, subnet := range subnets() {
+		net.Subnet = subnet
+		err := net.Setup(ctx)
+		if err == nil || !errors.Is(err, network.ErrOverlap) {
+			return net, err
+		}
+		overlaps = errors.Join(overlaps, err)
+	}
+	return nil, fmt.Errorf("%w; set RUNNER_GUEST_SUBNET", overlaps)
+}
+
+// subnets are what guests get if config.env does not say, the first that the
+// host does not use itself.
+func subnets() []netip.Prefix {
+	var list []netip.Prefix
+	for _, second := range []byte{29, 30, 28, 27} {
+		list = append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, second, 0, 0}), 16))
+	}
+	return append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, 0, 0}), 16))
 }
 
 func (o *brokerOptions) store(cfg *config.Config) *images.Store {
