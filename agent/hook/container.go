@@ -32,10 +32,12 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 	if p.Container.Dockerfile != "" {
 		r.Build = &api.Build{Dockerfile: p.Container.Dockerfile}
 	}
-	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, api.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	out := &lineWriter{to: h.Stdout}
+	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, api.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
+	out.explain("the container's process", status)
 	return status, nil
 }
 

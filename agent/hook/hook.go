@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strings"
+	"syscall"
 	"time"
 
 	"mkappliance/agent/api"
@@ -111,13 +113,44 @@ func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}
+	out := &lineWriter{to: h.Stdout}
 	status, err := h.Broker.Exec(context.WithoutCancel(ctx), api.ExecRequest{
 		Job: p.Job, Argv: argv, Env: p.Step.Env, PrependPath: p.Step.PrependPath, Dir: p.Step.Dir,
-	}, api.Streams{Stdout: h.Stdout, Stderr: h.Stderr, Signals: h.Signals})
+	}, api.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}
+	out.explain(path.Base(argv[0]), status)
 	return status, nil
+}
+
+// lineWriter passes output on and knows whether it ended with a line.
+type lineWriter struct {
+	to      io.Writer
+	partial bool
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		w.partial = p[len(p)-1] != '\n'
+	}
+	return w.to.Write(p)
+}
+
+// explain says why a step fails before the runner does, whose own words blame
+// the hook and send the user to an administrator (actions/runner#3178).
+func (w *lineWriter) explain(program string, status int) {
+	if status == 0 {
+		return
+	}
+	if w.partial {
+		fmt.Fprintln(w.to)
+	}
+	if signal := status - 128; signal > 0 && signal <= 64 {
+		fmt.Fprintf(w.to, "::error::%s was ended by signal %d (%v)\n", escapeData(program), signal, syscall.Signal(signal))
+		return
+	}
+	fmt.Fprintf(w.to, "::error::%s ended with status %d\n", escapeData(program), status)
 }
 
 // cleanup is not given up when the job is cancelled: it is then that it is

@@ -180,8 +180,8 @@ const containerStep = `{"command":"run_container_step","responseFile":"RESPONSE"
 	`{"sourceVolumePath":"/v/work/_temp","targetVolumePath":"/github/runner_temp","readOnly":false}],"userMountVolumes":[]},"state":{"job":"3f9c"}}`
 
 func TestContainerStep(t *testing.T) {
-	f := &fake{status: 9, output: "said"}
-	if r, want := call(t, f, containerStep), (result{status: 9, stdout: "said", response: untouched}); r != want {
+	f := &fake{status: 9, output: "said\n"}
+	if r, want := call(t, f, containerStep), (result{status: 9, stdout: "said\n::error::the container's process ended with status 9\n", response: untouched}); r != want {
 		t.Errorf("got %+v", r)
 	}
 	want := []api.ContainerRequest{{Job: "3f9c", Container: api.Container{Image: "alpine:3", Dir: "/github/workspace",
@@ -340,7 +340,7 @@ func TestResponseFileIsMade(t *testing.T) {
 
 func TestStep(t *testing.T) {
 	f := &fake{status: 7, output: "said\npartial"}
-	if r, want := call(t, f, script), (result{status: 7, stdout: f.output, response: untouched}); r != want {
+	if r, want := call(t, f, script), (result{status: 7, stdout: f.output + "\n::error::bash ended with status 7\n", response: untouched}); r != want {
 		t.Errorf("got %+v", r)
 	}
 	want := []api.ExecRequest{{

@@ -48,7 +48,7 @@ func TestGuestJob(t *testing.T) {
 		t.Errorf("output is %q, want 7", got)
 	}
 	look := result.Step("look").Output
-	if !slices.Contains(look, "init") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
+	if !slices.Contains(look, "runner-shim") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
 		t.Errorf("the step saw %q", look)
 	}
 	for _, name := range []string{"write", "state", "look", "env", "others", "Initialize containers", "Stop containers"} {
