@@ -204,10 +204,9 @@ func (s *Server) setup(spec containerSpec, c *container) guestinit.Setup {
 		hosts = append(hosts, []string{h.Address, h.Name})
 	}
 	setup := guestinit.Setup{
-		AwaitInit: spec.image.boot,
-		Hostname:  hostname,
-		Files:     map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
-		Dirs:      slices.Clone(spec.image.config.Volumes),
+		Hostname: hostname,
+		Files:    map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
+		Dirs:     slices.Clone(spec.image.config.Volumes),
 	}
 	maps.Copy(setup.Files, spec.files)
 	if spec.makeDir {

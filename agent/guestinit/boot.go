@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,4 +45,20 @@ func openCgroup() (*os.File, error) {
 		return nil, err
 	}
 	return os.Open(agentCgroup)
+}
+
+// initSocket is where systemctl(1) reaches systemd without a bus.
+const initSocket = "/run/systemd/private"
+
+// initWait is longer than systemd takes to make its socket. One that never does
+// is no reason to refuse steps: they need it rarely.
+const initWait = 5 * time.Second
+
+func awaitInit() {
+	for deadline := time.Now().Add(initWait); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+		if conn, err := net.Dial("unix", initSocket); err == nil {
+			_ = conn.Close()
+			return
+		}
+	}
 }

@@ -45,9 +45,13 @@ type Server struct {
 	// Cgroup is a cgroup2 directory in which each process gets a cgroup of its
 	// own; empty if there is none that can be written.
 	Cgroup string
+	// Booting is set where an init system starts beside the agent. The first
+	// process waits until it takes orders, which the runner leaves it time for.
+	Booting bool
 
-	mu    sync.Mutex
-	steps int
+	booted sync.Once
+	mu     sync.Mutex
+	steps  int
 }
 
 // Serve answers requests until ctx ends.
@@ -86,6 +90,9 @@ func (s *Server) handle(conn net.Conn) {
 func (s *Server) answer(c *wire.Conn, r Request) error {
 	switch {
 	case r.Exec != nil:
+		if s.Booting {
+			s.booted.Do(awaitInit)
+		}
 		return s.run(c, *r.Exec)
 	case r.Setup != nil:
 		if err := r.Setup.apply(); err != nil {

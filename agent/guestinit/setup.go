@@ -4,11 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,13 +14,11 @@ import (
 // Setup makes a guest that runs already the one that a container asks for. The
 // broker sends it once, before any process of the job.
 type Setup struct {
-	// AwaitInit waits until the guest's init system takes orders.
-	AwaitInit bool              `json:"await_init,omitempty"`
-	Hostname  string            `json:"hostname,omitempty"`
-	Files     map[string]string `json:"files,omitempty"` // path: content, replaced as a whole
-	Dirs      []string          `json:"dirs,omitempty"`  // made if they do not exist
-	Mounts    []Mount           `json:"mounts,omitempty"`
-	Tmpfs     []Tmpfs           `json:"tmpfs,omitempty"`
+	Hostname string            `json:"hostname,omitempty"`
+	Files    map[string]string `json:"files,omitempty"` // path: content, replaced as a whole
+	Dirs     []string          `json:"dirs,omitempty"`  // made if they do not exist
+	Mounts   []Mount           `json:"mounts,omitempty"`
+	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
 }
 
 // Mount shows the tree at Source, a path in the guest, at Target as well.
@@ -66,26 +62,7 @@ func (s *Setup) apply() error {
 			return fmt.Errorf("cannot make %s: %w", dir, err)
 		}
 	}
-	if s.AwaitInit {
-		awaitInit()
-	}
 	return makeTmp()
-}
-
-// initSocket is where systemctl(1) reaches systemd without a bus.
-const initSocket = "/run/systemd/private"
-
-// initWait is longer than systemd takes to make its socket. One that never does
-// is no reason to refuse steps: they need it rarely.
-const initWait = 5 * time.Second
-
-func awaitInit() {
-	for deadline := time.Now().Add(initWait); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if conn, err := net.Dial("unix", initSocket); err == nil {
-			_ = conn.Close()
-			return
-		}
-	}
 }
 
 func bind(m Mount) error {

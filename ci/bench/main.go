@@ -177,6 +177,19 @@ func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) 
 	})
 }
 
+// firstStep measures guests from the request to the end of a step that comes at
+// once.
+func (b *bench) firstStep(ctx context.Context) (row, error) {
+	run := api.RunRequest{Argv: []string{"/bin/true"}}
+	return measure("a command in a guest of its own, cold, from the request until nothing is left", 11, func() (time.Duration, error) {
+		time.Sleep(500 * time.Millisecond)
+		return clocked(func() error {
+			_, err := b.client.Run(ctx, run, api.Streams{Stdout: io.Discard, Stderr: io.Discard})
+			return err
+		})
+	})
+}
+
 // spareStart measures jobs for which a guest waits.
 func (b *bench) spareStart(ctx context.Context) ([]row, error) {
 	r, err := b.prepared(ctx, "prepare until the guest takes steps, with a spare one", time.Second)
@@ -186,6 +199,10 @@ func (b *bench) spareStart(ctx context.Context) ([]row, error) {
 // starts measures guests from nothing to ready.
 func (b *bench) starts(ctx context.Context) ([]row, error) {
 	ours, err := b.prepared(ctx, "prepare until the guest takes steps, cold", 500*time.Millisecond)
+	if err != nil {
+		return nil, err
+	}
+	first, err := b.firstStep(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -204,7 +221,7 @@ func (b *bench) starts(ctx context.Context) ([]row, error) {
 	booted, err := measure("systemd-nspawn --ephemeral -D BASE --boot, start to READY=1", 3, func() (time.Duration, error) {
 		return untilReady(filepath.Join(b.dir, "notify"), nspawn("--boot", "--notify-ready=yes", "--console=pipe"))
 	})
-	return []row{ours, plain, booted}, err
+	return []row{ours, first, plain, booted}, err
 }
 
 // untilReady starts a command and times how long it takes to send READY=1,

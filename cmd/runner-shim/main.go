@@ -38,9 +38,11 @@ func main() {
 	case len(args) == 2 && args[0] == "hook":
 		os.Exit(answer(args[1]))
 	case len(args) == 2 && args[0] == "guest-init":
-		fail(serve(args[1]))
+		fail(serve(args[1], false))
 	case len(args) == 3 && args[0] == "guest-init" && args[1] == "-boot":
-		fail(guestinit.Boot([]string{os.Args[0], "guest-init", args[2]}))
+		fail(guestinit.Boot([]string{os.Args[0], "guest-init", "-booting", args[2]}))
+	case len(args) == 3 && args[0] == "guest-init" && args[1] == "-booting":
+		fail(serve(args[2], true))
 	case len(args) > 6 && args[0] == "without":
 		fail(without(args[1:]))
 	default:
@@ -95,7 +97,7 @@ func without(args []string) error {
 }
 
 // serve is the agent of a guest.
-func serve(socket string) error {
+func serve(socket string, booting bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -105,6 +107,6 @@ func serve(socket string) error {
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w", err)
 	}
-	server := &guestinit.Server{Cgroup: guestinit.OwnCgroup()}
+	server := &guestinit.Server{Cgroup: guestinit.OwnCgroup(), Booting: booting}
 	return server.Serve(ctx, l)
 }
