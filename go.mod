@@ -1,4 +1,4 @@
-module mkappliance
+module github.com/mkappliance/mkappliance
 
 go 1.26.6
 

@@ -16,7 +16,7 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
-	cloudinit "mkappliance/cloud-init"
+	cloudinit "github.com/mkappliance/mkappliance/cloud-init"
 )
 
 const configEnv = "RUNNER_GITHUB_URL=https://github.com/octo/hello\n"

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	cloudinit "mkappliance/cloud-init"
+	cloudinit "github.com/mkappliance/mkappliance/cloud-init"
 )
 
 func TestCheckUserData(t *testing.T) {

@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"mkappliance/atomicfile"
-	"mkappliance/command"
-	"mkappliance/progress"
-	"mkappliance/rootfs"
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/rootfs"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 // Options says what to build and where.

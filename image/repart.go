@@ -3,7 +3,7 @@ package image
 import (
 	"fmt"
 
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 // repartFiles gives the repart.d(5) definitions by which the first boot adds

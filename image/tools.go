@@ -6,8 +6,8 @@ import (
 	"io"
 	"path/filepath"
 
-	"mkappliance/command"
-	"mkappliance/rootfs"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/rootfs"
 )
 
 // toolbox runs the tools that shape bytes. They come from the tools tree, so

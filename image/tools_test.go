@@ -11,9 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/command"
-	"mkappliance/progress"
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 func TestRepartFiles(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 func TestVerifyIdentity(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // Config describes a machine.

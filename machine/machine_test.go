@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 func TestArgv(t *testing.T) {

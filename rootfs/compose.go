@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // Places inside the host tree.

@@ -14,8 +14,8 @@ import (
 	"strconv"
 	"strings"
 
-	"mkappliance/atomicfile"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // Layer is a tree of Debian packages and nothing else. It is kept in the cache

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 func testLayer() *Layer {

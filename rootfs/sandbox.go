@@ -4,7 +4,7 @@ import (
 	"io"
 	"strconv"
 
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // workMount is where a sandbox shows the directory it may write to.

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/suggest"
 )
 
 // decoder turns generic TOML values into ours and keeps the first error, and

@@ -15,7 +15,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/suggest"
 )
 
 // Spec is a whole images.toml.

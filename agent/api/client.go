@@ -10,7 +10,7 @@ import (
 	"os"
 	"syscall"
 
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Client asks the broker that listens on Socket. Each call is a connection of

@@ -4,7 +4,7 @@
 // the host means is the broker's to decide.
 package api
 
-import "mkappliance/agent/options"
+import "github.com/mkappliance/mkappliance/agent/options"
 
 // DefaultSocket is where the broker listens.
 const DefaultSocket = "/run/runner/guest.sock"

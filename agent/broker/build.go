@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guest"
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Where a guest that builds an image finds what it needs.

@@ -13,11 +13,11 @@ import (
 	"slices"
 	"strings"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guest"
-	"mkappliance/agent/guestinit"
-	"mkappliance/agent/images"
-	"mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/network"
 )
 
 // image is the tree of a container with what is known of it.

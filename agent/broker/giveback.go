@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
 // giveBack makes the runner the owner of what the users of a guest other than

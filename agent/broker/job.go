@@ -11,10 +11,10 @@ import (
 	"strconv"
 	"sync"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/images"
-	"mkappliance/agent/network"
-	"mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/options"
 )
 
 // job is the job that has guests.

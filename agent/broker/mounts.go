@@ -8,8 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
 // hidden are directories beneath the work root that no guest sees: where the

@@ -12,11 +12,11 @@ import (
 	"net"
 	"sync"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guest"
-	"mkappliance/agent/images"
-	"mkappliance/agent/network"
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Settings are root's decisions, which no request can change.

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"testing"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guest"
-	"mkappliance/agent/images"
-	"mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/options"
 )
 
 func TestEnvironment(t *testing.T) {

@@ -9,10 +9,10 @@ import (
 	"sync"
 	"time"
 
-	"mkappliance/agent/guestinit"
-	"mkappliance/agent/network"
-	"mkappliance/agent/options"
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // service is a container that runs beside the job's own.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"sync"
 
-	"mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
 // spare keeps a guest of the base tree started, for a container to come.

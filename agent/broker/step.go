@@ -8,9 +8,9 @@ import (
 	"strings"
 	"sync"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guestinit"
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // caller is a client that follows a process. Its signals wait here until there

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/config"
 )
 
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"

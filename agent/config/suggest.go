@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/suggest"
 )
 
 // suggestion names the known key nearest to key.

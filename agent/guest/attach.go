@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/guestinit"
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Bind is a directory of the host to show in a guest.

@@ -16,7 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Request is what the broker sends first: exactly one of its members.

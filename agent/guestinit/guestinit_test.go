@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 func TestLookPath(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/wire"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // run starts the process and serves the conversation about it to the end.

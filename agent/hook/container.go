@@ -8,9 +8,9 @@ import (
 	"path"
 	"strings"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/options"
-	"mkappliance/agent/shellwords"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
 // Where the runner wants its directories in a job's container

@@ -19,8 +19,8 @@ import (
 	"syscall"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/shellwords"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
 // Exit statuses of the hook. That of a step which ran is the step's own.

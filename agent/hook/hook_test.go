@@ -14,9 +14,9 @@ import (
 	"syscall"
 	"testing"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/hook"
-	"mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/options"
 )
 
 // fake records what it is asked and answers as it is told.

@@ -14,9 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/hook"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // TestMain lets this program stand for runner-agent hook, so that the double

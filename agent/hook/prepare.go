@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/api"
 )
 
 // prepare asks for the job's guests and answers with their description. Guests

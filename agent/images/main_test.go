@@ -22,7 +22,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
-	"mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/images"
 )
 
 // unpackVerb makes this test program the unpacking process.

@@ -24,7 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
-	"mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/images"
 )
 
 const arch = runtime.GOARCH

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/images"
 )
 
 // newTree makes a tree of files; "-> " starts a link.

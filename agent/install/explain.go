@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"strings"
 
-	"mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/config"
 )
 
 // known is what the runner's configure says when it fails, with what an

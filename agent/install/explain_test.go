@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/config"
 )
 
 func TestExplain(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"syscall"
 
-	"mkappliance/agent/config"
-	"mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/atomicfile"
 )
 
 // identity is what the runner keeps of a registration, in its root directory.

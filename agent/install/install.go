@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/config"
-	"mkappliance/atomicfile"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // Installer holds where things are and how to do them.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"sync"
 
-	"mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/config"
 )
 
 // relay passes the runner's output on, line by line so that a token cannot

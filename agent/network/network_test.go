@@ -16,7 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/network"
 )
 
 func TestReachable(t *testing.T) {

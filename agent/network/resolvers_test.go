@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/network"
 )
 
 func TestResolvers(t *testing.T) {

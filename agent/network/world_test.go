@@ -20,8 +20,8 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/network"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // inNamespace tells the test binary that it runs in a network namespace of its

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"mkappliance/agent/shellwords"
+	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
 // Parse reads container.options as a workflow has it: options in any of the

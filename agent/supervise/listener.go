@@ -12,8 +12,8 @@ import (
 	"syscall"
 	"time"
 
-	"mkappliance/agent/config"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // listenerArgs is the argument vector of the listener.

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"mkappliance/agent/config"
-	"mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/atomicfile"
 )
 
 // Supervisor holds what the service needs.

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/config"
 )
 
 func TestDecide(t *testing.T) {

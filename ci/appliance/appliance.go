@@ -16,9 +16,9 @@ import (
 	"sync"
 	"time"
 
-	"mkappliance/ci/fakegithub"
-	"mkappliance/command"
-	"mkappliance/machine"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/machine"
 )
 
 // The machine reaches GitHub at this address of QEMU's user network, and

@@ -22,8 +22,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // runnerID owns the work directory of the measured jobs.

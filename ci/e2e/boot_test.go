@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/ci/appliance"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/appliance"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // patience bounds the whole life of the machine: two boots under software

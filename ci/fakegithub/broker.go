@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // Message is what a listener gets from the broker: a job to run, or, with

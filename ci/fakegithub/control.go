@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"time"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // The control endpoints, beneath /_control/:

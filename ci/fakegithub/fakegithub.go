@@ -24,7 +24,7 @@ import (
 	"sync"
 	"time"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // Options say what the server accepts.

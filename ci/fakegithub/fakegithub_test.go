@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/ci/fakegithub"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // call makes one JSON call and returns status and decoded answer.

@@ -8,8 +8,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"mkappliance/ci/miniworker"
-	"mkappliance/ci/registry"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
 // TestDockerfile are D13 and D16 of the reference hooks: an action that comes as

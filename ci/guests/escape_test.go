@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // TestEscapes are attempts of a job to get beyond its guest; rows G2, G3 and G5

@@ -16,9 +16,9 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/broker"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/broker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // TestGuestJob is one job as the runner would run it, through the hook.

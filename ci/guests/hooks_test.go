@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // response is what the runner reads of prepare_job's answer.

@@ -7,7 +7,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"mkappliance/ci/registry"
+	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
 // shelf is a registry in the lab's network with the names of its images.

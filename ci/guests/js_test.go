@@ -7,7 +7,7 @@ import (
 	"syscall"
 	"testing"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // TestJavaScript runs an action that is made of GitHub's own toolkit, from npm,

@@ -20,9 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/supervise"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/supervise"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // runnerID is the runner's user and group in these tests: nobody's otherwise.
@@ -99,7 +99,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &api.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "mkappliance/cmd/runner-agent", "mkappliance/cmd/runner-shim")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/mkappliance/mkappliance/cmd/runner-agent", "mkappliance/cmd/runner-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/ci/miniworker"
-	"mkappliance/ci/registry"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
 // TestPostgres is a workflow with a Debian container and a PostgreSQL service:

@@ -47,7 +47,7 @@ func verify(t *testing.T, program, image string) (int, map[string]check) {
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "mkappliance")
-	if out, err := exec.Command("go", "build", "-o", program, "mkappliance/cmd/mkappliance").CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/mkappliance/mkappliance/cmd/mkappliance").CombinedOutput(); err != nil {
 		t.Fatalf("cannot build mkappliance: %v\n%s", err, out)
 	}
 	return program

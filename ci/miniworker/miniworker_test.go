@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // newWorker makes a worker whose hook is this shell script. It sees the request

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"mkappliance/ci/fakegithub"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // service is a running `runner-agent service`.

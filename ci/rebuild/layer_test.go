@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/command"
-	"mkappliance/rootfs"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/rootfs"
 )
 
 // layerCache names, for this program run again as another user, the cache to

@@ -215,7 +215,7 @@ func Alpine() (v1.Image, error) {
 // Scratch has a single static program, /app, and nothing else.
 func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 	program := filepath.Join(dir, "app")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "mkappliance/ci/registry/app")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "github.com/mkappliance/mkappliance/ci/registry/app")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)

@@ -23,7 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"golang.org/x/sys/unix"
 
-	"mkappliance/ci/registry"
+	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
 func serve(t *testing.T) *registry.Registry {

@@ -17,8 +17,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"mkappliance/atomicfile"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // Version is what the stub says it is unless told otherwise.
@@ -67,7 +67,7 @@ func compile(ctx context.Context, opt Options) ([]byte, error) {
 	out := filepath.Join(tmp, "Runner.Listener")
 	err = command.Host{}.Run(ctx, command.Cmd{
 		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
-			"-o", out, "mkappliance/ci/stubrunner/listener"},
+			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
 		Dir: opt.ModuleDir,
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+opt.GOARCH),
 	})

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/ci/stubrunner"
+	"github.com/mkappliance/mkappliance/ci/stubrunner"
 )
 
 func TestBuildIsDeterministic(t *testing.T) {

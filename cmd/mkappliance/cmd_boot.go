@@ -6,9 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/cli"
-	"mkappliance/machine"
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/machine"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 type bootOptions struct {

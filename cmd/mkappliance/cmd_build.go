@@ -12,12 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"mkappliance/cli"
-	"mkappliance/command"
-	"mkappliance/image"
-	"mkappliance/progress"
-	"mkappliance/rootfs"
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/image"
+	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/rootfs"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 // defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 // TestBuildRefuses gives mistakes that must stop a build before it does

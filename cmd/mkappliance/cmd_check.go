@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/cli"
-	"mkappliance/spec"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/spec"
 )
 
 func newCheckCommand() *cobra.Command {

@@ -7,11 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/cli"
-	"mkappliance/command"
-	"mkappliance/image"
-	"mkappliance/progress"
-	"mkappliance/rootfs"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/image"
+	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/rootfs"
 )
 
 func newGuestBaseCommand() *cobra.Command {

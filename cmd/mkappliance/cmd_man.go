@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
 
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 // newManCommand is for those who package mkappliance, so help does not list it.

@@ -6,9 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/config"
-	"mkappliance/cli"
-	cloudinit "mkappliance/cloud-init"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/cli"
+	cloudinit "github.com/mkappliance/mkappliance/cloud-init"
 )
 
 type seedOptions struct {

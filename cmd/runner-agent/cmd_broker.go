@@ -19,13 +19,13 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"mkappliance/agent/broker"
-	"mkappliance/agent/config"
-	"mkappliance/agent/guest"
-	"mkappliance/agent/images"
-	"mkappliance/agent/network"
-	"mkappliance/cli"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/broker"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 // brokerCgroup is what DelegateSubgroup= of runner-guestd.service says.

@@ -11,10 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/config"
-	"mkappliance/agent/install"
-	"mkappliance/cli"
-	"mkappliance/command"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/install"
+	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/command"
 )
 
 type installOptions struct {

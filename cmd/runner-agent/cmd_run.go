@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/hook"
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 type runOptions struct {

@@ -8,10 +8,10 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/config"
-	"mkappliance/agent/supervise"
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/supervise"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 type serviceOptions struct {

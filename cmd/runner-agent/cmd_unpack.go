@@ -3,8 +3,8 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"mkappliance/agent/images"
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 func newUnpackCommand() *cobra.Command {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"mkappliance/cli"
+	"github.com/mkappliance/mkappliance/cli"
 )
 
 func main() { os.Exit(cli.Main(newRootCommand())) }

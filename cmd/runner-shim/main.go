@@ -21,9 +21,9 @@ import (
 	"strings"
 	"syscall"
 
-	"mkappliance/agent/api"
-	"mkappliance/agent/guestinit"
-	"mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/hook"
 )
 
 const usage = `usage: runner-shim hook [SOCKET]

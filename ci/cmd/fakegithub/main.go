@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
 )
 
 func main() {

@@ -10,8 +10,8 @@ import (
 	"os/signal"
 	"time"
 
-	"mkappliance/ci/appliance"
-	"mkappliance/progress"
+	"github.com/mkappliance/mkappliance/ci/appliance"
+	"github.com/mkappliance/mkappliance/progress"
 )
 
 // patience is far more than a boot under software emulation takes.

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"log"
 
-	"mkappliance/ci/stubrunner"
+	"github.com/mkappliance/mkappliance/ci/stubrunner"
 )
 
 func main() {

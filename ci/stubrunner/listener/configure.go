@@ -15,7 +15,7 @@ import (
 	"runtime"
 	"strings"
 
-	"mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
 )
 
 // settings is the file .runner.

@@ -19,8 +19,8 @@ import (
 	"sync"
 	"time"
 
-	"mkappliance/ci/fakegithub"
-	"mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 const (
