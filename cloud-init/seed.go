@@ -19,7 +19,7 @@ import (
 	"github.com/diskfs/go-diskfs/backend/file"
 	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
 // ConfigPath is where the seed has config.env laid down.

@@ -13,11 +13,11 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
-	"github.com/mkappliance/mkappliance/command"
-	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
-	"github.com/mkappliance/mkappliance/spec"
 )
 
 // Options says what to build and where.

@@ -3,7 +3,7 @@ package image
 import (
 	"fmt"
 
-	"github.com/mkappliance/mkappliance/spec"
+	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
 // repartFiles gives the repart.d(5) definitions by which the first boot adds

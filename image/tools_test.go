@@ -11,9 +11,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/command"
-	"github.com/mkappliance/mkappliance/progress"
-	"github.com/mkappliance/mkappliance/spec"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
 func TestRepartFiles(t *testing.T) {

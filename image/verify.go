@@ -16,10 +16,10 @@ import (
 	"github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
-	"github.com/mkappliance/mkappliance/command"
-	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
-	"github.com/mkappliance/mkappliance/spec"
 )
 
 // VerifyOptions says which image to check.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 func TestVerifyIdentity(t *testing.T) {

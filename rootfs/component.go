@@ -15,8 +15,8 @@ import (
 
 	"github.com/ulikunitz/xz"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Component is a release archive that is not a Debian package.

@@ -14,8 +14,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Layer is a tree of Debian packages and nothing else. It is kept in the cache

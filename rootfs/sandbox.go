@@ -4,7 +4,7 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // workMount is where a sandbox shows the directory it may write to.

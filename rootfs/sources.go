@@ -7,7 +7,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Sources is what apt in a new tree downloads from: lines in the one-line

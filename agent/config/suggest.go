@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
 // suggestion names the known key nearest to key.

@@ -15,7 +15,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
 // Store is a directory of images, which are used by any number of processes.

@@ -13,7 +13,7 @@ import (
 	"syscall"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
 // identity is what the runner keeps of a registration, in its root directory.

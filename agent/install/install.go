@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/atomicfile"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Installer holds where things are and how to do them.

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // inNamespace tells the test binary that it runs in a network namespace of its

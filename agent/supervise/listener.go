@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // listenerArgs is the argument vector of the listener.

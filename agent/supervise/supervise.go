@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
 // Supervisor holds what the service needs.

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
-	"github.com/mkappliance/mkappliance/command"
-	"github.com/mkappliance/mkappliance/machine"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/machine"
 )
 
 // The machine reaches GitHub at this address of QEMU's user network, and

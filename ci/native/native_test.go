@@ -28,7 +28,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/install"
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
 	"github.com/mkappliance/mkappliance/ci/stubrunner"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"

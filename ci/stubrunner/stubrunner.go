@@ -17,8 +17,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/mkappliance/mkappliance/atomicfile"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/atomicfile"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Version is what the stub says it is unless told otherwise.

@@ -6,9 +6,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/machine"
-	"github.com/mkappliance/mkappliance/spec"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/machine"
+	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
 type bootOptions struct {

@@ -12,12 +12,12 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/command"
 	"github.com/mkappliance/mkappliance/image"
-	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
-	"github.com/mkappliance/mkappliance/spec"
 )
 
 // defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 // TestBuildRefuses gives mistakes that must stop a build before it does

@@ -5,8 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/spec"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
 func newCheckCommand() *cobra.Command {

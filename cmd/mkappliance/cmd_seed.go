@@ -7,8 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/cli"
 	cloudinit "github.com/mkappliance/mkappliance/cloud-init"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 type seedOptions struct {

@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/command"
 	"github.com/mkappliance/mkappliance/image"
-	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 

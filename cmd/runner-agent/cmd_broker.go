@@ -24,8 +24,8 @@ import (
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/images"
 	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // brokerCgroup is what DelegateSubgroup= of runner-guestd.service says.

@@ -13,8 +13,8 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/install"
-	"github.com/mkappliance/mkappliance/cli"
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 type installOptions struct {

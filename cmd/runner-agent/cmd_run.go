@@ -13,7 +13,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/api"
 	"github.com/mkappliance/mkappliance/agent/hook"
-	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 type runOptions struct {

@@ -11,7 +11,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/api"
 	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/supervise"
-	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 type serviceOptions struct {

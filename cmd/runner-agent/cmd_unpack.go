@@ -4,7 +4,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/agent/images"
-	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 func newUnpackCommand() *cobra.Command {

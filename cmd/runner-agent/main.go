@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/cli"
+	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
 func main() { os.Exit(cli.Main(newRootCommand())) }

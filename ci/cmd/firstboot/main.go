@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/ci/appliance"
-	"github.com/mkappliance/mkappliance/progress"
+	"github.com/mkappliance/mkappliance/internal/progress"
 )
 
 // patience is far more than a boot under software emulation takes.

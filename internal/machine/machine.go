@@ -18,7 +18,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 // Config describes a machine.

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/command"
+	"github.com/mkappliance/mkappliance/internal/command"
 )
 
 func TestArgv(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
 // decoder turns generic TOML values into ours and keeps the first error, and

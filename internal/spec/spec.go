@@ -15,7 +15,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
-	"github.com/mkappliance/mkappliance/suggest"
+	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
 // Spec is a whole images.toml.

@@ -227,7 +227,7 @@ func TestImage(t *testing.T) {
 // TestRepositoryFile holds the file the project ships to what the rest of the
 // repository relies on.
 func TestRepositoryFile(t *testing.T) {
-	s, err := Load("../images.toml")
+	s, err := Load("../../images.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestRepositoryFile(t *testing.T) {
 			t.Errorf("guest lacks %s", pkg)
 		}
 	}
-	if !slices.Equal(img.Host.Overlays, []string{"../overlays/host"}) || !slices.Equal(img.Guest.Overlays, []string{"../overlays/guest"}) {
+	if !slices.Equal(img.Host.Overlays, []string{"../../overlays/host"}) || !slices.Equal(img.Guest.Overlays, []string{"../../overlays/guest"}) {
 		t.Errorf("got overlays %q, %q", img.Host.Overlays, img.Guest.Overlays)
 	}
 	url := "https://github.com/actions/runner/releases/download/v" + img.Runner.Version + "/actions-runner-linux-x64-" + img.Runner.Version + ".tar.gz"
