@@ -14,8 +14,8 @@ import (
 	"strings"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -27,7 +27,7 @@ type Options struct {
 	OutDir   string
 	CacheDir string
 	Epoch    int64 // SOURCE_DATE_EPOCH, seconds since 1970
-	Runner   command.Runner
+	Runner   run.Runner
 	Progress *progress.Reporter
 }
 

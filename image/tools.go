@@ -6,14 +6,14 @@ import (
 	"io"
 	"path/filepath"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
 // toolbox runs the tools that shape bytes. They come from the tools tree, so
 // that the same tree gives the same bytes on any build host.
 type toolbox struct {
-	run   command.Runner
+	run   run.Runner
 	tree  string // root of the tools tree
 	work  string // the directory they read and write
 	epoch int64
@@ -46,7 +46,7 @@ func (t toolbox) do(ctx context.Context, what string, args ...string) error {
 
 // output runs one tool and gives what it prints.
 func (t toolbox) output(ctx context.Context, what string, args ...string) (string, error) {
-	out, err := command.Output(ctx, t.run, t.box().Command(args...))
+	out, err := run.Output(ctx, t.run, t.box().Command(args...))
 	if err != nil {
 		return "", fmt.Errorf("cannot %s: %w", what, err)
 	}

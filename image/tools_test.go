@@ -11,8 +11,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
@@ -32,7 +32,7 @@ func TestRepartFiles(t *testing.T) {
 }
 
 // inside gives what a sandboxed command runs.
-func inside(c command.Cmd) []string { return c.Args[slices.Index(c.Args, "--")+1:] }
+func inside(c run.Cmd) []string { return c.Args[slices.Index(c.Args, "--")+1:] }
 
 func TestToolArguments(t *testing.T) {
 	const uuid = "11111111-2222-3333-4444-555555555555"
@@ -80,7 +80,7 @@ func TestToolArguments(t *testing.T) {
 				" -E hash_seed=" + uuid + ",lazy_itable_init=1,root_owner=0:0 -d /mnt/var /mnt/var.ext4 256"}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			fake := &command.Fake{Handle: func(_ context.Context, c command.Cmd) error {
+			fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 				if inside(c)[0] == "veritysetup" {
 					_, _ = io.WriteString(c.Stdout, "Root hash:      \t"+hash+"\n")
 				}
@@ -112,7 +112,7 @@ type tools struct {
 
 var errTool = errors.New("out of luck")
 
-func (f *tools) run(_ context.Context, c command.Cmd) error {
+func (f *tools) run(_ context.Context, c run.Cmd) error {
 	args := c.Args
 	if args[0] == "bwrap" {
 		if i := slices.Index(args, "--chdir"); i > 0 {
@@ -175,7 +175,7 @@ func testOptions(t *testing.T, failing string) Options {
 			Runner: spec.Component{Version: "1", Path: filepath.Join(dir, "runner.tar"), SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
 			Disk:   spec.Disk{ESP: 64 << 20, Root: 16 << 20, Verity: 2 << 20, Var: 32 << 20, Compression: "lz4"}},
 		Programs: []string{filepath.Join(dir, "agent")}, OutDir: filepath.Join(dir, "out"), CacheDir: filepath.Join(dir, "cache"),
-		Runner:   &command.Fake{Handle: fake.run},
+		Runner:   &run.Fake{Handle: fake.run},
 		Progress: progress.New(io.Discard, progress.Plain),
 	}
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -27,7 +27,7 @@ type VerifyOptions struct {
 	Image    string // path of the .img file; its manifest lies beside it
 	CacheDir string // where the tools tree is, or is put
 	Epoch    int64  // SOURCE_DATE_EPOCH of builds, by which that tree is found
-	Runner   command.Runner
+	Runner   run.Runner
 	Progress *progress.Reporter
 }
 
@@ -142,9 +142,9 @@ func (v *verification) run(ctx context.Context, args ...string) error {
 }
 
 func (v *verification) output(ctx context.Context, args ...string) (string, error) {
-	out, err := command.Output(ctx, v.tools.run, v.tools.box().Command(args...))
+	out, err := run.Output(ctx, v.tools.run, v.tools.box().Command(args...))
 	text := strings.TrimSpace(string(out))
-	if exit := (*command.ExitError)(nil); errors.As(err, &exit) {
+	if exit := (*run.ExitError)(nil); errors.As(err, &exit) {
 		lines := strings.Split(strings.TrimSpace(text+"\n"+exit.Stderr), "\n")
 		return text, fmt.Errorf("%s failed with status %d: %s", args[0], exit.Status, lines[len(lines)-1])
 	}

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 func TestVerifyIdentity(t *testing.T) {
@@ -34,7 +34,7 @@ func TestVerifyIdentity(t *testing.T) {
 			"it holds /var/lib/runner/actions-runner/.credentials"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			fake := &command.Fake{Handle: func(_ context.Context, c command.Cmd) error {
+			fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 				words := inside(c)
 				for _, word := range words {
 					if answer, ok := test.answers[word]; ok {
@@ -66,9 +66,9 @@ func TestVerifyIdentity(t *testing.T) {
 }
 
 func TestVerifyToolFails(t *testing.T) {
-	fake := &command.Fake{Handle: func(_ context.Context, c command.Cmd) error {
+	fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 		_, _ = io.WriteString(c.Stdout, "pass 1\nroot inode is damaged\n")
-		return &command.ExitError{Tool: "bwrap", Status: 4}
+		return &run.ExitError{Tool: "bwrap", Status: 4}
 	}}
 	v := &verification{tools: toolbox{run: fake, work: t.TempDir()}}
 	err := v.run(t.Context(), "e2fsck", "-fn")
@@ -76,7 +76,7 @@ func TestVerifyToolFails(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 	broken := errors.New("cannot run bwrap")
-	fake.Handle = func(context.Context, command.Cmd) error { return broken }
+	fake.Handle = func(context.Context, run.Cmd) error { return broken }
 	if err := v.run(t.Context(), "e2fsck"); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Component is a release archive that is not a Debian package.
@@ -111,7 +111,7 @@ func download(ctx context.Context, comp Component, path string) error {
 }
 
 // UnpackComponent extracts a .tar, .tar.gz or .tar.xz below dir as root's files.
-func UnpackComponent(ctx context.Context, run command.Runner, archive, dir string) error {
+func UnpackComponent(ctx context.Context, executor run.Runner, archive, dir string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return fmt.Errorf("cannot unpack component: %w", err)
@@ -124,9 +124,9 @@ func UnpackComponent(ctx context.Context, run command.Runner, archive, dir strin
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("cannot unpack component: %w", err)
 	}
-	cmd := command.Cmd{Args: []string{"tar", "--extract", "--file", "-", "--directory", dir,
+	cmd := run.Cmd{Args: []string{"tar", "--extract", "--file", "-", "--directory", dir,
 		"--no-same-owner", "--owner=root", "--group=root"}, Stdin: tar}
-	if err := run.Run(ctx, cmd); err != nil {
+	if err := executor.Run(ctx, cmd); err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", archive, err)
 	}
 	return nil

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Places inside the host tree.
@@ -50,7 +50,7 @@ type HostTree struct {
 
 // ComposeHost makes the host tree in the empty directory dir. It must run as
 // root, or as root of a user namespace.
-func ComposeHost(ctx context.Context, run command.Runner, h Host, dir string) (*HostTree, error) {
+func ComposeHost(ctx context.Context, executor run.Runner, h Host, dir string) (*HostTree, error) {
 	tree := &HostTree{Root: filepath.Join(dir, "root"), Var: filepath.Join(dir, "var"),
 		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
 	for _, d := range []string{tree.Root, tree.Var} {
@@ -62,15 +62,15 @@ func ComposeHost(ctx context.Context, run command.Runner, h Host, dir string) (*
 		what string
 		do   func() error
 	}{
-		{"unpack host packages", func() error { return unpackLayer(ctx, run, h.Layer, tree.Root) }},
+		{"unpack host packages", func() error { return unpackLayer(ctx, executor, h.Layer, tree.Root) }},
 		{"add overlays", func() error { return h.addFiles(tree.Root) }},
 		{"unpack the actions runner", func() error {
-			return UnpackComponent(ctx, run, h.Runner, filepath.Join(tree.Root, runnerDir))
+			return UnpackComponent(ctx, executor, h.Runner, filepath.Join(tree.Root, runnerDir))
 		}},
-		{"compose guest base tree", func() error { return h.composeGuest(ctx, run, filepath.Join(tree.Root, guestBaseDir)) }},
-		{"create users", func() error { return h.inside(ctx, run, tree.Root, "systemd-sysusers") }},
-		{"apply unit presets", func() error { return h.inside(ctx, run, tree.Root, "systemctl", "preset-all") }},
-		{"make the initrd", func() error { return h.makeInitrd(ctx, run, tree) }},
+		{"compose guest base tree", func() error { return h.composeGuest(ctx, executor, filepath.Join(tree.Root, guestBaseDir)) }},
+		{"create users", func() error { return h.inside(ctx, executor, tree.Root, "systemd-sysusers") }},
+		{"apply unit presets", func() error { return h.inside(ctx, executor, tree.Root, "systemctl", "preset-all") }},
+		{"make the initrd", func() error { return h.makeInitrd(ctx, executor, tree) }},
 		{"remove what belongs to one machine", func() error { return scrub(tree.Root) }},
 		{"part var from root", func() error { return splitVar(tree) }},
 	}
@@ -86,15 +86,15 @@ func ComposeHost(ctx context.Context, run command.Runner, h Host, dir string) (*
 }
 
 // inside runs args with root as its root directory.
-func (h Host) inside(ctx context.Context, run command.Runner, root string, args ...string) error {
+func (h Host) inside(ctx context.Context, executor run.Runner, root string, args ...string) error {
 	box := Sandbox{Root: root, Writable: true, Epoch: h.Epoch, Log: h.Log}
-	return run.Run(ctx, box.Command(args...))
+	return executor.Run(ctx, box.Command(args...))
 }
 
 // unpackLayer unpacks a layer without the name and the resolver that
 // mmdebstrap(1) copies from the build host for its own use.
-func unpackLayer(ctx context.Context, run command.Runner, tar, dir string) error {
-	return Unpack(ctx, run, tar, dir, "--exclude=./etc/hostname", "--exclude=./etc/resolv.conf")
+func unpackLayer(ctx context.Context, executor run.Runner, tar, dir string) error {
+	return Unpack(ctx, executor, tar, dir, "--exclude=./etc/hostname", "--exclude=./etc/resolv.conf")
 }
 
 // addFiles lays the overlays, the programs and the generated files over the tree.
@@ -138,11 +138,11 @@ func (h Host) stampRelease(tree *os.Root) error {
 }
 
 // composeGuest makes the guest base tree in dir, which is inside the host tree.
-func (h Host) composeGuest(ctx context.Context, run command.Runner, dir string) error {
+func (h Host) composeGuest(ctx context.Context, executor run.Runner, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := unpackLayer(ctx, run, h.GuestLayer, dir); err != nil {
+	if err := unpackLayer(ctx, executor, h.GuestLayer, dir); err != nil {
 		return err
 	}
 	for _, overlay := range h.GuestOverlays {
@@ -150,7 +150,7 @@ func (h Host) composeGuest(ctx context.Context, run command.Runner, dir string) 
 			return err
 		}
 	}
-	if err := h.inside(ctx, run, dir, "systemctl", "preset-all"); err != nil {
+	if err := h.inside(ctx, executor, dir, "systemctl", "preset-all"); err != nil {
 		return err
 	}
 	return scrub(dir)
@@ -158,8 +158,8 @@ func (h Host) composeGuest(ctx context.Context, run command.Runner, dir string) 
 
 // ComposeGuest makes the guest base tree alone, in the empty directory dir, as
 // it will stand in the image.
-func ComposeGuest(ctx context.Context, run command.Runner, h Host, dir string) error {
-	if err := h.composeGuest(ctx, run, dir); err != nil {
+func ComposeGuest(ctx context.Context, executor run.Runner, h Host, dir string) error {
+	if err := h.composeGuest(ctx, executor, dir); err != nil {
 		return fmt.Errorf("cannot compose guest base tree: %w", err)
 	}
 	return nil
@@ -167,13 +167,13 @@ func ComposeGuest(ctx context.Context, run command.Runner, h Host, dir string) e
 
 // makeInitrd runs the tree's own dracut(8) and takes kernel and initrd out of
 // the tree: they go into the UKI.
-func (h Host) makeInitrd(ctx context.Context, run command.Runner, tree *HostTree) error {
+func (h Host) makeInitrd(ctx context.Context, executor run.Runner, tree *HostTree) error {
 	release, err := kernelRelease(tree.Root)
 	if err != nil {
 		return err
 	}
 	tree.KernelRelease = release
-	err = h.inside(ctx, run, tree.Root, "dracut", "--force", "--kver", release, "/"+initrdName)
+	err = h.inside(ctx, executor, tree.Root, "dracut", "--force", "--kver", release, "/"+initrdName)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 	"strings"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Layer is a tree of Debian packages and nothing else. It is kept in the cache
@@ -71,7 +71,7 @@ func (l *Layer) Argv(tar, sourcesList string) []string {
 // directory. Everything in it can be deleted and will be made again.
 type Cache struct {
 	Dir    string
-	Runner command.Runner
+	Runner run.Runner
 }
 
 // Has tells whether a layer is in the cache.
@@ -106,7 +106,7 @@ func (c *Cache) Get(ctx context.Context, l *Layer, log io.Writer) (string, error
 		return "", fmt.Errorf("cannot make %s tree: %w", l.Name, err)
 	}
 	tar := filepath.Join(temp, "layer.tar")
-	cmd := command.Cmd{Args: l.Argv(tar, list), Stdout: log, Stderr: log,
+	cmd := run.Cmd{Args: l.Argv(tar, list), Stdout: log, Stderr: log,
 		// INITRD=No keeps the kernel package from making an initrd that the
 		// compose step would make again.
 		Env: append(os.Environ(), "INITRD=No", "SOURCE_DATE_EPOCH="+strconv.FormatInt(l.Epoch, 10))}
@@ -137,7 +137,7 @@ func publish(temp, path string) error {
 
 // ArchiveState hashes the signed index of every source, fetched by apt's own
 // downloader, so that its proxies and credentials apply.
-func ArchiveState(ctx context.Context, run command.Runner, sources *Sources) (string, error) {
+func ArchiveState(ctx context.Context, executor run.Runner, sources *Sources) (string, error) {
 	dir, err := os.MkdirTemp("", "mkappliance-release-")
 	if err != nil {
 		return "", fmt.Errorf("cannot read the archive's index: %w", err)
@@ -148,8 +148,8 @@ func ArchiveState(ctx context.Context, run command.Runner, sources *Sources) (st
 		fields := strings.Fields(line) // deb URI SUITE COMPONENT
 		url := strings.TrimSuffix(fields[1], "/") + "/dists/" + fields[2] + "/InRelease"
 		file := filepath.Join(dir, strconv.Itoa(i))
-		cmd := command.Cmd{Args: []string{"/usr/lib/apt/apt-helper", "download-file", url, file}}
-		if err := run.Run(ctx, cmd); err != nil {
+		cmd := run.Cmd{Args: []string{"/usr/lib/apt/apt-helper", "download-file", url, file}}
+		if err := executor.Run(ctx, cmd); err != nil {
 			return "", fmt.Errorf("cannot read the archive's index: %w", err)
 		}
 		data, err := os.ReadFile(file)
@@ -194,10 +194,10 @@ func (c *Cache) ToolsTree(ctx context.Context, l *Layer, log io.Writer) (string,
 // Unpack extracts a tar file below dir with owners, modes and extended
 // attributes. Device nodes are left out: the kernel's devtmpfs makes them, and
 // an unprivileged build may not.
-func Unpack(ctx context.Context, run command.Runner, tar, dir string, options ...string) error {
+func Unpack(ctx context.Context, executor run.Runner, tar, dir string, options ...string) error {
 	argv := append([]string{"tar", "--extract", "--file", tar, "--directory", dir, "--numeric-owner",
 		"--xattrs", "--xattrs-include=*", "--exclude=./dev/*"}, options...)
-	if err := run.Run(ctx, command.Cmd{Args: argv}); err != nil {
+	if err := executor.Run(ctx, run.Cmd{Args: argv}); err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", filepath.Base(tar), err)
 	}
 	return nil

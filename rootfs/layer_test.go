@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 func testLayer() *Layer {
@@ -53,12 +53,12 @@ func TestLayerKey(t *testing.T) {
 }
 
 // mmdebstrap acts as the tool would: it writes its last but one argument.
-func mmdebstrap(_ context.Context, c command.Cmd) error {
+func mmdebstrap(_ context.Context, c run.Cmd) error {
 	return os.WriteFile(c.Args[len(c.Args)-2], []byte("layer"), 0o644)
 }
 
 func TestCacheGet(t *testing.T) {
-	fake := &command.Fake{Handle: mmdebstrap}
+	fake := &run.Fake{Handle: mmdebstrap}
 	cache := &Cache{Dir: t.TempDir(), Runner: fake}
 	for range 2 {
 		path, err := cache.Get(t.Context(), testLayer(), io.Discard)
@@ -79,9 +79,9 @@ func TestCacheGet(t *testing.T) {
 }
 
 func TestCacheGetFailureKeepsNothing(t *testing.T) {
-	fake := &command.Fake{Handle: func(ctx context.Context, c command.Cmd) error {
+	fake := &run.Fake{Handle: func(ctx context.Context, c run.Cmd) error {
 		_ = mmdebstrap(ctx, c)
-		return &command.ExitError{Tool: "mmdebstrap", Status: 25, Stderr: "E: no such package: x"}
+		return &run.ExitError{Tool: "mmdebstrap", Status: 25, Stderr: "E: no such package: x"}
 	}}
 	cache := &Cache{Dir: t.TempDir(), Runner: fake}
 	_, err := cache.Get(t.Context(), testLayer(), io.Discard)
@@ -123,7 +123,7 @@ func TestSourceLines(t *testing.T) {
 }
 
 func TestFindSourcesCopiesHowTheHostReachesThem(t *testing.T) {
-	fake := &command.Fake{Handle: func(_ context.Context, c command.Cmd) error {
+	fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 		if c.Args[0] != "apt-config" {
 			return errors.New("unexpected " + c.Args[0])
 		}

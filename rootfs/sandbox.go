@@ -4,7 +4,7 @@ import (
 	"io"
 	"strconv"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // workMount is where a sandbox shows the directory it may write to.
@@ -26,7 +26,7 @@ type Sandbox struct {
 func (s Sandbox) Path(name string) string { return workMount + "/" + name }
 
 // Command is the command that runs args inside the sandbox.
-func (s Sandbox) Command(args ...string) command.Cmd {
+func (s Sandbox) Command(args ...string) run.Cmd {
 	bind := "--ro-bind"
 	if s.Writable {
 		bind = "--bind"
@@ -45,5 +45,5 @@ func (s Sandbox) Command(args ...string) command.Cmd {
 		"--setenv", "SOURCE_DATE_EPOCH", epoch,
 		"--setenv", "SYSTEMD_OFFLINE", "1",
 		"--")
-	return command.Cmd{Args: append(argv, args...), Stdout: s.Log, Stderr: s.Log}
+	return run.Cmd{Args: append(argv, args...), Stdout: s.Log, Stderr: s.Log}
 }

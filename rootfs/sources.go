@@ -7,7 +7,7 @@ import (
 	"sort"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Sources is what apt in a new tree downloads from: lines in the one-line
@@ -21,8 +21,8 @@ type Sources struct {
 // FindSources gives the sources for suite. With mirror empty they are the build
 // host's own Debian archives, asked of apt itself, so that whatever the host
 // installs from is what the image is baked from.
-func FindSources(ctx context.Context, run command.Runner, suite, mirror string) (*Sources, error) {
-	options, err := acquireOptions(ctx, run)
+func FindSources(ctx context.Context, executor run.Runner, suite, mirror string) (*Sources, error) {
+	options, err := acquireOptions(ctx, executor)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func FindSources(ctx context.Context, run command.Runner, suite, mirror string) 
 			fmt.Sprintf("deb %s %s-updates main", mirror, suite),
 		}, Options: options}, nil
 	}
-	targets, err := command.Output(ctx, run, command.Cmd{Args: []string{
+	targets, err := run.Output(ctx, executor, run.Cmd{Args: []string{
 		"apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the apt sources of this host: %w", err)
@@ -70,8 +70,8 @@ func sourceLines(targets, suite string) ([]string, error) {
 
 // acquireOptions copies the settings without which the host could not reach
 // its sources either.
-func acquireOptions(ctx context.Context, run command.Runner) ([]string, error) {
-	dump, err := command.Output(ctx, run, command.Cmd{Args: []string{"apt-config", "dump", "Acquire"}})
+func acquireOptions(ctx context.Context, executor run.Runner) ([]string, error) {
+	dump, err := run.Output(ctx, executor, run.Cmd{Args: []string{"apt-config", "dump", "Acquire"}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the apt configuration of this host: %w", err)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -36,7 +36,7 @@ buildah --storage-driver vfs push --quiet image oci-archive:` + outputTarget + "
 
 // build builds the image of a Dockerfile in a guest of the base tree, unless one
 // of the same content was built before. Its output goes to the client.
-func (s *Server) build(ctx context.Context, client *caller, b api.Build) (image, error) {
+func (s *Server) build(ctx context.Context, client *caller, b brokerapi.Build) (image, error) {
 	built, err := s.buildOrFind(ctx, client, b)
 	if err != nil {
 		return image{}, fmt.Errorf("cannot build %s: %w", filepath.Base(b.Dockerfile), err)
@@ -44,7 +44,7 @@ func (s *Server) build(ctx context.Context, client *caller, b api.Build) (image,
 	return built, nil
 }
 
-func (s *Server) buildOrFind(ctx context.Context, client *caller, b api.Build) (image, error) {
+func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Build) (image, error) {
 	dir, name := filepath.Split(b.Dockerfile)
 	key, err := s.contextKey(dir, name)
 	if err != nil {
@@ -54,7 +54,7 @@ func (s *Server) buildOrFind(ctx context.Context, client *caller, b api.Build) (
 		return ociImage(found), nil
 	}
 	spec := containerSpec{image: s.baseImage(), files: map[string]string{"/etc/containers/registries.conf": s.registriesConf()},
-		Container: api.Container{Env: map[string]string{"HOME": "/root"}, Mounts: []api.Mount{
+		Container: brokerapi.Container{Env: map[string]string{"HOME": "/root"}, Mounts: []brokerapi.Mount{
 			{Target: contextTarget, Source: filepath.Clean(dir), ReadOnly: true}, {Target: outputTarget, Volume: outputVolume}}}}
 	var result image
 	err = s.withGuest(ctx, spec, nil, func(c *container, volumes string) error {

@@ -13,11 +13,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
-	"github.com/mkappliance/mkappliance/agent/images"
 	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
 // image is the tree of a container with what is known of it.
@@ -25,13 +25,13 @@ type image struct {
 	tree    string
 	owner   int // on disk, of what is root's in the tree
 	boot    bool
-	config  images.Config
+	config  oci.Config
 	release func()
 }
 
 // containerSpec is a container to be started, as root has decided.
 type containerSpec struct {
-	api.Container
+	brokerapi.Container
 	image   image
 	address netip.Addr
 	hosts   [][]string        // of the job: address and names of each guest
@@ -74,14 +74,14 @@ func newTreeImage(tree string) image {
 }
 
 // image finds or pulls the image that a container names.
-func (s *Server) image(ctx context.Context, c api.Container, tell progress) (image, error) {
+func (s *Server) image(ctx context.Context, c brokerapi.Container, tell progress) (image, error) {
 	name := strings.TrimPrefix(c.Image, "docker://")
 	if tree, ok := s.settings.Images[name]; ok {
 		return newTreeImage(tree), nil
 	}
-	var credentials *images.Credentials
+	var credentials *oci.Credentials
 	if c.Credentials != nil {
-		credentials = &images.Credentials{Username: c.Credentials.Username, Password: c.Credentials.Password, Server: c.Credentials.Server}
+		credentials = &oci.Credentials{Username: c.Credentials.Username, Password: c.Credentials.Password, Server: c.Credentials.Server}
 	}
 	pulled, err := s.store.Pull(ctx, name, credentials, func(line string) { tell("%s", line) })
 	if err != nil {
@@ -90,12 +90,12 @@ func (s *Server) image(ctx context.Context, c api.Container, tell progress) (ima
 	return ociImage(pulled), nil
 }
 
-func ociImage(i *images.Image) image {
+func ociImage(i *oci.Image) image {
 	return image{tree: i.Tree, owner: ociOwner, config: i.Config, release: i.Release}
 }
 
 // imageOf is image for one that may have to be built first.
-func (s *Server) imageOf(ctx context.Context, client *caller, r api.ContainerRequest) (image, error) {
+func (s *Server) imageOf(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (image, error) {
 	if r.Build == nil {
 		return s.image(ctx, r.Container, progressOf(client.Conn))
 	}
@@ -168,7 +168,7 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 }
 
 func findUser(spec containerSpec) (user, error) {
-	uid, gid, groups, home, err := images.User(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
+	uid, gid, groups, home, err := oci.User(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
 	if err != nil {
 		return user{}, err
 	}

@@ -11,10 +11,10 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/mkappliance/mkappliance/agent/api"
-	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
 // job is the job that has guests.
@@ -39,7 +39,7 @@ func (j *job) ended() error {
 }
 
 // prepare ends the guests of an earlier job and starts those of one.
-func (s *Server) prepare(ctx context.Context, r api.PrepareRequest, tell progress) (*api.PrepareReply, error) {
+func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell progress) (*brokerapi.PrepareReply, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.endJobLocked(); err != nil {
@@ -62,7 +62,7 @@ func (s *Server) prepare(ctx context.Context, r api.PrepareRequest, tell progres
 }
 
 // startJob starts what a job needs; on an error the caller stops what is there.
-func (s *Server) startJob(ctx context.Context, j *job, r api.PrepareRequest, tell progress) (*api.PrepareReply, error) {
+func (s *Server) startJob(ctx context.Context, j *job, r brokerapi.PrepareRequest, tell progress) (*brokerapi.PrepareReply, error) {
 	containers := slices.Clone(r.Services)
 	if r.Container != nil {
 		containers = append(containers, *r.Container)
@@ -92,7 +92,7 @@ func (s *Server) startJob(ctx context.Context, j *job, r api.PrepareRequest, tel
 }
 
 // specs finds the images of all containers at once.
-func (s *Server) specs(ctx context.Context, j *job, containers []api.Container, tell progress) ([]containerSpec, error) {
+func (s *Server) specs(ctx context.Context, j *job, containers []brokerapi.Container, tell progress) ([]containerSpec, error) {
 	specs := make([]containerSpec, len(containers))
 	errs := make([]error, len(containers))
 	var pulls sync.WaitGroup
@@ -136,25 +136,25 @@ func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec,
 }
 
 // reply describes the job's guests and publishes their ports.
-func (j *job) reply(specs []containerSpec, services int) (*api.PrepareReply, error) {
-	r := &api.PrepareReply{Job: j.id, Network: j.network.ID()}
+func (j *job) reply(specs []containerSpec, services int) (*brokerapi.PrepareReply, error) {
+	r := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
 	for i, spec := range specs {
 		ports, err := publish(j.network, spec.Ports, spec.address)
 		if err != nil {
 			return nil, err
 		}
 		if i < services {
-			r.Services = append(r.Services, api.Started{ID: j.services[i].id, Ports: ports})
+			r.Services = append(r.Services, brokerapi.Started{ID: j.services[i].id, Ports: ports})
 		} else {
-			r.Container = &api.Started{ID: j.container.id, Ports: ports}
-			r.Alpine = images.IsAlpine(spec.image.tree)
+			r.Container = &brokerapi.Started{ID: j.container.id, Ports: ports}
+			r.Alpine = oci.IsAlpine(spec.image.tree)
 		}
 	}
 	return r, nil
 }
 
 // publish makes ports of a guest reachable on the host and says where.
-func publish(n *network.Network, ports []options.Port, to netip.Addr) (map[string]string, error) {
+func publish(n *network.Network, ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
 	published := map[string]string{}
 	for _, p := range ports {
 		host, err := n.Publish(network.Port{Host: p.Host, Container: p.Container, Protocol: p.Protocol}, to)
@@ -255,7 +255,7 @@ func newNames() names { return names{} }
 
 // of gives the names of a service: those its options ask for, its host name,
 // and that of its image, with a number behind if another has it already.
-func (n names) of(c api.Container) []string {
+func (n names) of(c brokerapi.Container) []string {
 	var list []string
 	for _, name := range append(slices.Clone(c.Options.Aliases), c.Options.Hostname) {
 		if name != "" && !slices.Contains(list, name) {
@@ -263,7 +263,7 @@ func (n names) of(c api.Container) []string {
 			list = append(list, name)
 		}
 	}
-	base := options.Alias(c.Image)
+	base := dockeropts.Alias(c.Image)
 	alias := base
 	for i := 2; n[alias] && !slices.Contains(list, alias); i++ {
 		alias = fmt.Sprintf("%s-%d", base, i)

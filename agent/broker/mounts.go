@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
@@ -19,7 +19,7 @@ var hidden = []string{"_temp/_runner_hook_responses", "_update"}
 
 // binds opens what the settings and a request want to see in a guest, whose
 // user is to own the work root. The job's volumes lie in the directory volumes.
-func (s *Server) binds(mounts []api.Mount, volumes string, user int) (binds []guest.Bind, err error) {
+func (s *Server) binds(mounts []brokerapi.Mount, volumes string, user int) (binds []guest.Bind, err error) {
 	defer func() {
 		if err != nil {
 			closeBinds(binds)
@@ -62,7 +62,7 @@ func (s *Server) binds(mounts []api.Mount, volumes string, user int) (binds []gu
 	return binds, nil
 }
 
-func (s *Server) bind(root *os.File, volumes string, m api.Mount, user int) (guest.Bind, error) {
+func (s *Server) bind(root *os.File, volumes string, m brokerapi.Mount, user int) (guest.Bind, error) {
 	bind := guest.Bind{Target: m.Target, ReadOnly: m.ReadOnly}
 	if err := checkTarget(m.Target); err != nil {
 		return bind, err

@@ -12,10 +12,10 @@ import (
 	"net"
 	"sync"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/images"
 	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -42,7 +42,7 @@ type Server struct {
 	settings Settings
 	guests   *guest.Host
 	network  *network.Host
-	store    *images.Store
+	store    *oci.Store
 	log      *slog.Logger
 	spare    spare
 
@@ -51,7 +51,7 @@ type Server struct {
 }
 
 // NewServer makes a broker, which has no guest yet.
-func NewServer(s Settings, guests *guest.Host, network *network.Host, store *images.Store, log *slog.Logger) *Server {
+func NewServer(s Settings, guests *guest.Host, network *network.Host, store *oci.Store, log *slog.Logger) *Server {
 	return &Server{settings: s, guests: guests, network: network, store: store, log: log}
 }
 
@@ -92,7 +92,7 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	if err != nil || kind != wire.Request {
 		return
 	}
-	var request api.Envelope
+	var request brokerapi.Envelope
 	if err := json.Unmarshal(payload, &request); err != nil {
 		_ = client.Send(wire.Failure, []byte("cannot read request: "+err.Error()))
 		return
@@ -103,7 +103,7 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	}
 }
 
-func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, e api.Envelope) error {
+func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, e brokerapi.Envelope) error {
 	switch {
 	case e.Prepare != nil:
 		awaitHangup(client, cancel)

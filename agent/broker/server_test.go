@@ -6,10 +6,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/images"
-	"github.com/mkappliance/mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
 func TestEnvironment(t *testing.T) {
@@ -60,13 +60,13 @@ func TestHidden(t *testing.T) {
 func TestNames(t *testing.T) {
 	n := newNames()
 	for i, test := range []struct {
-		c    api.Container
+		c    brokerapi.Container
 		want []string
 	}{
-		{api.Container{Image: "postgres:16"}, []string{"postgres"}},
-		{api.Container{Image: "registry.example/x/postgres@sha256:0"}, []string{"postgres-2"}},
-		{api.Container{Image: "redis", Options: options.Options{Aliases: []string{"cache", "store"}, Hostname: "cache-1"}}, []string{"cache", "store", "cache-1", "redis"}},
-		{api.Container{Image: "redis", Options: options.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
+		{brokerapi.Container{Image: "postgres:16"}, []string{"postgres"}},
+		{brokerapi.Container{Image: "registry.example/x/postgres@sha256:0"}, []string{"postgres-2"}},
+		{brokerapi.Container{Image: "redis", Options: dockeropts.Options{Aliases: []string{"cache", "store"}, Hostname: "cache-1"}}, []string{"cache", "store", "cache-1", "redis"}},
+		{brokerapi.Container{Image: "redis", Options: dockeropts.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
 	} {
 		if got := n.of(test.c); !slices.Equal(got, test.want) {
 			t.Errorf("%d: got %q, want %q", i, got, test.want)
@@ -76,17 +76,17 @@ func TestNames(t *testing.T) {
 
 func TestArgv(t *testing.T) {
 	empty, own := "", "/own"
-	config := images.Config{Entrypoint: []string{"/entry", "-e"}, Cmd: []string{"cmd"}}
+	config := oci.Config{Entrypoint: []string{"/entry", "-e"}, Cmd: []string{"cmd"}}
 	for i, test := range []struct {
-		c    api.Container
+		c    brokerapi.Container
 		want []string
 	}{
-		{api.Container{}, []string{"/entry", "-e", "cmd"}},
-		{api.Container{Args: []string{"a", "b"}}, []string{"/entry", "-e", "a", "b"}},
-		{api.Container{Entrypoint: []string{"/x"}}, []string{"/x"}},
-		{api.Container{Entrypoint: []string{"/x"}, Args: []string{"a"}}, []string{"/x", "a"}},
-		{api.Container{Options: options.Options{Entrypoint: &own}}, []string{"/own"}},
-		{api.Container{Options: options.Options{Entrypoint: &empty}, Args: []string{"a"}}, []string{"a"}},
+		{brokerapi.Container{}, []string{"/entry", "-e", "cmd"}},
+		{brokerapi.Container{Args: []string{"a", "b"}}, []string{"/entry", "-e", "a", "b"}},
+		{brokerapi.Container{Entrypoint: []string{"/x"}}, []string{"/x"}},
+		{brokerapi.Container{Entrypoint: []string{"/x"}, Args: []string{"a"}}, []string{"/x", "a"}},
+		{brokerapi.Container{Options: dockeropts.Options{Entrypoint: &own}}, []string{"/own"}},
+		{brokerapi.Container{Options: dockeropts.Options{Entrypoint: &empty}, Args: []string{"a"}}, []string{"a"}},
 	} {
 		spec := containerSpec{Container: test.c, image: image{config: config}}
 		if got := spec.argv(); !slices.Equal(got, test.want) {

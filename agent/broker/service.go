@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/agent/options"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -82,10 +82,10 @@ func (sv *service) spawn(argv []string) error {
 }
 
 // health is what the workflow says of a service's health, or else its image.
-func health(spec containerSpec) options.Health {
+func health(spec containerSpec) dockeropts.Health {
 	h := spec.Options.Health
 	if h.Disabled {
-		return options.Health{}
+		return dockeropts.Health{}
 	}
 	if h.Cmd == "" {
 		h.Cmd = spec.image.config.Health
@@ -106,7 +106,7 @@ const settleTime = 20 * time.Millisecond
 
 // awaitHealth waits until a service is healthy. It is asked sooner and more
 // often than Docker does, since a job waits; it has as long as there.
-func (sv *service) awaitHealth(ctx context.Context, h options.Health, tell progress, name string) error {
+func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, tell progress, name string) error {
 	if h.Cmd == "" {
 		select {
 		case <-sv.exited:
@@ -140,7 +140,7 @@ func (sv *service) awaitHealth(ctx context.Context, h options.Health, tell progr
 }
 
 // check runs the health command once.
-func (sv *service) check(ctx context.Context, h options.Health) (status int, said string, err error) {
+func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, said string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(h.Timeout, healthTimeout))
 	defer cancel()
 	conn, err := sv.guest.Dial()

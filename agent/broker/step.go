@@ -8,7 +8,7 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -50,7 +50,7 @@ type frame struct {
 }
 
 // exec runs a step in the guest of the job's container.
-func (s *Server) exec(ctx context.Context, client *caller, r api.ExecRequest) error {
+func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecRequest) error {
 	s.mu.Lock()
 	j := s.job
 	s.mu.Unlock()
@@ -130,13 +130,13 @@ func passOutput(agent, client *wire.Conn) (end frame, err error) {
 
 // run starts a guest of the base tree for one command, and ends it with the
 // command.
-func (s *Server) run(ctx context.Context, client *caller, r api.RunRequest) error {
+func (s *Server) run(ctx context.Context, client *caller, r brokerapi.RunRequest) error {
 	env := mergeEnv(map[string]string{"HOME": "/root", "LANG": "C.UTF-8"}, r.Env)
-	return s.runIn(ctx, client, containerSpec{Container: api.Container{Env: env, Dir: r.Dir}, image: s.baseImage()}, r.Argv, nil)
+	return s.runIn(ctx, client, containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}, image: s.baseImage()}, r.Argv, nil)
 }
 
 // runContainer runs a container's own process in a guest of its own.
-func (s *Server) runContainer(ctx context.Context, client *caller, r api.ContainerRequest) error {
+func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.ContainerRequest) error {
 	image, err := s.imageOf(ctx, client, r)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Where the guest finds the agent, the directory of its socket, and what is to
@@ -84,7 +84,7 @@ func (g *Guest) spawn() error {
 	cmd.WaitDelay = outputDelay
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	// A broker that is killed takes its guests along.
-	return command.StartChild(cmd, func(error) {
+	return run.StartChild(cmd, func(error) {
 		// A killed nspawn leaves the guest's processes running, and steps
 		// waiting for them.
 		g.Kill()

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/wire"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // run starts the process and serves the conversation about it to the end.
@@ -203,7 +203,7 @@ func (st *step) wait() int {
 	if err != nil {
 		return 255
 	}
-	return command.ExitStatus(state)
+	return run.ExitStatus(state)
 }
 
 // kill ends the process and everything it has started.

@@ -8,8 +8,8 @@ import (
 	"path"
 	"strings"
 
-	"github.com/mkappliance/mkappliance/agent/api"
-	"github.com/mkappliance/mkappliance/agent/options"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
@@ -28,12 +28,12 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
 	setHome(c)
-	r := api.ContainerRequest{Job: p.Job, Container: *c}
+	r := brokerapi.ContainerRequest{Job: p.Job, Container: *c}
 	if p.Container.Dockerfile != "" {
-		r.Build = &api.Build{Dockerfile: p.Container.Dockerfile}
+		r.Build = &brokerapi.Build{Dockerfile: p.Container.Dockerfile}
 	}
 	out := &lineWriter{to: h.Stdout}
-	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, api.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
+	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, brokerapi.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
@@ -42,25 +42,25 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 }
 
 // setHome gives a container the home directory that the runner mounts into it.
-func setHome(c *api.Container) {
+func setHome(c *brokerapi.Container) {
 	if c.Env["HOME"] == "" {
 		c.Env["HOME"] = "/github/home"
 	}
 }
 
 // request translates a container into what the broker can be asked for.
-func (c *Container) request() (*api.Container, error) {
-	r := &api.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
+func (c *Container) request() (*brokerapi.Container, error) {
+	r := &brokerapi.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
 	maps.Copy(r.Env, c.Env)
 	if c.Registry != nil {
-		r.Credentials = &api.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
+		r.Credentials = &brokerapi.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
 	}
 	var err error
-	if r.Options, err = options.Parse(c.Options); err != nil {
+	if r.Options, err = dockeropts.Parse(c.Options); err != nil {
 		return nil, c.unsupported("options", err)
 	}
 	for _, text := range c.Ports {
-		port, err := options.ParsePort(text)
+		port, err := dockeropts.ParsePort(text)
 		if err != nil {
 			return nil, c.unsupported("ports", err)
 		}
@@ -89,17 +89,17 @@ func (c *Container) unsupported(key string, err error) error {
 func (c *Container) step() string { return stepName(c.Env) }
 
 // mounts translates volumes.
-func (c *Container) mounts() ([]api.Mount, error) {
-	var mounts []api.Mount
+func (c *Container) mounts() ([]brokerapi.Mount, error) {
+	var mounts []brokerapi.Mount
 	for _, v := range c.SystemVolumes {
 		switch {
 		case v.Target == dockerSocket: // there is no Docker here
 		case v.Target == externalsTarget:
-			mounts = append(mounts, api.Mount{Target: v.Target, ReadOnly: true, Externals: true})
+			mounts = append(mounts, brokerapi.Mount{Target: v.Target, ReadOnly: true, Externals: true})
 		case !path.IsAbs(v.Source):
 			return nil, fmt.Errorf("the source of %s is no absolute path", v.Target)
 		default:
-			mounts = append(mounts, api.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
+			mounts = append(mounts, brokerapi.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
 		}
 	}
 	for _, v := range c.UserVolumes {
@@ -114,8 +114,8 @@ func (c *Container) mounts() ([]api.Mount, error) {
 
 // mount translates a volume of a workflow: a directory of the host, a name, or
 // neither, as docker-run(1) tells them apart.
-func (v Volume) mount() (api.Mount, error) {
-	m := api.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
+func (v Volume) mount() (brokerapi.Mount, error) {
+	m := brokerapi.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
 	switch {
 	case m.Target == dockerSocket:
 		return m, errors.New("there is no Docker here, and no socket of it; remove the volume")

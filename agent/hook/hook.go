@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
@@ -37,12 +37,12 @@ const cleanupTimeout = time.Minute
 // Broker is what the hook needs of the owner of the guests.
 type Broker interface {
 	// Prepare tells progress what takes long.
-	Prepare(ctx context.Context, r api.PrepareRequest, progress io.Writer) (*api.PrepareReply, error)
+	Prepare(ctx context.Context, r brokerapi.PrepareRequest, progress io.Writer) (*brokerapi.PrepareReply, error)
 	// Exec returns the status of the process, or an error if there is none.
-	Exec(ctx context.Context, r api.ExecRequest, s api.Streams) (status int, err error)
+	Exec(ctx context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (status int, err error)
 	// Container runs a container to its end and returns the status of its
 	// process, or an error if there is none.
-	Container(ctx context.Context, r api.ContainerRequest, s api.Streams) (status int, err error)
+	Container(ctx context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (status int, err error)
 	// Cleanup ends the guests of a job. An unknown job is no error.
 	Cleanup(ctx context.Context, job string) error
 }
@@ -114,9 +114,9 @@ func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}
 	out := &lineWriter{to: h.Stdout}
-	status, err := h.Broker.Exec(context.WithoutCancel(ctx), api.ExecRequest{
+	status, err := h.Broker.Exec(context.WithoutCancel(ctx), brokerapi.ExecRequest{
 		Job: p.Job, Argv: argv, Env: p.Step.Env, PrependPath: p.Step.PrependPath, Dir: p.Step.Dir,
-	}, api.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
+	}, brokerapi.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}

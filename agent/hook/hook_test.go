@@ -14,16 +14,16 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/hook"
-	"github.com/mkappliance/mkappliance/agent/options"
 )
 
 // fake records what it is asked and answers as it is told.
 type fake struct {
-	prepared []api.PrepareRequest
-	executed []api.ExecRequest
-	ran      []api.ContainerRequest
+	prepared []brokerapi.PrepareRequest
+	executed []brokerapi.ExecRequest
+	ran      []brokerapi.ContainerRequest
 	cleaned  []string
 
 	alpine bool
@@ -36,26 +36,26 @@ type fake struct {
 
 func (f *fake) calls() int { return len(f.prepared) + len(f.executed) + len(f.ran) + len(f.cleaned) }
 
-func (f *fake) Prepare(_ context.Context, r api.PrepareRequest, progress io.Writer) (*api.PrepareReply, error) {
+func (f *fake) Prepare(_ context.Context, r brokerapi.PrepareRequest, progress io.Writer) (*brokerapi.PrepareReply, error) {
 	f.prepared = append(f.prepared, r)
 	_, _ = io.WriteString(progress, f.output)
-	reply := &api.PrepareReply{Job: "3f9c", Network: "77ab", Alpine: f.alpine}
+	reply := &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Alpine: f.alpine}
 	if r.Container != nil {
-		reply.Container = &api.Started{ID: "c0"}
+		reply.Container = &brokerapi.Started{ID: "c0"}
 	}
 	for i := range r.Services {
-		reply.Services = append(reply.Services, api.Started{ID: fmt.Sprintf("d%d", i), Ports: map[string]string{"80": "8080"}})
+		reply.Services = append(reply.Services, brokerapi.Started{ID: fmt.Sprintf("d%d", i), Ports: map[string]string{"80": "8080"}})
 	}
 	return reply, f.err
 }
 
-func (f *fake) Container(_ context.Context, r api.ContainerRequest, s api.Streams) (int, error) {
+func (f *fake) Container(_ context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (int, error) {
 	f.ran = append(f.ran, r)
 	_, _ = io.WriteString(s.Stdout, f.output)
 	return f.status, f.err
 }
 
-func (f *fake) Exec(ctx context.Context, r api.ExecRequest, s api.Streams) (int, error) {
+func (f *fake) Exec(ctx context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (int, error) {
 	f.executed = append(f.executed, r)
 	if s.Signals != nil {
 		f.signal = <-s.Signals
@@ -132,10 +132,10 @@ func TestPrepare(t *testing.T) {
 	if r.response != want {
 		t.Errorf("response is\n%swant\n%s", r.response, want)
 	}
-	request := []api.PrepareRequest{{Container: &api.Container{
-		Image: "node:22", Dir: "/__w/r/r", Credentials: &api.Credentials{Username: "u", Password: "hunter2"},
+	request := []brokerapi.PrepareRequest{{Container: &brokerapi.Container{
+		Image: "node:22", Dir: "/__w/r/r", Credentials: &brokerapi.Credentials{Username: "u", Password: "hunter2"},
 		Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "false", "HOME": "/github/home", "A": "b"},
-		Mounts: []api.Mount{
+		Mounts: []brokerapi.Mount{
 			{Target: "/__w", Source: "/v/work"},
 			{Target: "/__e", ReadOnly: true, Externals: true},
 			{Target: "/__w/_temp", Source: "/v/work/_temp"},
@@ -163,11 +163,11 @@ func TestServices(t *testing.T) {
 		t.Errorf("got %+v\nwant %s", r, want)
 	}
 	env := map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}
-	request := []api.PrepareRequest{{Services: []api.Container{{
+	request := []brokerapi.PrepareRequest{{Services: []brokerapi.Container{{
 		Image: "redis", Entrypoint: []string{"redis-server", "-v"}, Args: []string{"--port", "63 79"}, Env: env,
-		Ports:   []options.Port{{Host: 8080, Container: 80, Protocol: "udp"}, {Container: 80, Protocol: "tcp"}},
-		Options: options.Options{Aliases: []string{"cache"}, Health: options.Health{Cmd: "redis-cli ping"}},
-		Mounts:  []api.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
+		Ports:   []dockeropts.Port{{Host: 8080, Container: 80, Protocol: "udp"}, {Container: 80, Protocol: "tcp"}},
+		Options: dockeropts.Options{Aliases: []string{"cache"}, Health: dockeropts.Health{Cmd: "redis-cli ping"}},
+		Mounts:  []brokerapi.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
 	}, {Image: "postgres", Env: env}}}}
 	if !reflect.DeepEqual(f.prepared, request) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared, request)
@@ -184,9 +184,9 @@ func TestContainerStep(t *testing.T) {
 	if r, want := call(t, f, containerStep), (result{status: 9, stdout: "said\n::error::the container's process ended with status 9\n", response: untouched}); r != want {
 		t.Errorf("got %+v", r)
 	}
-	want := []api.ContainerRequest{{Job: "3f9c", Container: api.Container{Image: "alpine:3", Dir: "/github/workspace",
+	want := []brokerapi.ContainerRequest{{Job: "3f9c", Container: brokerapi.Container{Image: "alpine:3", Dir: "/github/workspace",
 		Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"}, Env: map[string]string{"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true", "HOME": "/github/home"},
-		Mounts: []api.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}}}}}
+		Mounts: []brokerapi.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}}}}}
 	if !reflect.DeepEqual(f.ran, want) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.ran, want)
 	}
@@ -343,7 +343,7 @@ func TestStep(t *testing.T) {
 	if r, want := call(t, f, script), (result{status: 7, stdout: f.output + "\n::error::bash ended with status 7\n", response: untouched}); r != want {
 		t.Errorf("got %+v", r)
 	}
-	want := []api.ExecRequest{{
+	want := []brokerapi.ExecRequest{{
 		Job: "3f9c", Argv: []string{"bash", "--norc", "-e", "/__w/_temp/x.sh"}, Env: map[string]string{"GITHUB_ACTION": "__run", "X": "$HOME"},
 		PrependPath: []string{"/b", "/a"}, Dir: "/__w/r/r",
 	}}
@@ -357,7 +357,7 @@ func TestStep(t *testing.T) {
 func TestStepShapes(t *testing.T) {
 	f := &fake{}
 	call(t, f, `{"command":"run_script_step","responseFile":null,"args":{"entryPointArgs":["[\"x\"]"," '\"Mona","the","Octocat\"'"],"entryPoint":"echo","prependPath":"/some/path"},"state":{"job":"a","more":[]}}`)
-	want := []api.ExecRequest{{Job: "a", Argv: []string{"echo", "[x]", `"Mona the Octocat"`}, Env: map[string]string{}, PrependPath: []string{"/some/path"}}}
+	want := []brokerapi.ExecRequest{{Job: "a", Argv: []string{"echo", "[x]", `"Mona the Octocat"`}, Env: map[string]string{}, PrependPath: []string{"/some/path"}}}
 	if !reflect.DeepEqual(f.executed, want) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.executed, want)
 	}

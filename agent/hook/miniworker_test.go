@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/hook"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
@@ -39,15 +39,15 @@ func TestMain(m *testing.M) {
 // a signal, another with status 7.
 type echo struct{}
 
-func (echo) Prepare(_ context.Context, r api.PrepareRequest, _ io.Writer) (*api.PrepareReply, error) {
-	return &api.PrepareReply{Job: "3f9c", Network: "77ab", Container: &api.Started{ID: "3f9c"}}, show("prepare", r)
+func (echo) Prepare(_ context.Context, r brokerapi.PrepareRequest, _ io.Writer) (*brokerapi.PrepareReply, error) {
+	return &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Container: &brokerapi.Started{ID: "3f9c"}}, show("prepare", r)
 }
 
-func (echo) Container(_ context.Context, r api.ContainerRequest, s api.Streams) (int, error) {
+func (echo) Container(_ context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (int, error) {
 	return 6, show("container", r.Args)
 }
 
-func (echo) Exec(_ context.Context, r api.ExecRequest, s api.Streams) (int, error) {
+func (echo) Exec(_ context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (int, error) {
 	if slices.Contains(r.Argv, "wait") {
 		fmt.Fprintln(s.Stdout, "waiting")
 		got := <-s.Signals

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 )
 
 // prepare asks for the job's guests and answers with their description. Guests
@@ -35,8 +35,8 @@ func (h *Hook) prepare(ctx context.Context, p *Payload) error {
 	return nil
 }
 
-func (p *Prepare) request() (*api.PrepareRequest, error) {
-	r := &api.PrepareRequest{}
+func (p *Prepare) request() (*brokerapi.PrepareRequest, error) {
+	r := &brokerapi.PrepareRequest{}
 	if p.Container != nil {
 		c, err := p.Container.request()
 		if err != nil {
@@ -80,7 +80,7 @@ type containerContext struct {
 	Ports   map[string]string `json:"ports"`
 }
 
-func newResponse(r *api.PrepareReply) response {
+func newResponse(r *brokerapi.PrepareReply) response {
 	answer := response{State: state{Job: r.Job}, Context: responseContext{Services: []containerContext{}}}
 	if r.Container != nil {
 		answer.IsAlpine = &r.Alpine
@@ -93,7 +93,7 @@ func newResponse(r *api.PrepareReply) response {
 	return answer
 }
 
-func newContext(s api.Started, network string) containerContext {
+func newContext(s brokerapi.Started, network string) containerContext {
 	c := containerContext{ID: s.ID, Network: network, Ports: map[string]string{}}
 	maps.Copy(c.Ports, s.Ports)
 	return c

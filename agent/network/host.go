@@ -21,7 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // maxNetworks is how many networks a host can have at a time. The rules name
@@ -50,7 +50,7 @@ type Host struct {
 	// to this Host alone: what else carries it is removed by Setup. Up to
 	// eight lower-case letters and digits, a letter first.
 	Prefix   string
-	Commands command.Runner
+	Commands run.Runner
 	Log      *slog.Logger
 
 	mu       sync.Mutex
@@ -110,7 +110,7 @@ func (h *Host) open() []*Network {
 
 // load gives a ruleset to the kernel, in one transaction (nft(8), "-f").
 func (h *Host) load(ctx context.Context, rules string) error {
-	c := command.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(rules)}
+	c := run.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(rules)}
 	if err := h.Commands.Run(ctx, c); err != nil {
 		return fmt.Errorf("cannot set packet filter of guests: %w", err)
 	}

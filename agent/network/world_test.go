@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // inNamespace tells the test binary that it runs in a network namespace of its
@@ -45,11 +45,11 @@ func TestMain(m *testing.M) {
 	cmd.Env = append(os.Environ(), inNamespace+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	ended := make(chan error, 1)
-	if err := command.StartChild(cmd, func(err error) { ended <- err }); err != nil {
+	if err := run.StartChild(cmd, func(err error) { ended <- err }); err != nil {
 		os.Exit(m.Run()) // without the right to: needNamespace skips
 	}
 	<-ended
-	os.Exit(command.ExitStatus(cmd.ProcessState))
+	os.Exit(run.ExitStatus(cmd.ProcessState))
 }
 
 func needNamespace(t testing.TB) {
@@ -122,7 +122,7 @@ func newHost(prefix, subnet string) *network.Host {
 		Resolvers: []netip.Addr{netip.MustParseAddr(resolver), netip.MustParseAddr(extra)},
 		// The second is of no use: other networks stay closed.
 		Allow:    []netip.Prefix{netip.MustParsePrefix("192.168.88.5/24"), netip.MustParsePrefix("172.28.0.0/15")},
-		Commands: command.Host{}, Log: slog.New(slog.DiscardHandler),
+		Commands: run.Host{}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -160,7 +160,7 @@ func newProcess(t testing.TB, namespaces uintptr) int {
 	cmd := exec.Command("sleep", "600")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
 	ended := make(chan error, 1)
-	must(t, command.StartChild(cmd, func(err error) { ended <- err }))
+	must(t, run.StartChild(cmd, func(err error) { ended <- err }))
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		<-ended

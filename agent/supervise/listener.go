@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // listenerArgs is the argument vector of the listener.
@@ -79,7 +79,7 @@ func (s *Supervisor) listen(ctx context.Context) (outcome, error) {
 	close(ended)
 	<-stopped
 	s.drain(output, read)
-	o.status = command.ExitStatus(cmd.ProcessState)
+	o.status = run.ExitStatus(cmd.ProcessState)
 	_, err = os.Stat(filepath.Join(s.Config.ActionsRunnerDir, ".runner"))
 	o.configured = err == nil
 	return o, nil

@@ -17,8 +17,8 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
-	"github.com/mkappliance/mkappliance/internal/command"
-	"github.com/mkappliance/mkappliance/internal/machine"
+	"github.com/mkappliance/mkappliance/internal/qemu"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // The machine reaches GitHub at this address of QEMU's user network, and
@@ -43,7 +43,7 @@ type Lab struct {
 	listen  string // address of GitHub on this host
 	sshPort int
 	server  *http.Server
-	vm      *machine.Machine
+	vm      *qemu.Machine
 }
 
 // New lays out a lab in the empty directory dir. GitHub is down and the machine
@@ -77,8 +77,8 @@ func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 // makeSeed writes config.env, an operator's user-data and the seed from both.
 func (l *Lab) makeSeed(ctx context.Context) error {
-	run := func(args ...string) error { return command.Host{}.Run(ctx, command.Cmd{Args: args}) }
-	if err := run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", l.path("key")); err != nil {
+	runTool := func(args ...string) error { return run.Host{}.Run(ctx, run.Cmd{Args: args}) }
+	if err := runTool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", l.path("key")); err != nil {
 		return err
 	}
 	key, err := os.ReadFile(l.path("key.pub"))
@@ -92,16 +92,16 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		os.WriteFile(l.path("user-data"), []byte(userData), 0o600)); err != nil {
 		return err
 	}
-	return run(l.program, "seed", "--config-env", l.path("config.env"), "--user-data", l.path("user-data"),
+	return runTool(l.program, "seed", "--config-env", l.path("config.env"), "--user-data", l.path("user-data"),
 		"--hostname", Hostname, "--output", l.path("seed.iso"))
 }
 
 // Boot switches the machine on; ctx ends it.
 func (l *Lab) Boot(ctx context.Context) (err error) {
-	l.vm, err = machine.Start(ctx, machine.Config{Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
+	l.vm, err = qemu.Start(ctx, qemu.Config{Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
 		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
-		HostForwards:  []machine.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
-		GuestForwards: []machine.GuestForward{{Addr: gitHubAddr, Command: "socat - TCP:" + l.listen}}})
+		HostForwards:  []qemu.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
+		GuestForwards: []qemu.GuestForward{{Addr: gitHubAddr, Command: "socat - TCP:" + l.listen}}})
 	return err
 }
 
@@ -131,7 +131,7 @@ func (l *Lab) GitHubUp() error {
 // SSH runs a shell script as root in the machine and gives its output.
 func (l *Lab) SSH(ctx context.Context, script string) (string, error) {
 	var stderr bytes.Buffer
-	out, err := command.Output(ctx, command.Host{}, command.Cmd{Args: []string{"ssh", "-i", l.path("key"),
+	out, err := run.Output(ctx, run.Host{}, run.Cmd{Args: []string{"ssh", "-i", l.path("key"),
 		"-p", strconv.Itoa(l.sshPort), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + os.DevNull,
 		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "root@127.0.0.1", "sh -s"},
 		Stdin: strings.NewReader(script), Stderr: &stderr})

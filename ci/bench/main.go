@@ -22,7 +22,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -46,7 +46,7 @@ func main() {
 type bench struct {
 	base, agent, dir string
 	broker           *exec.Cmd
-	client           *api.Client
+	client           *brokerapi.Client
 }
 
 // row is one line of the result.
@@ -64,7 +64,7 @@ func run(ctx context.Context, base, agent string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{base: base, agent: agent, dir: dir, client: &api.Client{Socket: filepath.Join(dir, "socket")}}
+	b := &bench{base: base, agent: agent, dir: dir, client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
 	if err := b.makeDirs(); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (b *bench) stop() {
 // prepared measures guests from the request to ready, each some time after the
 // one before has ended.
 func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) (row, error) {
-	prepare := api.PrepareRequest{Container: &api.Container{Image: "runner-base", Mounts: []api.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
+	prepare := brokerapi.PrepareRequest{Container: &brokerapi.Container{Image: "runner-base", Mounts: []brokerapi.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
 	return measure(what, 21, func() (time.Duration, error) {
 		time.Sleep(pause)
 		var job string
@@ -180,11 +180,11 @@ func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) 
 // firstStep measures guests from the request to the end of a step that comes at
 // once.
 func (b *bench) firstStep(ctx context.Context) (row, error) {
-	run := api.RunRequest{Argv: []string{"/bin/true"}}
+	run := brokerapi.RunRequest{Argv: []string{"/bin/true"}}
 	return measure("a command in a guest of its own, cold, from the request until nothing is left", 11, func() (time.Duration, error) {
 		time.Sleep(500 * time.Millisecond)
 		return clocked(func() error {
-			_, err := b.client.Run(ctx, run, api.Streams{Stdout: io.Discard, Stderr: io.Discard})
+			_, err := b.client.Run(ctx, run, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard})
 			return err
 		})
 	})
@@ -278,9 +278,9 @@ func (b *bench) steps(ctx context.Context) ([]row, error) {
 	if err := unmarshalState(worker, &state); err != nil {
 		return nil, err
 	}
-	none := api.Streams{Stdout: io.Discard, Stderr: io.Discard}
+	none := brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard}
 	step := func(argv ...string) error {
-		status, err := b.client.Exec(ctx, api.ExecRequest{Job: state.Job, Argv: argv}, none)
+		status, err := b.client.Exec(ctx, brokerapi.ExecRequest{Job: state.Job, Argv: argv}, none)
 		if err == nil && status != 0 {
 			err = fmt.Errorf("status %d", status)
 		}

@@ -16,8 +16,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/api"
 	"github.com/mkappliance/mkappliance/agent/broker"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -71,19 +71,21 @@ func TestGuestJob(t *testing.T) {
 	l.noResidue()
 }
 
-func request(c api.Container) api.PrepareRequest { return api.PrepareRequest{Container: &c} }
+func request(c brokerapi.Container) brokerapi.PrepareRequest {
+	return brokerapi.PrepareRequest{Container: &c}
+}
 
 // TestGuestRequests are single requests to one broker.
 func TestGuestRequests(t *testing.T) {
 	l := newLab(t)
 	t.Run("UnknownImage", func(t *testing.T) {
-		_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
+		_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot pull 127.0.0.1:1/node:22: ") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("ExecWithoutPrepare", func(t *testing.T) {
-		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: "none", Argv: []string{"true"}}, api.Streams{})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: "none", Argv: []string{"true"}}, brokerapi.Streams{})
 		want := "cannot run step: the guest of this job is gone; it was ended, or never started"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -93,7 +95,7 @@ func TestGuestRequests(t *testing.T) {
 	t.Run("PrepareTwice", func(t *testing.T) {
 		first := l.prepare()
 		second := l.prepare()
-		if _, err := l.client.Exec(t.Context(), api.ExecRequest{Job: first, Argv: []string{"true"}}, api.Streams{}); err == nil {
+		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: first, Argv: []string{"true"}}, brokerapi.Streams{}); err == nil {
 			t.Error("the first job still has a guest")
 		}
 		if children := l.children(); len(children) != 1 {
@@ -111,7 +113,7 @@ func TestGuestRequests(t *testing.T) {
 		}
 		defer os.Remove(link)
 		for _, name := range []string{"_link", "_link/sub"} {
-			_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "debian:13", Mounts: []api.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
+			_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
 			if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
 				t.Errorf("%s: got %v, want a refusal", name, err)
 			}
@@ -128,7 +130,7 @@ func TestGuestRequests(t *testing.T) {
 			l.path("work/_update"): "_update is the runner's own",
 			l.path("work/_temp/_runner_hook_responses/x"): "_temp/_runner_hook_responses/x is the runner's own",
 		} {
-			_, err := l.client.Prepare(t.Context(), request(api.Container{Image: "debian:13", Mounts: []api.Mount{{Target: "/x", Source: source}}}), io.Discard)
+			_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: source}}}), io.Discard)
 			if want = "cannot mount /x: " + want; err == nil || err.Error() != want {
 				t.Errorf("got %v\nwant %s", err, want)
 			}
@@ -185,14 +187,14 @@ func TestGuestSteps(t *testing.T) {
 	})
 	t.Run("NotStarted", func(t *testing.T) {
 		for _, test := range []struct {
-			request api.ExecRequest
+			request brokerapi.ExecRequest
 			want    string
 		}{
-			{api.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
-			{api.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
-			{api.ExecRequest{Job: job}, "cannot start process: no command given"},
+			{brokerapi.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
+			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
+			{brokerapi.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
-			_, err := l.client.Exec(t.Context(), test.request, api.Streams{})
+			_, err := l.client.Exec(t.Context(), test.request, brokerapi.Streams{})
 			if err == nil || err.Error() != test.want {
 				t.Errorf("got %v\nwant %s", err, test.want)
 			}
@@ -201,7 +203,7 @@ func TestGuestSteps(t *testing.T) {
 	t.Run("BigOutput", func(t *testing.T) {
 		var out bytes.Buffer
 		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
-		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, api.Streams{Stdout: &out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, brokerapi.Streams{Stdout: &out, Stderr: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -266,8 +268,8 @@ func TestGuestSteps(t *testing.T) {
 			<-out.seen
 			signals <- syscall.SIGINT
 		}()
-		status, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
-			api.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
+		status, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
+			brokerapi.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
 		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
 			t.Errorf("got %d, %v, %q", status, err, out.String())
 		}
@@ -347,7 +349,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}()
-		_, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, api.Streams{Stdout: out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, brokerapi.Streams{Stdout: out, Stderr: io.Discard})
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot go on with the step: the guest ended") {
 			t.Errorf("got %v", err)
 		}
@@ -363,7 +365,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(init, syscall.SIGKILL)
 			}
 		}
-		if _, err := l.client.Exec(t.Context(), api.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, api.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
+		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
 			t.Error("a step ran in a guest without init")
 		}
 		l.cleanup(job)

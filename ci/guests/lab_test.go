@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/supervise"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
@@ -73,7 +73,7 @@ type lab struct {
 	broker *exec.Cmd
 	// programs are what jobs may execute on the host besides the system's.
 	programs []string
-	client   *api.Client
+	client   *brokerapi.Client
 }
 
 // newLab starts a broker with lines of config.env, in which LAB stands for the
@@ -96,7 +96,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &api.Client{Socket: filepath.Join(dir, "socket")}}
+	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/mkappliance/mkappliance/cmd/runner-agent", "mkappliance/cmd/runner-shim")
@@ -168,15 +168,15 @@ func (l *lab) eventually(what string, done func() bool) {
 // prepare starts a job's guest with the work root at /__w.
 func (l *lab) prepare() string {
 	l.Helper()
-	return l.prepareContainer(api.Container{Image: "debian:13"})
+	return l.prepareContainer(brokerapi.Container{Image: "debian:13"})
 }
 
 // prepareContainer starts a job's guest with the mounts that every job has.
-func (l *lab) prepareContainer(c api.Container) string {
+func (l *lab) prepareContainer(c brokerapi.Container) string {
 	l.Helper()
-	c.Mounts = append([]api.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
+	c.Mounts = append([]brokerapi.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
 		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home", Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
-	reply, err := l.client.Prepare(l.Context(), api.PrepareRequest{Container: &c}, io.Discard)
+	reply, err := l.client.Prepare(l.Context(), brokerapi.PrepareRequest{Container: &c}, io.Discard)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -187,8 +187,8 @@ func (l *lab) prepareContainer(c api.Container) string {
 func (l *lab) sh(job, script string) (status int, output string) {
 	l.Helper()
 	var out bytes.Buffer
-	status, err := l.client.Exec(l.Context(), api.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
-		api.Streams{Stdout: &out, Stderr: &out})
+	status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
+		brokerapi.Streams{Stdout: &out, Stderr: &out})
 	if err != nil {
 		l.Fatalf("%v\n%s", err, out.String())
 	}

@@ -25,10 +25,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/install"
+	"github.com/mkappliance/mkappliance/agent/register"
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
 	"github.com/mkappliance/mkappliance/ci/stubrunner"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"
@@ -50,7 +50,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	built.agent = filepath.Join(dir, "runner-agent")
-	err = command.Host{}.Run(context.Background(), command.Cmd{Args: []string{"go", "build", "-o", built.agent, "github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	err = run.Host{}.Run(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent, "github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err == nil {
 		built.tarball, _, err = stubrunner.Build(context.Background(), dir, stubrunner.Options{})
 	}
@@ -233,7 +233,7 @@ func TestRegisterOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var m install.Marker
+	var m register.Marker
 	if err := json.Unmarshal(data, &m); err != nil {
 		t.Fatal(err)
 	}

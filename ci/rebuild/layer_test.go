@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
@@ -35,11 +35,11 @@ func makeLayer(ctx context.Context, dir string) (string, error) {
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return "", err
 	}
-	sources, err := rootfs.FindSources(ctx, command.Host{}, "trixie", "")
+	sources, err := rootfs.FindSources(ctx, run.Host{}, "trixie", "")
 	if err != nil {
 		return "", err
 	}
-	cache := rootfs.Cache{Dir: dir, Runner: command.Host{}}
+	cache := rootfs.Cache{Dir: dir, Runner: run.Host{}}
 	return cache.Get(ctx, &rootfs.Layer{Name: "test", Variant: "essential", Architecture: "amd64", Suite: "trixie",
 		Sources: sources, Epoch: 1754697600}, io.Discard)
 }
@@ -57,10 +57,10 @@ func TestLayerRootless(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "make-layer")
-	run(t, "cp", self, program)
-	run(t, "chown", "--recursive", builder+":", dir)
-	asRoot := run(t, "env", layerCache+"="+t.TempDir(), program)
-	rootless := run(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
+	runTool(t, "cp", self, program)
+	runTool(t, "chown", "--recursive", builder+":", dir)
+	asRoot := runTool(t, "env", layerCache+"="+t.TempDir(), program)
+	rootless := runTool(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
 		"env", layerCache+"="+filepath.Join(dir, "cache"), program)
 	if got, want := hash(t, strings.TrimSpace(rootless)), hash(t, strings.TrimSpace(asRoot)); got != want {
 		t.Errorf("the rootless layer has sha256 %s, root's has %s", got, want)

@@ -39,14 +39,14 @@ func TestRebuildRootless(t *testing.T) {
 	ensureBuilder(t)
 	dir := builderDirectory(t)
 	// The programs that baked the image, not new ones: one of them is in it.
-	run(t, "cp", "--recursive", "../../bin", "../../images.toml", "../../overlays", dir)
-	run(t, "cp", runner, dir)
-	run(t, "mkdir", dir+"/cache")
-	run(t, "cp", "--recursive", "--reflink=auto", cache+"/layers", dir+"/cache")
+	runTool(t, "cp", "--recursive", "../../bin", "../../images.toml", "../../overlays", dir)
+	runTool(t, "cp", runner, dir)
+	runTool(t, "mkdir", dir+"/cache")
+	runTool(t, "cp", "--recursive", "--reflink=auto", cache+"/layers", dir+"/cache")
 	// What the checkout's modes and owners are must not matter to the image.
-	run(t, "chown", "--recursive", "--no-dereference", builder+":", dir)
+	runTool(t, "chown", "--recursive", "--no-dereference", builder+":", dir)
 
-	t.Log(run(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
+	t.Log(runTool(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
 		"sh", "-ec", `cd "$1"; shift; umask 077; exec "$@"`, "sh", dir,
 		"bin/mkappliance", "build", "runner-amd64", "--runner", filepath.Base(runner), "--cache-dir", "cache", "--out", "out"))
 
@@ -66,7 +66,7 @@ func TestRebuildRootless(t *testing.T) {
 func ensureBuilder(t *testing.T) {
 	t.Helper()
 	if _, err := user.Lookup(builder); err != nil {
-		run(t, "useradd", "--system", "--create-home", builder)
+		runTool(t, "useradd", "--system", "--create-home", builder)
 	}
 	for _, kind := range []string{"uid", "gid"} {
 		ids, err := os.ReadFile("/etc/sub" + kind)
@@ -74,7 +74,7 @@ func ensureBuilder(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !strings.Contains("\n"+string(ids), "\n"+builder+":") {
-			run(t, "usermod", "--add-sub"+kind+"s", "200000-265535", builder)
+			runTool(t, "usermod", "--add-sub"+kind+"s", "200000-265535", builder)
 		}
 	}
 }
@@ -92,7 +92,7 @@ func builderDirectory(t *testing.T) string {
 }
 
 // run gives what the command prints.
-func run(t *testing.T, argv ...string) string {
+func runTool(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Version is what the stub says it is unless told otherwise.
@@ -65,7 +65,7 @@ func compile(ctx context.Context, opt Options) ([]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "Runner.Listener")
-	err = command.Host{}.Run(ctx, command.Cmd{
+	err = run.Host{}.Run(ctx, run.Cmd{
 		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
 			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
 		Dir: opt.ModuleDir,

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/machine"
+	"github.com/mkappliance/mkappliance/internal/qemu"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
@@ -50,7 +50,7 @@ Exit status:
 }
 
 func (o *bootOptions) run(c *cobra.Command, image string) error {
-	config := machine.Config{Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
+	config := qemu.Config{Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
 		Console: c.OutOrStdout(), Keyboard: os.Stdin}
 	var err error
 	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
@@ -71,7 +71,7 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 		}
 	}
 	if o.sshPort != 0 {
-		config.HostForwards = []machine.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
+		config.HostForwards = []qemu.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
 	}
 	if config.Dir == "" {
 		if config.Dir, err = os.MkdirTemp("", "mkappliance-boot-"); err != nil {
@@ -81,7 +81,7 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	} else if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot boot: %w", err)
 	}
-	vm, err := machine.Start(c.Context(), config)
+	vm, err := qemu.Start(c.Context(), config)
 	if err != nil {
 		return err
 	}

@@ -14,8 +14,8 @@ import (
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -121,7 +121,7 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 		return err
 	}
 	syscall.Umask(imageUmask)
-	options.Runner = command.Host{}
+	options.Runner = run.Host{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	result, err := image.Build(c.Context(), *options)
 	if err != nil {

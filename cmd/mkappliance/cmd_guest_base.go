@@ -9,8 +9,8 @@ import (
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
@@ -49,7 +49,7 @@ func runGuestBase(c *cobra.Command, o buildOptions, name string) error {
 		return err
 	}
 	syscall.Umask(imageUmask)
-	options.Runner = command.Host{}
+	options.Runner = run.Host{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	return image.GuestBase(c.Context(), *options)
 }

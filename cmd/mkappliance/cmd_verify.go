@@ -11,8 +11,8 @@ import (
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/command"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
@@ -68,7 +68,7 @@ func runVerify(c *cobra.Command, o verifyOptions, path string) error {
 	if o.json {
 		mode = progress.JSON
 	}
-	options := image.VerifyOptions{Image: path, CacheDir: cache, Epoch: epoch, Runner: command.Host{}, Progress: progress.New(os.Stderr, mode)}
+	options := image.VerifyOptions{Image: path, CacheDir: cache, Epoch: epoch, Runner: run.Host{}, Progress: progress.New(os.Stderr, mode)}
 	out := c.OutOrStdout()
 	clean, err := image.Verify(c.Context(), options, func(check image.Check) {
 		switch {

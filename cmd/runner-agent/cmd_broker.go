@@ -22,10 +22,10 @@ import (
 	"github.com/mkappliance/mkappliance/agent/broker"
 	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/images"
 	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // brokerCgroup is what DelegateSubgroup= of runner-guestd.service says.
@@ -153,7 +153,7 @@ func defaultMemory() (int64, error) {
 // network says how guests are connected here.
 func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Host, error) {
 	net := &network.Host{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
-		Prefix: "rg" + o.instance()[:4], Commands: command.Host{}, Log: log}
+		Prefix: "rg" + o.instance()[:4], Commands: run.Host{}, Log: log}
 	if net.Subnet.IsValid() {
 		return net, net.Setup(ctx)
 	}
@@ -179,8 +179,8 @@ func subnets() []netip.Prefix {
 	return append(list, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, 0, 0}), 16))
 }
 
-func (o *brokerOptions) store(cfg *config.Config) *images.Store {
-	return &images.Store{Dir: o.imagesDir, MaxBytes: cfg.Guests.ImageCache, Insecure: cfg.Guests.Insecure, Owner: guest.SubordinateBase,
+func (o *brokerOptions) store(cfg *config.Config) *oci.Store {
+	return &oci.Store{Dir: o.imagesDir, MaxBytes: cfg.Guests.ImageCache, Insecure: cfg.Guests.Insecure, Owner: guest.SubordinateBase,
 		Unpacker: []string{"unpack"}}
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/agent/config"
-	"github.com/mkappliance/mkappliance/agent/install"
+	"github.com/mkappliance/mkappliance/agent/register"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/command"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 type installOptions struct {
@@ -63,11 +63,11 @@ Exit status:
 	return c
 }
 
-func (o *installOptions) installer(c *cobra.Command) (*install.Installer, error) {
-	in := &install.Installer{
+func (o *installOptions) installer(c *cobra.Command) (*register.Installer, error) {
+	in := &register.Installer{
 		Config: o.config, StateDir: o.stateDir, OSRelease: o.osRelease,
 		WorkDir: filepath.Join(o.stateDir, "work"), Home: os.Getenv("HOME"),
-		Command: command.Host{}, Log: c.OutOrStdout(), Now: time.Now,
+		Command: run.Host{}, Log: c.OutOrStdout(), Now: time.Now,
 	}
 	if os.Geteuid() != 0 {
 		return in, nil

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/hook"
 	"github.com/mkappliance/mkappliance/internal/cli"
 )
@@ -48,10 +48,10 @@ Exit status:
 			}
 			signals, stop := stepSignals()
 			defer stop()
-			client := &api.Client{Socket: o.socket}
+			client := &brokerapi.Client{Socket: o.socket}
 			// A signal ends the context, but is the command's to answer.
-			status, err := client.Run(context.WithoutCancel(c.Context()), api.RunRequest{Argv: args, Env: env, Dir: o.cwd},
-				api.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
+			status, err := client.Run(context.WithoutCancel(c.Context()), brokerapi.RunRequest{Argv: args, Env: env, Dir: o.cwd},
+				brokerapi.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
 			if err != nil {
 				return exit(hook.StatusNotStarted, fmt.Errorf("cannot run command: %w", err))
 			}
@@ -60,7 +60,7 @@ Exit status:
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the command is its own
-	f.StringVar(&o.socket, "socket", api.DefaultSocket, "unix socket `PATH` of the broker")
+	f.StringVar(&o.socket, "socket", brokerapi.DefaultSocket, "unix socket `PATH` of the broker")
 	f.StringVar(&o.cwd, "cwd", "", "working `DIR` of the command in the guest (default /)")
 	f.StringArrayVar(&o.env, "env", nil, "set a variable, `NAME=VALUE`; may be given again")
 	return c

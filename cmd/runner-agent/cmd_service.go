@@ -8,7 +8,7 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/supervise"
 	"github.com/mkappliance/mkappliance/internal/cli"
@@ -48,7 +48,7 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")
-	c.Flags().StringVar(&o.socket, "socket", api.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
+	c.Flags().StringVar(&o.socket, "socket", brokerapi.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
 	return c
 }
 
@@ -69,7 +69,7 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 		Delay:  supervise.Backoff,
 	}
 	if o.socket != "" {
-		s.Guests = &api.Client{Socket: o.socket}
+		s.Guests = &brokerapi.Client{Socket: o.socket}
 	}
 	err = s.Run(c.Context())
 	var stop *supervise.StopError

@@ -3,7 +3,7 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/agent/images"
+	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
@@ -20,6 +20,6 @@ Exit status:
   0  done
   1  the layer could not be unpacked`,
 		Args: cli.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return images.UnpackMain(c.InOrStdin()) },
+		RunE: func(c *cobra.Command, _ []string) error { return oci.UnpackMain(c.InOrStdin()) },
 	}
 }

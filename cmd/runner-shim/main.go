@@ -21,7 +21,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/mkappliance/mkappliance/agent/api"
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/hook"
 )
@@ -34,7 +34,7 @@ func main() {
 	args := os.Args[1:]
 	switch {
 	case len(args) == 1 && args[0] == "hook":
-		os.Exit(answer(api.DefaultSocket))
+		os.Exit(answer(brokerapi.DefaultSocket))
 	case len(args) == 2 && args[0] == "hook":
 		os.Exit(answer(args[1]))
 	case len(args) == 2 && args[0] == "guest-init":
@@ -69,7 +69,7 @@ func answer(socket string) int {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
 		return hook.StatusFailed
 	}
-	h := &hook.Hook{Broker: &api.Client{Socket: socket}, Workspace: dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
+	h := &hook.Hook{Broker: &brokerapi.Client{Socket: socket}, Workspace: dir, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals}
 	status, err := h.Run(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)

@@ -1,0 +1,89 @@
+package dockeropts
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+)
+
+// Tmpfs is an empty file system in memory, tmpfs(5). As in Docker, nothing in
+// it is set-user-ID or a device, and nothing is executed unless it says so.
+type Tmpfs struct {
+	Path     string `json:"path"`           // absolute, clean, not "/"
+	Size     int64  `json:"size,omitempty"` // bytes, to 1 PiB; 0: half of the memory
+	Mode     uint32 `json:"mode,omitempty"` // permission bits of its root, to 07777
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Exec     bool   `json:"exec,omitempty"`
+}
+
+// The kernel's default, tmpfs(5).
+const (
+	defaultMode = 0o1777
+	maxMode     = 0o7777
+)
+
+// Flags are the mount(8) options of all file systems.
+func (t Tmpfs) Flags() []string {
+	flags := []string{"nosuid", "nodev"}
+	if !t.Exec {
+		flags = append(flags, "noexec")
+	}
+	if t.ReadOnly {
+		flags = append(flags, "ro")
+	}
+	return flags
+}
+
+// Data are the options of tmpfs(5).
+func (t Tmpfs) Data() string {
+	data := fmt.Sprintf("mode=%o", t.Mode)
+	if t.Size > 0 {
+		data += fmt.Sprintf(",size=%d", t.Size)
+	}
+	return data
+}
+
+// addTmpfs reads PATH[:OPTION,...].
+func (o *Options) addTmpfs(value string) error {
+	name, list, ok := strings.Cut(value, ":")
+	t := Tmpfs{Path: path.Clean(name), Mode: defaultMode}
+	if !path.IsAbs(name) || t.Path == "/" {
+		return fmt.Errorf("%.80q is no absolute path beneath /; write for example /run:size=64m", name)
+	}
+	if ok {
+		for option := range strings.SplitSeq(list, ",") {
+			if err := t.set(option); err != nil {
+				return err
+			}
+		}
+	}
+	o.Tmpfs = append(o.Tmpfs, t)
+	return nil
+}
+
+func (t *Tmpfs) set(option string) error {
+	name, value, _ := strings.Cut(option, "=")
+	switch {
+	case name == "size":
+		n, ok := parseSize(value)
+		if !ok || n == 0 {
+			return fmt.Errorf("%.80q is no size from 1 to 1024t; write for example size=64m", value)
+		}
+		t.Size = n
+	case name == "mode":
+		n, err := strconv.ParseUint(value, 8, 32)
+		if err != nil || n > maxMode {
+			return fmt.Errorf("%.80q is no octal mode; write for example mode=1777", value)
+		}
+		t.Mode = uint32(n)
+	case option == "ro", option == "rw":
+		t.ReadOnly = option == "ro"
+	case option == "exec", option == "noexec":
+		t.Exec = option == "exec"
+	case option == "nosuid", option == "nodev":
+	default:
+		return fmt.Errorf("%.80q is unknown; write size=SIZE, mode=OCTAL, ro, rw, exec, noexec, nosuid or nodev", option)
+	}
+	return nil
+}

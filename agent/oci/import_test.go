@@ -1,0 +1,145 @@
+package oci_test
+
+import (
+	"archive/tar"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+)
+
+// archiveOf gives the files of an OCI archive with images.
+func archiveOf(t *testing.T, list ...v1.Image) []file {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range list {
+		if err := l.AppendImage(image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var files []file
+	err = fs.WalkDir(os.DirFS(dir), ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		files = append(files, file{name: name, body: string(data)})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func writeArchive(t *testing.T, files ...file) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "image.tar")
+	if err := os.WriteFile(name, newArchive(t, files...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestImport(t *testing.T) {
+	store := newStore(t)
+	if _, ok := store.Lookup("app"); ok {
+		t.Error("an image is there before any was imported")
+	}
+	image := configure(t, newImage(t, newLayer(t, file{name: "f", body: "lower"}), newLayer(t, file{name: "f", body: "upper"})), func(f *v1.ConfigFile) { f.Config.User = "app" })
+	files := archiveOf(t, image)
+	for i := range files {
+		files[i].name = "./" + files[i].name
+	}
+	imported, err := store.Import(t.Context(), "app", writeArchive(t, append(files, file{name: "../evil", body: "x"}, link("blobs/link", tar.TypeSymlink, "/etc"))...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	imported.Release()
+	found, ok := store.Lookup("app")
+	if !ok {
+		t.Fatal("the image is not there")
+	}
+	defer found.Release()
+	compare(t, found.Tree, map[string]string{".": "040755 0:0", "f": `100644 0:0 x1 "upper"`})
+	if digest, err := image.Digest(); err != nil || found.Digest != digest.String() || found.Config.User != "app" {
+		t.Errorf("got %+v, want %s, %v", found, digest, err)
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+	if _, ok := store.Lookup("other"); ok {
+		t.Error("an image is there that nobody imported")
+	}
+	again, err := store.Import(t.Context(), "other", writeArchive(t, archiveOf(t, image)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Release()
+	if again.Tree != found.Tree {
+		t.Errorf("the same image has two trees")
+	}
+	shop := newShop(t)
+	if pulled := pull(t, store, shop.push("app", image)); pulled.Tree != found.Tree || len(shop.requests()) != 2 {
+		t.Errorf("what was imported is downloaded again")
+	}
+}
+
+func TestImportRefuses(t *testing.T) {
+	good := newImage(t, newLayer(t, file{name: "f"}))
+	files := archiveOf(t, good)
+	manifest, err := good.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, err := good.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// with gives the archive with a file exchanged; without content, without it.
+	with := func(name, body string) []file {
+		changed := slices.Clone(files)
+		for i := range changed {
+			if strings.HasSuffix(changed[i].name, name) {
+				changed[i].body = body
+			}
+		}
+		return slices.DeleteFunc(changed, func(f file) bool { return f.body == "" })
+	}
+	for what, test := range map[string]struct {
+		files []file
+		want  string
+	}{
+		"no archive":       {nil, "it is no OCI archive: it has no index.json"},
+		"docker-archive":   {[]file{{name: "manifest.json", body: "[]"}}, "it is no OCI archive: it has no index.json"},
+		"no JSON":          {with("index.json", "x"), "invalid character 'x' looking for beginning of value"},
+		"no image":         {archiveOf(t), "there is none for linux/" + arch + ", only for no platform"},
+		"no manifest":      {with(digest.Hex, ""), "it has no " + digest.Hex},
+		"no configuration": {with(manifest.Config.Digest.Hex, ""), "it has no " + manifest.Config.Digest.Hex},
+		"another layer":    {with(manifest.Layers[0].Digest.Hex, "x"), "cannot read blobs/sha256/" + manifest.Layers[0].Digest.Hex + " of archive: its content is sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"},
+		"twice":            {append(slices.Clone(files), files...), "cannot read " + files[0].name + " of archive: "},
+		"large index":      {with("index.json", strings.Repeat(" ", 4<<20+1)), "it is no OCI archive: its index.json has 4194305 bytes, more than 4194304"},
+		"other machine":    {archiveOf(t, configure(t, good, func(f *v1.ConfigFile) { f.Architecture = "s390x" })), "it is for linux/s390x, and this machine is linux/" + arch},
+		"index link":       {append(with("index.json", ""), link("index.json", tar.TypeSymlink, "/etc/hostname")), "it is no OCI archive: it has no index.json"},
+	} {
+		store := newStore(t)
+		image, err := store.Import(t.Context(), "app", writeArchive(t, test.files...))
+		if err == nil {
+			image.Release()
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), "cannot import image: "+test.want) {
+			t.Errorf("%s: got %v\nwant %s", what, err, test.want)
+		}
+		checkEmpty(t, filepath.Join(store.Dir, "images"))
+		checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+		checkEmpty(t, filepath.Join(store.Dir, "refs"))
+	}
+}

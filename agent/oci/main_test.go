@@ -1,0 +1,219 @@
+package oci_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/mkappliance/mkappliance/agent/oci"
+)
+
+// unpackVerb makes this test program the unpacking process.
+const unpackVerb = "unpack-a-layer"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
+		if err := oci.UnpackMain(os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// owner owns what is root's in the tests' images.
+const owner = 1 << 20
+
+func newStore(t *testing.T) *oci.Store {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("unpacking gives files to others: this needs root")
+	}
+	return &oci.Store{Dir: filepath.Join(t.TempDir(), "store"), Owner: owner, Unpacker: []string{unpackVerb}}
+}
+
+// file is an entry of a layer.
+type file struct {
+	name string
+	body string
+	with func(*tar.Header)
+}
+
+func dir(name string) file {
+	return file{name, "", func(h *tar.Header) { h.Typeflag, h.Mode = tar.TypeDir, 0o755 }}
+}
+
+func link(name string, kind byte, to string) file {
+	return file{name, "", func(h *tar.Header) { h.Typeflag, h.Linkname = kind, to }}
+}
+
+func newArchive(t testing.TB, files ...file) []byte {
+	t.Helper()
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, f := range files {
+		h := &tar.Header{Typeflag: tar.TypeReg, Name: f.name, Mode: 0o644, Size: int64(len(f.body)), Format: tar.FormatPAX}
+		if f.with != nil {
+			f.with(h)
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(w, f.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return buf.Bytes()
+}
+
+func newLayer(t testing.TB, files ...file) v1.Layer { return layerOf(t, newArchive(t, files...)) }
+
+func layerOf(t testing.TB, archive []byte, options ...tarball.LayerOption) v1.Layer {
+	t.Helper()
+	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil }, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// newImage makes an image for this machine.
+func newImage(t testing.TB, layers ...v1.Layer) v1.Image {
+	t.Helper()
+	image, err := mutate.AppendLayers(empty.Image, layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return configure(t, image, func(f *v1.ConfigFile) { f.OS, f.Architecture = "linux", arch })
+}
+
+func configure(t testing.TB, image v1.Image, change func(*v1.ConfigFile)) v1.Image {
+	t.Helper()
+	f, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f = f.DeepCopy()
+	change(f)
+	image, err = mutate.ConfigFile(image, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
+}
+
+// shop is a registry that notes what it is asked, and can be told what to
+// answer.
+type shop struct {
+	*httptest.Server
+	t testing.TB
+
+	mu    sync.Mutex
+	asked []string
+	// answer, if set, answers a request; false leaves that to the registry.
+	answer func(http.ResponseWriter, *http.Request) bool
+}
+
+func newShop(t testing.TB) *shop {
+	s := &shop{t: t}
+	real := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		s.asked = append(s.asked, r.Method+" "+r.URL.Path)
+		answer := s.answer
+		s.mu.Unlock()
+		if answer == nil || !answer(w, r) {
+			real.ServeHTTP(w, r)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *shop) addr() string { return strings.TrimPrefix(s.URL, "http://") }
+
+// requests gives what was asked since the last call, except for pings.
+func (s *shop) requests() (list []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.asked {
+		if r != "GET /v2/" {
+			list = append(list, r)
+		}
+	}
+	s.asked = nil
+	return list
+}
+
+func (s *shop) say(answer func(http.ResponseWriter, *http.Request) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
+}
+
+// status has the registry answer all requests with a status.
+func (s *shop) status(code int) {
+	s.say(func(w http.ResponseWriter, _ *http.Request) bool {
+		http.Error(w, "the secret of a service nearby", code)
+		return true
+	})
+}
+
+// push puts an image into the registry and gives its name there.
+func (s *shop) push(repository string, image v1.Image) string {
+	s.t.Helper()
+	ref, err := name.ParseReference(s.addr() + "/" + repository)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := remote.Write(ref, image); err != nil {
+		s.t.Fatal(err)
+	}
+	s.requests()
+	return ref.String()
+}
+
+// progress collects lines.
+type progress struct {
+	sync.Mutex
+	lines []string
+}
+
+func (p *progress) add(line string) {
+	p.Lock()
+	defer p.Unlock()
+	p.lines = append(p.lines, line)
+}
+
+func (p *progress) String() string { return strings.Join(p.lines, "\n") }
+
+func pull(t *testing.T, s *oci.Store, reference string) *oci.Image {
+	t.Helper()
+	image, err := s.Pull(t.Context(), reference, nil, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(image.Release)
+	return image
+}

@@ -1,0 +1,552 @@
+package oci_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/mkappliance/mkappliance/agent/oci"
+)
+
+const arch = runtime.GOARCH
+
+func TestPullReadsConfig(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	image := configure(t, newImage(t, newLayer(t, file{name: "etc/f", body: "content"})), func(f *v1.ConfigFile) {
+		f.Config = v1.Config{
+			Env: []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="}, User: "app:staff", WorkingDir: "/srv", Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"},
+			Volumes:     map[string]struct{}{"/data": {}, "relative": {}, "/cache": {}},
+			Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "test", "it's"}},
+		}
+	})
+	var said progress
+	got, err := store.Pull(t.Context(), "docker://"+shop.push("app", image), nil, said.add)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Release()
+	want := oci.Config{Env: []string{"PATH=/bin", "EMPTY="}, User: "app:staff", WorkingDir: "/srv", Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"},
+		Volumes: []string{"/cache", "/data"}, Health: `'test' 'it'\''s'`}
+	if !reflect.DeepEqual(got.Config, want) {
+		t.Errorf("got %+v\nwant %+v", got.Config, want)
+	}
+	if data, err := os.ReadFile(filepath.Join(got.Tree, "etc/f")); err != nil || string(data) != "content" {
+		t.Errorf("got %q, %v", data, err)
+	}
+	if digest, err := image.Digest(); err != nil || got.Digest != digest.String() {
+		t.Errorf("got %s, want %s, %v", got.Digest, digest, err)
+	}
+	if !strings.Contains(said.String(), "/app: pulling 1 layers, 0.0 MB\n") || !strings.Contains(said.String(), "/app: ready after ") {
+		t.Errorf("it said:\n%s", &said)
+	}
+}
+
+func TestPullDownloadsOnce(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	image := newImage(t, newLayer(t, file{name: "f"}))
+	ref := shop.push("app:1", image)
+	digest, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pull(t, store, ref)
+	if got := shop.requests(); len(got) != 4 {
+		t.Errorf("the first pull asked %q; want HEAD, manifest, configuration and layer", got)
+	}
+	pull(t, store, ref)
+	if got, want := shop.requests(), []string{"HEAD /v2/app/manifests/1"}; !slices.Equal(got, want) {
+		t.Errorf("the second pull asked %q; want %q", got, want)
+	}
+	other := shop.push("app:2", image)
+	pull(t, store, other)
+	if got, want := shop.requests(), []string{"HEAD /v2/app/manifests/2"}; !slices.Equal(got, want) {
+		t.Errorf("another tag of the same asked %q; want %q", got, want)
+	}
+	renamed := shop.push("renamed", image)
+	pull(t, store, renamed)
+	if got, want := shop.requests(), []string{"HEAD /v2/renamed/manifests/latest", "GET /v2/renamed/manifests/" + digest.String()}; !slices.Equal(got, want) {
+		t.Errorf("another name of the same asked %q; want %q", got, want)
+	}
+	pull(t, store, shop.addr()+"/app@"+digest.String())
+	if got := shop.requests(); len(got) != 0 {
+		t.Errorf("a digest that is there asked %q", got)
+	}
+	shop.push("app:1", newImage(t, newLayer(t, file{name: "news"})))
+	if _, err := os.Stat(filepath.Join(pull(t, store, ref).Tree, "news")); err != nil {
+		t.Errorf("a tag that moved: %v", err)
+	}
+}
+
+func TestPullWithoutRegistry(t *testing.T) {
+	image := newImage(t, newLayer(t, file{name: "f"}))
+	for _, test := range []struct {
+		what    string
+		fail    func(*shop)
+		want    string // of the error for an image that is there; empty: it is used
+		unknown string // of the error for one that is not
+	}{
+		{"closed", func(s *shop) { s.Close() }, "", "connection refused"},
+		{"500", func(s *shop) { s.status(500) }, "", "the registry answered 500 Internal Server Error"},
+		{"429", func(s *shop) { s.status(429) }, "", "the registry answered 429 Too Many Requests"},
+		{"401", func(s *shop) { s.status(401) }, "the registry answered 401 Unauthorized", "the registry answered 401 Unauthorized"},
+		{"403", func(s *shop) { s.status(403) }, "the registry answered 403 Forbidden", "the registry answered 403 Forbidden"},
+		{"404", func(s *shop) { s.status(404) }, "the registry answered 404 Not Found", "the registry answered 404 Not Found"},
+	} {
+		t.Run(test.what, func(t *testing.T) {
+			t.Parallel()
+			store, shop := newStore(t), newShop(t)
+			ref := shop.push("app", image)
+			pull(t, store, ref)
+			test.fail(shop)
+			var said progress
+			got, err := store.Pull(t.Context(), ref, nil, said.add)
+			switch {
+			case err == nil && test.want != "":
+				got.Release()
+				t.Errorf("the image is used that the registry does not give any more; want %q", test.want)
+			case err != nil && (test.want == "" || err.Error() != "cannot pull "+ref+": "+test.want):
+				t.Errorf("got %v, want %q", err, test.want)
+			case err == nil:
+				got.Release()
+				if want := ref + ": the registry cannot be reached, using the image of "; !strings.HasPrefix(said.String(), want) {
+					t.Errorf("it said %q, want %q", &said, want)
+				}
+			}
+			_, err = store.Pull(t.Context(), shop.addr()+"/other", nil, said.add)
+			if err == nil || !strings.HasSuffix(err.Error(), test.unknown) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v, want %q", err, test.unknown)
+			}
+		})
+	}
+}
+
+// TestPullExplains has the registry itself refuse.
+func TestPullExplains(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	ref := shop.addr() + "/no/such:1"
+	_, err := store.Pull(t.Context(), ref, nil, func(string) {})
+	if want := "cannot pull " + ref + ": the registry answered 404 Not Found, NAME_UNKNOWN: it has no such repository"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %q", err, want)
+	}
+	_, err = store.Pull(t.Context(), "UPPER CASE", nil, func(string) {})
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot pull UPPER CASE: it is no name of an image: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPullPlatform(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	of := func(os, arch string) mutate.IndexAddendum {
+		image := configure(t, newImage(t, newLayer(t, file{name: os + "-" + arch})), func(f *v1.ConfigFile) { f.OS, f.Architecture = os, arch })
+		return mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: os, Architecture: arch}}}
+	}
+	push := func(name string, adds ...mutate.IndexAddendum) string {
+		ref := parse(t, shop.addr()+"/"+name)
+		if err := remote.WriteIndex(ref, mutate.AppendManifests(empty.Index, adds...)); err != nil {
+			t.Fatal(err)
+		}
+		return ref.String()
+	}
+	ref := push("all", of("windows", arch), of("linux", "s390x"), of("linux", arch))
+	if _, err := os.Stat(filepath.Join(pull(t, store, ref).Tree, "linux-"+arch)); err != nil {
+		t.Error(err)
+	}
+	shop.requests()
+	pull(t, store, ref)
+	if got := shop.requests(); len(got) != 1 {
+		t.Errorf("an index that is there asked %q", got)
+	}
+	for _, test := range []struct{ ref, want string }{
+		{push("others", of("windows", arch), of("linux", "s390x"), of("unknown", "unknown"), of("linux", "riscv64")),
+			"there is none for linux/" + arch + ", only for linux/riscv64, linux/s390x, windows/" + arch},
+		{push("none"), "there is none for linux/" + arch + ", only for no platform"},
+		{shop.push("other", of("linux", "s390x").Add.(v1.Image)), "it is for linux/s390x, and this machine is linux/" + arch},
+	} {
+		_, err := store.Pull(t.Context(), test.ref, nil, func(string) {})
+		if want := "cannot pull " + test.ref + ": " + test.want; err == nil || err.Error() != want {
+			t.Errorf("got %v\nwant %s", err, want)
+		}
+	}
+}
+
+func parse(t *testing.T, reference string) name.Reference {
+	t.Helper()
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ref
+}
+
+// TestPullComparesDigests has a registry give something else than it promised.
+func TestPullComparesDigests(t *testing.T) {
+	layer := newLayer(t, file{name: "f", body: "the right one"})
+	wrong := newImage(t, newLayer(t, file{name: "f", body: "the wrong one"}))
+	digest, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, lie := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
+		"manifest": func(w http.ResponseWriter, r *http.Request) bool {
+			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/manifests/") {
+				return false
+			}
+			data, _ := wrong.RawManifest()
+			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v2+json")
+			_, _ = w.Write(data)
+			return true
+		},
+		"layer": func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/blobs/"+digest.String()) {
+				return false
+			}
+			_, _ = w.Write([]byte("something else"))
+			return true
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			store, shop := newStore(t), newShop(t)
+			ref := shop.push("app", newImage(t, layer))
+			shop.say(lie)
+			if got, err := store.Pull(t.Context(), ref, nil, func(string) {}); err == nil {
+				t.Errorf("%s is used", got.Tree)
+			} else if !strings.Contains(err.Error(), "digest") && !strings.Contains(err.Error(), "size") {
+				t.Errorf("got %v", err)
+			}
+			checkEmpty(t, filepath.Join(store.Dir, "images"))
+		})
+	}
+	t.Run("content", func(t *testing.T) {
+		store, shop := newStore(t), newShop(t)
+		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) { f.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64) })
+		_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
+		if err == nil || !strings.Contains(err.Error(), "cannot unpack layer 1: its content is sha256:") {
+			t.Errorf("got %v", err)
+		}
+		checkEmpty(t, filepath.Join(store.Dir, "images"))
+	})
+	t.Run("layers", func(t *testing.T) {
+		store, shop := newStore(t), newShop(t)
+		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) { f.RootFS.DiffIDs = append(f.RootFS.DiffIDs, f.RootFS.DiffIDs[0]) })
+		_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
+		if err == nil || !strings.HasSuffix(err.Error(), "its manifest lists 1 layers, and its configuration 2") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// checkEmpty checks that a directory has nothing but locks.
+func checkEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".lock") {
+			t.Errorf("%s is left in %s", e.Name(), dir)
+		}
+	}
+}
+
+func TestPullCredentials(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	elsewhere := newShop(t)
+	const user, password = "me", "s3cret"
+	right := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	ref := shop.push("private", newImage(t, newLayer(t, file{name: "f"})))
+	var mu sync.Mutex
+	seen := map[string]bool{}
+	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
+		got := r.Header.Get("Authorization")
+		mu.Lock()
+		seen[got] = true
+		mu.Unlock()
+		if got == right && strings.Contains(r.URL.Path, "/blobs/") {
+			// As registries do whose content is on a server of its own.
+			http.Redirect(w, r, elsewhere.URL+r.URL.Path, http.StatusTemporaryRedirect)
+			return true
+		}
+		if got != right {
+			w.Header().Set("WWW-Authenticate", `Basic realm="private"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"ask `+password+`"}]}`, http.StatusUnauthorized)
+		}
+		return got != right
+	})
+	elsewhere.say(func(w http.ResponseWriter, r *http.Request) bool {
+		if got := r.Header.Get("Authorization"); got != "" {
+			t.Errorf("another server got %q", got)
+		}
+		return false
+	})
+	elsewhere.push("private", newImage(t, newLayer(t, file{name: "f"})))
+	for _, test := range []struct {
+		c    *oci.Credentials
+		sent bool
+	}{
+		{nil, false},
+		{&oci.Credentials{Username: user, Password: password}, false}, // Docker Hub's
+		{&oci.Credentials{Username: user, Password: password, Server: "registry.example"}, false},
+		{&oci.Credentials{Username: user, Password: password, Server: "127.0.0.1"}, false},
+		{&oci.Credentials{Username: user, Password: "wrong", Server: shop.addr()}, false},
+		{&oci.Credentials{Username: user, Password: password, Server: shop.addr()}, true},
+		{&oci.Credentials{Username: user, Password: password, Server: "https://" + shop.addr() + "/v1/"}, true},
+	} {
+		clear(seen)
+		image, err := store.Pull(t.Context(), ref, test.c, func(string) {})
+		if err == nil {
+			image.Release()
+		}
+		if seen[right] != test.sent || (err == nil) != test.sent {
+			t.Errorf("%+v: sent %v, got %v; want %v", test.c, seen[right], err, test.sent)
+		}
+		if err != nil && (strings.Contains(err.Error(), password) || !strings.HasSuffix(err.Error(), ": the registry answered 401 Unauthorized, UNAUTHORIZED: no such image, or it needs (other) credentials")) {
+			t.Errorf("%+v: got %v", test.c, err)
+		}
+	}
+}
+
+func TestPullCancelled(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"}), newLayer(t, file{name: "g"})))
+	reached, end := make(chan struct{}, 9), make(chan struct{})
+	defer close(end)
+	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
+		config := strings.Contains(r.URL.Path, "/blobs/") && r.Method == http.MethodGet
+		if config {
+			reached <- struct{}{}
+			<-end
+		}
+		return config
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-reached
+		cancel()
+	}()
+	begin := time.Now()
+	_, err := store.Pull(ctx, ref, nil, func(string) {})
+	if !errors.Is(err, context.Canceled) || time.Since(begin) > 10*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(begin))
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "images"))
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+}
+
+func TestConcurrentPulls(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	second := *store
+	image := newImage(t, newLayer(t, file{name: "f", body: strings.Repeat("x", 1<<20)}), newLayer(t, file{name: "g"}))
+	ref := shop.push("app", image)
+	var pulls sync.WaitGroup
+	for i := range 8 {
+		pulls.Go(func() {
+			s := store
+			if i%2 == 1 {
+				s = &second
+			}
+			image, err := s.Pull(t.Context(), ref, nil, func(string) {})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer image.Release()
+			if _, err := os.Stat(filepath.Join(image.Tree, "g")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	pulls.Wait()
+	counts := map[string]int{}
+	for _, r := range shop.requests() {
+		counts[r]++
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range layers {
+		digest, _ := l.Digest()
+		if n := counts["GET /v2/app/blobs/"+digest.String()]; n != 1 {
+			t.Errorf("a layer was downloaded %d times", n)
+		}
+	}
+}
+
+func TestEviction(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	const size = 256 << 10
+	var refs []string
+	for i := range 4 {
+		refs = append(refs, shop.push(fmt.Sprintf("app:%d", i), newImage(t, newLayer(t, file{name: "f", body: strings.Repeat(fmt.Sprint(i), size)}))))
+	}
+	store.MaxBytes = 2*size + 64<<10
+	use := func(i int) *oci.Image {
+		t.Helper()
+		image, err := store.Pull(t.Context(), refs[i], nil, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond) // the next is used later, in ticks of the kernel's clock
+		return image
+	}
+	there := func(images ...*oci.Image) {
+		t.Helper()
+		entries, err := os.ReadDir(filepath.Join(store.Dir, "images"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want []string
+		for _, e := range entries {
+			got = append(got, "sha256:"+e.Name())
+		}
+		for _, i := range images {
+			want = append(want, i.Digest)
+		}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("there are %q, want %q", got, want)
+		}
+	}
+	zero, one := use(0), use(1)
+	zero.Release()
+	one.Release()
+	use(0).Release() // now 1 is that used longest ago
+	two := use(2)
+	there(zero, two)
+	three := use(3) // 2 is in use still
+	there(two, three)
+	zero = use(0) // all are in use: no image may go
+	there(zero, two, three)
+	two.Release()
+	three.Release()
+	zero.Release()
+	one = use(1)
+	defer one.Release()
+	there(zero, one)
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+}
+
+func TestTooLarge(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	store.MaxBytes = 1 << 20
+	const want = ": the image is too large: all images together may have 1.0 MB"
+	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f", body: strings.Repeat("0", 800<<10)}), newLayer(t, file{name: "f", body: strings.Repeat("1", 800<<10)})))
+	_, err := store.Pull(t.Context(), ref, nil, func(string) {})
+	if err == nil || !strings.HasSuffix(err.Error(), "cannot unpack layer 2"+want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+	store.MaxBytes = 1 << 8
+	_, err = store.Pull(t.Context(), ref, nil, func(string) {})
+	if err == nil || err.Error() != "cannot pull "+ref+": the image is too large: all images together may have 0.0 MB" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestLeftovers has a store as a crash may leave it.
+func TestLeftovers(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
+	image, err := store.Pull(t.Context(), ref, nil, func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hex := strings.TrimPrefix(image.Digest, "sha256:")
+	image.Release()
+	for what, spoil := range map[string]func(dir string) error{
+		"config":  func(dir string) error { return os.Remove(filepath.Join(dir, "config.json")) },
+		"garbage": func(dir string) error { return os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o600) },
+		"tree":    func(dir string) error { return os.RemoveAll(filepath.Join(dir, "rootfs")) },
+		"lock":    func(dir string) error { return os.Remove(filepath.Join(dir, "lock")) },
+		"all":     os.RemoveAll,
+		"half": func(dir string) error {
+			tmp := filepath.Join(store.Dir, "tmp", hex)
+			return errors.Join(os.MkdirAll(filepath.Join(tmp, "rootfs/old"), 0o755), os.WriteFile(filepath.Join(tmp, "layer-0"), nil, 0o600), os.RemoveAll(dir))
+		},
+	} {
+		if err := spoil(filepath.Join(store.Dir, "images", hex)); err != nil {
+			t.Fatal(err)
+		}
+		image, err := store.Pull(t.Context(), ref, nil, func(string) {})
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+			continue
+		}
+		entries, err := os.ReadDir(image.Tree)
+		if err != nil || len(entries) != 1 || entries[0].Name() != "f" {
+			t.Errorf("%s: the tree has %v, %v", what, entries, err)
+		}
+		image.Release()
+		checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+	}
+	if err := os.MkdirAll(filepath.Join(store.Dir, "tmp/import-1/x"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Sweep(); err != nil {
+		t.Fatal(err)
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+	pull(t, store, ref).Release()
+	if err := errors.Join(os.RemoveAll(filepath.Join(store.Dir, "images", hex)), store.Sweep()); err != nil {
+		t.Fatal(err)
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "refs"))
+}
+
+func TestSweepOfNothing(t *testing.T) {
+	s := &oci.Store{Dir: filepath.Join(t.TempDir(), "none")}
+	if err := s.Sweep(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestForeignLayer has a layer whose address the image itself names: that may
+// not be one without TLS.
+func TestForeignLayer(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was asked") }))
+	defer other.Close()
+	layer := newLayer(t, file{name: "f"})
+	digest, err := layer.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.Append(newImage(t), mutate.Addendum{Layer: layer, URLs: []string{strings.Replace(other.URL, "127.0.0.1", "10.255.255.1", 1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := partial.Descriptor(image); err != nil {
+		t.Fatal(err)
+	}
+	ref := shop.push("app", image)
+	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
+		missing := strings.HasSuffix(r.URL.Path, digest.String())
+		if missing {
+			http.NotFound(w, r)
+		}
+		return missing
+	})
+	if _, err := store.Pull(t.Context(), ref, nil, func(string) {}); err == nil {
+		t.Error("want an error")
+	}
+}

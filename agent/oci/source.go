@@ -1,0 +1,210 @@
+package oci
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// Credentials are those of one registry, and shown to no other.
+type Credentials struct {
+	Username, Password string
+	Server             string // HOST[:PORT], perhaps as a URL; empty for Docker Hub
+}
+
+// source is where an image comes from.
+type source struct {
+	reference name.Reference
+	transport *guarded
+	options   []remote.Option
+}
+
+func (s *Store) newSource(reference string, c *Credentials) (*source, error) {
+	ref, err := s.parse(reference)
+	if err != nil {
+		return nil, err
+	}
+	t := s.newTransport()
+	options := []remote.Option{remote.WithTransport(t), remote.WithAuth(authn.Anonymous)}
+	if c != nil && c.isFor(ref.Context().Registry) {
+		options = append(options, remote.WithAuth(&authn.Basic{Username: c.Username, Password: c.Password}))
+	}
+	return &source{reference: ref, transport: t, options: options}, nil
+}
+
+func (s *Store) parse(reference string) (name.Reference, error) {
+	ref, err := name.ParseReference(reference)
+	if err != nil {
+		return nil, fmt.Errorf("it is no name of an image: %w", err)
+	}
+	if slices.Contains(s.Insecure, ref.Context().RegistryStr()) {
+		return name.ParseReference(reference, name.Insecure)
+	}
+	return ref, nil
+}
+
+// isFor tells whether the credentials may be shown to a registry. The runner
+// names none for Docker Hub.
+func (c *Credentials) isFor(registry name.Registry) bool {
+	server := c.Server
+	if u, err := url.Parse(server); err == nil && u.Host != "" {
+		server = u.Host
+	}
+	if server == "" || server == "docker.io" {
+		server = name.DefaultRegistry
+	}
+	return strings.EqualFold(server, registry.RegistryStr())
+}
+
+func (s *source) close() { s.transport.CloseIdleConnections() }
+
+// name is the reference in full, with registry and tag or digest.
+func (s *source) name() string { return s.reference.Name() }
+
+// at is the name of what the repository has under a digest.
+func (s *source) at(digest string) string { return s.reference.Context().Digest(digest).Name() }
+
+func (s *source) with(ctx context.Context) []remote.Option {
+	return append(slices.Clone(s.options), remote.WithContext(ctx))
+}
+
+// resolveTimeout is how long a registry has to tell what a name stands for,
+// before it counts as unreachable.
+const resolveTimeout = 30 * time.Second
+
+// resolve gives the digest that the reference stands for. One that is a digest
+// needs no registry for that.
+func (s *source) resolve(ctx context.Context) (string, error) {
+	if digest, ok := s.reference.(name.Digest); ok {
+		return digest.DigestStr(), nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	head, err := remote.Head(s.reference, s.with(ctx)...)
+	switch {
+	case err == nil:
+		return head.Digest.String(), nil
+	case unreachable(err):
+		return "", err
+	}
+	// Not every registry answers HEAD, and none says in it what is wrong.
+	got, err := remote.Get(s.reference, s.with(ctx)...)
+	if err != nil {
+		return "", err
+	}
+	return got.Digest.String(), nil
+}
+
+// image gives the image for this machine of what a digest stands for. What it
+// reads later ends with ctx, too.
+func (s *source) image(ctx context.Context, digest string) (v1.Image, error) {
+	got, err := remote.Get(s.reference.Context().Digest(digest), s.with(ctx)...)
+	if err != nil {
+		return nil, err
+	}
+	if !got.MediaType.IsIndex() {
+		return got.Image()
+	}
+	index, err := got.ImageIndex()
+	if err != nil {
+		return nil, err
+	}
+	return imageOf(index)
+}
+
+func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
+
+// imageOf gives the image of an index that is for this machine. The error if
+// there is none tells which there are.
+func imageOf(index v1.ImageIndex) (v1.Image, error) {
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, err
+	}
+	var there []string
+	for _, m := range manifest.Manifests {
+		if !m.MediaType.IsImage() {
+			continue
+		}
+		// An index of one image need not name a platform; the image does.
+		if m.Platform == nil && len(manifest.Manifests) == 1 || m.Platform != nil && m.Platform.Satisfies(platform()) {
+			return index.Image(m.Digest)
+		}
+		if m.Platform != nil && m.Platform.OS != "unknown" { // attestations
+			there = append(there, m.Platform.OS+"/"+m.Platform.Architecture)
+		}
+	}
+	slices.Sort(there)
+	there = slices.Compact(there)
+	if len(there) == 0 {
+		there = []string{"no platform"}
+	}
+	return nil, fmt.Errorf("there is none for %s, only for %s", platform(), strings.Join(there, ", "))
+}
+
+// checkPlatform refuses an image that says it is for another machine.
+func checkPlatform(file *v1.ConfigFile) error {
+	if want := platform(); file.Architecture != "" && (file.Architecture != want.Architecture || file.OS != want.OS) {
+		return fmt.Errorf("it is for %s/%s, and this machine is %s", file.OS, file.Architecture, want)
+	}
+	return nil
+}
+
+// unreachable tells whether a registry may answer another time: not one that
+// refuses, says that there is no such image, or lies.
+func unreachable(err error) bool {
+	var answer *transport.Error
+	if errors.As(err, &answer) {
+		return answer.StatusCode >= http.StatusInternalServerError || answer.StatusCode == http.StatusTooManyRequests
+	}
+	var network *url.Error
+	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// explain says what a registry answered in the words of the protocol, and
+// nothing else that it sent: a job, which chose its name, may not read by it
+// what a host answers that only this machine can reach.
+func explain(err error) error {
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		return err
+	}
+	text := fmt.Sprintf("the registry answered %d %s", answer.StatusCode, http.StatusText(answer.StatusCode))
+	for _, e := range answer.Errors {
+		if known, ok := errorCodes[e.Code]; ok {
+			text += fmt.Sprintf(", %s: %s", e.Code, known)
+		}
+	}
+	return errors.New(text)
+}
+
+// errorCodes are those of the OCI distribution specification that a pull can
+// meet, and of Docker Hub.
+var errorCodes = map[transport.ErrorCode]string{
+	transport.UnauthorizedErrorCode:    "no such image, or it needs (other) credentials",
+	transport.DeniedErrorCode:          "no such image, or these credentials do not suffice",
+	transport.NameUnknownErrorCode:     "it has no such repository",
+	transport.ManifestUnknownErrorCode: "it has no such tag",
+	transport.BlobUnknownErrorCode:     "a part of the image is missing there",
+	transport.NameInvalidErrorCode:     "it allows no such name",
+	transport.TooManyRequestsErrorCode: "its limit of pulls is reached; credentials may raise it",
+}
+
+func hexSum(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}

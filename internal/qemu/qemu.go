@@ -1,0 +1,314 @@
+// Package qemu runs a disk image in QEMU with UEFI firmware, on a
+// copy-on-write overlay, so that the image itself is never changed.
+package qemu
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mkappliance/mkappliance/internal/run"
+)
+
+// Config describes a machine.
+type Config struct {
+	Image string // raw disk image, not changed
+	Seed  string // NoCloud image shown as a second disk, read-only; empty for none
+	// Dir keeps the overlay and the firmware's variables. Starting again in the
+	// same directory boots the same machine; another image there is refused.
+	Dir      string
+	DiskSize int64 // bytes the overlay is grown to
+	Memory   int64 // bytes
+	CPUs     int
+	Console  io.Writer // what the machine writes to its first serial port
+	Keyboard io.Reader // what is typed there; nil for nothing
+
+	Offline       bool // no network but the forwards below
+	HostForwards  []HostForward
+	GuestForwards []GuestForward
+}
+
+// HostForward lets this host reach a port of the machine, on 127.0.0.1.
+type HostForward struct{ HostPort, GuestPort int }
+
+// GuestForward lets the machine reach a command of this host at an address of
+// QEMU's user network: a connection is the command's input and output.
+type GuestForward struct{ Addr, Command string }
+
+// Machine is a running QEMU.
+type Machine struct {
+	// Emulated tells why the processor is emulated, which is slow; nil if KVM
+	// runs it.
+	Emulated error
+
+	cmd  *exec.Cmd
+	qmp  string
+	done chan struct{}
+	err  error // why QEMU ended; set before done is closed
+}
+
+// Names in Config.Dir.
+const (
+	overlayName = "disk.qcow2"
+	varsName    = "vars.fd"
+	originName  = "image"
+	qmpName     = "qmp"
+)
+
+// firmware lists where Debian's ovmf package has UEFI firmware for x86-64, and
+// the variable store that goes with it.
+func firmware() [][2]string {
+	return [][2]string{
+		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+	}
+}
+
+// Start switches a machine on. It runs until it powers off, Quit is called or
+// ctx ends.
+func Start(ctx context.Context, c Config) (*Machine, error) {
+	code, err := c.prepare(ctx, run.Host{})
+	if err != nil {
+		return nil, fmt.Errorf("cannot start machine: %w", err)
+	}
+	emulated := tryKVM(ctx, run.Host{})
+	argv := c.argv(code, emulated == nil)
+	m := &Machine{Emulated: emulated, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...),
+		qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
+	// Asked to end, QEMU sets the terminal back; killed, it does not.
+	m.cmd.Cancel = func() error { return m.cmd.Process.Signal(syscall.SIGTERM) }
+	m.cmd.WaitDelay = quitGrace
+	var stderr strings.Builder
+	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
+	// A machine does not outlive the program that wanted it.
+	err = run.StartChild(m.cmd, func(err error) {
+		switch {
+		case ctx.Err() != nil:
+			m.err = fmt.Errorf("cannot run machine: %w", context.Cause(ctx))
+		case err != nil:
+			m.err = fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(stderr.String()))
+		}
+		close(m.done)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot start machine: %w", err)
+	}
+	return m, nil
+}
+
+// prepare makes the overlay and the variable store unless they are there, and
+// gives the firmware's code.
+func (c Config) prepare(ctx context.Context, executor run.Runner) (code string, err error) {
+	for _, tool := range []string{"qemu-system-x86_64", "qemu-img"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return "", fmt.Errorf("%w; install the packages qemu-system-x86 and qemu-utils", err)
+		}
+	}
+	image, err := filepath.Abs(c.Image)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(image)
+	if err != nil {
+		return "", err
+	}
+	if info.Size() > c.DiskSize {
+		return "", fmt.Errorf("a disk of %d bytes cannot hold %s; give it %d or more", c.DiskSize, c.Image, info.Size())
+	}
+	var vars string
+	for _, pair := range firmware() {
+		if _, err := os.Stat(pair[0]); err == nil {
+			code, vars = pair[0], pair[1]
+			break
+		}
+	}
+	if code == "" {
+		return "", errors.New("no UEFI firmware found; install the package ovmf")
+	}
+	// A file system that changes under its overlay is a ruin.
+	origin := fmt.Sprintf("%s, %d bytes, of %s\n", image, info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano))
+	if _, err := os.Stat(filepath.Join(c.Dir, overlayName)); errors.Is(err, fs.ErrNotExist) {
+		return code, c.makeDisk(ctx, executor, image, origin, vars)
+	}
+	if kept, err := os.ReadFile(filepath.Join(c.Dir, originName)); err != nil || string(kept) != origin {
+		return "", fmt.Errorf("%s keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere", c.Dir)
+	}
+	return code, nil
+}
+
+// makeDisk makes the variable store and, last, the overlay over the image.
+func (c Config) makeDisk(ctx context.Context, executor run.Runner, image, origin, vars string) error {
+	store, err := os.ReadFile(vars)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, originName), []byte(origin), 0o600); err != nil {
+		return err
+	}
+	return executor.Run(ctx, run.Cmd{Args: []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
+		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
+}
+
+// emulatedCPU is x86-64-v2, which is what Debian's programs may use at most.
+// What newer processors have, such as AVX, programs choose at run time because
+// it is faster, and emulated it is slower: a boot takes a third less time so.
+const emulatedCPU = "qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"
+
+// argv is the QEMU command, qemu-system(1).
+func (c Config) argv(code string, kvm bool) []string {
+	accel := []string{"-accel", "tcg,thread=multi", "-cpu", emulatedCPU}
+	if kvm {
+		accel = []string{"-accel", "kvm", "-cpu", "host"}
+	}
+	argv := append([]string{"qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-display", "none"}, accel...)
+	argv = append(argv,
+		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10)+"M",
+		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
+		"-drive", "if=pflash,format=raw,file="+comma(filepath.Join(c.Dir, varsName)),
+		"-drive", "if=virtio,format=qcow2,discard=unmap,file="+comma(filepath.Join(c.Dir, overlayName)))
+	if c.Seed != "" {
+		argv = append(argv, "-drive", "if=virtio,format=raw,readonly=on,file="+comma(c.Seed))
+	}
+	return append(argv,
+		"-netdev", c.netdev(), "-device", "virtio-net-pci,netdev=net",
+		"-device", "virtio-rng-pci",
+		"-qmp", "unix:"+comma(filepath.Join(c.Dir, qmpName))+",server=on,wait=off",
+		// With the monitor behind Ctrl-A, QEMU passes Ctrl-C on.
+		"-serial", "mon:stdio")
+}
+
+func (c Config) netdev() string {
+	netdev := "user,id=net"
+	if c.Offline {
+		netdev += ",restrict=on"
+	}
+	for _, f := range c.HostForwards {
+		netdev += fmt.Sprintf(",hostfwd=tcp:127.0.0.1:%d-:%d", f.HostPort, f.GuestPort)
+	}
+	for _, f := range c.GuestForwards {
+		netdev += ",guestfwd=tcp:" + f.Addr + "-cmd:" + comma(f.Command)
+	}
+	return netdev
+}
+
+// comma doubles commas, which part QEMU's options.
+func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// Wait waits until the machine is off.
+func (m *Machine) Wait() error {
+	<-m.done
+	return m.err
+}
+
+// Ended is closed when the machine is off.
+func (m *Machine) Ended() <-chan struct{} { return m.done }
+
+// quitGrace is how long QEMU may take to flush and end.
+const quitGrace = 5 * time.Second
+
+// Quit switches the machine off at once, as if the power went.
+func (m *Machine) Quit() {
+	if m.control("quit") == nil {
+		select {
+		case <-m.done:
+			return
+		case <-time.After(quitGrace):
+		}
+	}
+	_ = m.cmd.Process.Kill()
+	<-m.done
+}
+
+// Powerdown presses the power button.
+func (m *Machine) Powerdown() error { return m.control("system_powerdown") }
+
+// dial connects to QEMU, which opens its socket a moment after it starts.
+func (m *Machine) dial() (net.Conn, error) {
+	for deadline := time.Now().Add(quitGrace); ; {
+		conn, err := net.Dial("unix", m.qmp)
+		if err == nil || time.Now().After(deadline) {
+			return conn, err
+		}
+		select {
+		case <-m.done:
+			return nil, errors.New("it is off")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// control gives QEMU one command, QEMU Machine Protocol Specification.
+func (m *Machine) control(name string) error {
+	conn, err := m.dial()
+	if err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(quitGrace)); err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	replies := json.NewDecoder(conn)
+	var greeting any
+	if err := replies.Decode(&greeting); err != nil {
+		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	for _, execute := range []string{"qmp_capabilities", name} {
+		if err := json.NewEncoder(conn).Encode(map[string]string{"execute": execute}); err != nil {
+			return fmt.Errorf("cannot control machine: %w", err)
+		}
+		if err := awaitReply(replies); err != nil {
+			return fmt.Errorf("cannot control machine: %w", err)
+		}
+	}
+	return nil
+}
+
+// awaitReply passes over the events that QEMU tells of in between, until it has
+// answered a command.
+func awaitReply(replies *json.Decoder) error {
+	for {
+		var message struct {
+			Return json.RawMessage        `json:"return"`
+			Error  *struct{ Desc string } `json:"error"`
+		}
+		if err := replies.Decode(&message); err != nil {
+			return err
+		}
+		if message.Error != nil {
+			return errors.New(message.Error.Desc)
+		}
+		if message.Return != nil {
+			return nil
+		}
+	}
+}
+
+// tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The
+// device node says little, and so does making an empty machine: nested or
+// restricted KVM fails only when processors are set up, so that is tried.
+func tryKVM(ctx context.Context, executor run.Runner) error {
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		return fmt.Errorf("cannot use KVM: %w", err)
+	}
+	probe := run.Cmd{Args: []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host",
+		"-nodefaults", "-display", "none", "-S", "-qmp", "stdio"},
+		Stdin: strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"quit"}`)}
+	if err := executor.Run(ctx, probe); err != nil {
+		return fmt.Errorf("cannot use KVM: %w", err)
+	}
+	return nil
+}
