@@ -27,7 +27,7 @@ type Options struct {
 	OutDir   string
 	CacheDir string
 	Epoch    int64 // SOURCE_DATE_EPOCH, seconds since 1970
-	Runner   run.Runner
+	Executor run.Executor
 	Progress *progress.Reporter
 }
 
@@ -59,7 +59,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make directory: %w", err)
 	}
-	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}}
+	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
 	work, release, err := b.cache.WorkDir()
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 
 // GuestBase writes the guest base tree alone to OutDir, which must not exist.
 func GuestBase(ctx context.Context, o Options) error {
-	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}}
+	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
 	layers, err := b.layers(ctx)
 	if err != nil {
 		return err
@@ -97,7 +97,7 @@ func GuestBase(ctx context.Context, o Options) error {
 	}
 	defer os.RemoveAll(temp)
 	err = b.stage("guest base tree", func(log io.Writer) (string, error) {
-		return o.OutDir, rootfs.ComposeGuest(ctx, b.Runner, b.host(layers, "", log), temp)
+		return o.OutDir, rootfs.ComposeGuest(ctx, b.Executor, b.host(layers, "", log), temp)
 	})
 	if err != nil {
 		return err
@@ -156,10 +156,10 @@ func (b *build) layers(ctx context.Context) (*layerPaths, error) {
 func (b *build) archive(ctx context.Context) (rootfs.Layer, error) {
 	base := rootfs.Layer{Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, Epoch: b.Epoch}
 	err := b.stage("archive", func(io.Writer) (note string, err error) {
-		if base.Sources, err = rootfs.FindSources(ctx, b.Runner, b.Spec.Suite, b.Spec.Mirror); err != nil {
+		if base.Sources, err = rootfs.FindSources(ctx, b.Executor, b.Spec.Suite, b.Spec.Mirror); err != nil {
 			return "", err
 		}
-		base.Archive, err = rootfs.ArchiveState(ctx, b.Runner, base.Sources)
+		base.Archive, err = rootfs.ArchiveState(ctx, b.Executor, base.Sources)
 		return b.Spec.Suite, err
 	})
 	return base, err
@@ -196,7 +196,7 @@ func (b *build) host(layers *layerPaths, archive string, log io.Writer) rootfs.H
 func (b *build) compose(ctx context.Context, layers *layerPaths, archive string) (*rootfs.HostTree, error) {
 	var tree *rootfs.HostTree
 	err := b.stage("host tree", func(log io.Writer) (note string, err error) {
-		tree, err = rootfs.ComposeHost(ctx, b.Runner, b.host(layers, archive, log), b.work)
+		tree, err = rootfs.ComposeHost(ctx, b.Executor, b.host(layers, archive, log), b.work)
 		if err == nil {
 			note = "kernel " + tree.KernelRelease
 		}
@@ -210,7 +210,7 @@ func (b *build) disk(ctx context.Context, tools string, tree *rootfs.HostTree) (
 	s, d := b.Spec, b.Spec.Disk
 	ids := func(role string) string { return id(s.Name, s.Version, role) }
 	box := func(log io.Writer) toolbox {
-		return toolbox{run: b.Runner, tree: tools, work: b.work, epoch: b.Epoch, log: log}
+		return toolbox{run: b.Executor, tree: tools, work: b.work, epoch: b.Epoch, log: log}
 	}
 	osRelease, err := os.ReadFile(filepath.Join(tree.Root, "usr/lib/os-release"))
 	if err != nil {

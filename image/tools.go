@@ -13,7 +13,7 @@ import (
 // toolbox runs the tools that shape bytes. They come from the tools tree, so
 // that the same tree gives the same bytes on any build host.
 type toolbox struct {
-	run   run.Runner
+	run   run.Executor
 	tree  string // root of the tools tree
 	work  string // the directory they read and write
 	epoch int64
@@ -38,7 +38,7 @@ func (t toolbox) file(name string) string { return filepath.Join(t.work, name) }
 
 // do runs one tool.
 func (t toolbox) do(ctx context.Context, what string, args ...string) error {
-	if err := t.run.Run(ctx, t.box().Command(args...)); err != nil {
+	if err := t.run.Exec(ctx, t.box().Command(args...)); err != nil {
 		return fmt.Errorf("cannot %s: %w", what, err)
 	}
 	return nil

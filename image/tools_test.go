@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/run/runtest"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
@@ -80,7 +81,7 @@ func TestToolArguments(t *testing.T) {
 				" -E hash_seed=" + uuid + ",lazy_itable_init=1,root_owner=0:0 -d /mnt/var /mnt/var.ext4 256"}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
+			fake := &runtest.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 				if inside(c)[0] == "veritysetup" {
 					_, _ = io.WriteString(c.Stdout, "Root hash:      \t"+hash+"\n")
 				}
@@ -175,7 +176,7 @@ func testOptions(t *testing.T, failing string) Options {
 			Runner: spec.Component{Version: "1", Path: filepath.Join(dir, "runner.tar"), SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},
 			Disk:   spec.Disk{ESP: 64 << 20, Root: 16 << 20, Verity: 2 << 20, Var: 32 << 20, Compression: "lz4"}},
 		Programs: []string{filepath.Join(dir, "agent")}, OutDir: filepath.Join(dir, "out"), CacheDir: filepath.Join(dir, "cache"),
-		Runner:   &run.Fake{Handle: fake.run},
+		Executor: &runtest.Fake{Handle: fake.run},
 		Progress: progress.New(io.Discard, progress.Plain),
 	}
 }

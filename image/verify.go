@@ -27,7 +27,7 @@ type VerifyOptions struct {
 	Image    string // path of the .img file; its manifest lies beside it
 	CacheDir string // where the tools tree is, or is put
 	Epoch    int64  // SOURCE_DATE_EPOCH of builds, by which that tree is found
-	Runner   run.Runner
+	Executor run.Executor
 	Progress *progress.Reporter
 }
 
@@ -48,8 +48,8 @@ func Verify(ctx context.Context, o VerifyOptions, report func(Check)) (clean boo
 		return false, err
 	}
 	b := &build{Options: Options{Spec: &spec.Image{Architecture: m.Architecture, Suite: m.Suite},
-		Epoch: o.Epoch, Runner: o.Runner, Progress: o.Progress},
-		cache: &rootfs.Cache{Dir: o.CacheDir, Runner: o.Runner}}
+		Epoch: o.Epoch, Executor: o.Executor, Progress: o.Progress},
+		cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
 	base, err := b.archive(ctx)
 	if err != nil {
 		return false, err
@@ -64,7 +64,7 @@ func Verify(ctx context.Context, o VerifyOptions, report func(Check)) (clean boo
 	}
 	defer release()
 	v := &verification{manifest: m, image: o.Image,
-		tools: toolbox{run: o.Runner, tree: tools, work: work, epoch: o.Epoch, log: io.Discard}}
+		tools: toolbox{run: o.Executor, tree: tools, work: work, epoch: o.Epoch, log: io.Discard}}
 	clean = true
 	for _, check := range v.checks() {
 		err := check.do(ctx)

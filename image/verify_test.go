@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/run/runtest"
 )
 
 func TestVerifyIdentity(t *testing.T) {
@@ -34,7 +35,7 @@ func TestVerifyIdentity(t *testing.T) {
 			"it holds /var/lib/runner/actions-runner/.credentials"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
+			fake := &runtest.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 				words := inside(c)
 				for _, word := range words {
 					if answer, ok := test.answers[word]; ok {
@@ -66,7 +67,7 @@ func TestVerifyIdentity(t *testing.T) {
 }
 
 func TestVerifyToolFails(t *testing.T) {
-	fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
+	fake := &runtest.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 		_, _ = io.WriteString(c.Stdout, "pass 1\nroot inode is damaged\n")
 		return &run.ExitError{Tool: "bwrap", Status: 4}
 	}}

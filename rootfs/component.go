@@ -111,7 +111,7 @@ func download(ctx context.Context, comp Component, path string) error {
 }
 
 // UnpackComponent extracts a .tar, .tar.gz or .tar.xz below dir as root's files.
-func UnpackComponent(ctx context.Context, executor run.Runner, archive, dir string) error {
+func UnpackComponent(ctx context.Context, executor run.Executor, archive, dir string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return fmt.Errorf("cannot unpack component: %w", err)
@@ -126,7 +126,7 @@ func UnpackComponent(ctx context.Context, executor run.Runner, archive, dir stri
 	}
 	cmd := run.Cmd{Args: []string{"tar", "--extract", "--file", "-", "--directory", dir,
 		"--no-same-owner", "--owner=root", "--group=root"}, Stdin: tar}
-	if err := executor.Run(ctx, cmd); err != nil {
+	if err := executor.Exec(ctx, cmd); err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", archive, err)
 	}
 	return nil

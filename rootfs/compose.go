@@ -50,7 +50,7 @@ type HostTree struct {
 
 // ComposeHost makes the host tree in the empty directory dir. It must run as
 // root, or as root of a user namespace.
-func ComposeHost(ctx context.Context, executor run.Runner, h Host, dir string) (*HostTree, error) {
+func ComposeHost(ctx context.Context, executor run.Executor, h Host, dir string) (*HostTree, error) {
 	tree := &HostTree{Root: filepath.Join(dir, "root"), Var: filepath.Join(dir, "var"),
 		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
 	for _, d := range []string{tree.Root, tree.Var} {
@@ -86,14 +86,14 @@ func ComposeHost(ctx context.Context, executor run.Runner, h Host, dir string) (
 }
 
 // inside runs args with root as its root directory.
-func (h Host) inside(ctx context.Context, executor run.Runner, root string, args ...string) error {
+func (h Host) inside(ctx context.Context, executor run.Executor, root string, args ...string) error {
 	box := Sandbox{Root: root, Writable: true, Epoch: h.Epoch, Log: h.Log}
-	return executor.Run(ctx, box.Command(args...))
+	return executor.Exec(ctx, box.Command(args...))
 }
 
 // unpackLayer unpacks a layer without the name and the resolver that
 // mmdebstrap(1) copies from the build host for its own use.
-func unpackLayer(ctx context.Context, executor run.Runner, tar, dir string) error {
+func unpackLayer(ctx context.Context, executor run.Executor, tar, dir string) error {
 	return Unpack(ctx, executor, tar, dir, "--exclude=./etc/hostname", "--exclude=./etc/resolv.conf")
 }
 
@@ -138,7 +138,7 @@ func (h Host) stampRelease(tree *os.Root) error {
 }
 
 // composeGuest makes the guest base tree in dir, which is inside the host tree.
-func (h Host) composeGuest(ctx context.Context, executor run.Runner, dir string) error {
+func (h Host) composeGuest(ctx context.Context, executor run.Executor, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (h Host) composeGuest(ctx context.Context, executor run.Runner, dir string)
 
 // ComposeGuest makes the guest base tree alone, in the empty directory dir, as
 // it will stand in the image.
-func ComposeGuest(ctx context.Context, executor run.Runner, h Host, dir string) error {
+func ComposeGuest(ctx context.Context, executor run.Executor, h Host, dir string) error {
 	if err := h.composeGuest(ctx, executor, dir); err != nil {
 		return fmt.Errorf("cannot compose guest base tree: %w", err)
 	}
@@ -167,7 +167,7 @@ func ComposeGuest(ctx context.Context, executor run.Runner, h Host, dir string) 
 
 // makeInitrd runs the tree's own dracut(8) and takes kernel and initrd out of
 // the tree: they go into the UKI.
-func (h Host) makeInitrd(ctx context.Context, executor run.Runner, tree *HostTree) error {
+func (h Host) makeInitrd(ctx context.Context, executor run.Executor, tree *HostTree) error {
 	release, err := kernelRelease(tree.Root)
 	if err != nil {
 		return err

@@ -70,8 +70,8 @@ func (l *Layer) Argv(tar, sourcesList string) []string {
 // Cache keeps layers, the tools tree and downloaded components below one
 // directory. Everything in it can be deleted and will be made again.
 type Cache struct {
-	Dir    string
-	Runner run.Runner
+	Dir      string
+	Executor run.Executor
 }
 
 // Has tells whether a layer is in the cache.
@@ -110,7 +110,7 @@ func (c *Cache) Get(ctx context.Context, l *Layer, log io.Writer) (string, error
 		// INITRD=No keeps the kernel package from making an initrd that the
 		// compose step would make again.
 		Env: append(os.Environ(), "INITRD=No", "SOURCE_DATE_EPOCH="+strconv.FormatInt(l.Epoch, 10))}
-	if err := c.Runner.Run(ctx, cmd); err != nil {
+	if err := c.Executor.Exec(ctx, cmd); err != nil {
 		return "", fmt.Errorf("cannot make %s tree: %w", l.Name, err)
 	}
 	if err := publish(tar, path); err != nil {
@@ -137,7 +137,7 @@ func publish(temp, path string) error {
 
 // ArchiveState hashes the signed index of every source, fetched by apt's own
 // downloader, so that its proxies and credentials apply.
-func ArchiveState(ctx context.Context, executor run.Runner, sources *Sources) (string, error) {
+func ArchiveState(ctx context.Context, executor run.Executor, sources *Sources) (string, error) {
 	dir, err := os.MkdirTemp("", "mkappliance-release-")
 	if err != nil {
 		return "", fmt.Errorf("cannot read the archive's index: %w", err)
@@ -149,7 +149,7 @@ func ArchiveState(ctx context.Context, executor run.Runner, sources *Sources) (s
 		url := strings.TrimSuffix(fields[1], "/") + "/dists/" + fields[2] + "/InRelease"
 		file := filepath.Join(dir, strconv.Itoa(i))
 		cmd := run.Cmd{Args: []string{"/usr/lib/apt/apt-helper", "download-file", url, file}}
-		if err := executor.Run(ctx, cmd); err != nil {
+		if err := executor.Exec(ctx, cmd); err != nil {
 			return "", fmt.Errorf("cannot read the archive's index: %w", err)
 		}
 		data, err := os.ReadFile(file)
@@ -182,7 +182,7 @@ func (c *Cache) ToolsTree(ctx context.Context, l *Layer, log io.Writer) (string,
 		return "", fmt.Errorf("cannot make tools tree: %w", err)
 	}
 	defer os.RemoveAll(temp)
-	if err := Unpack(ctx, c.Runner, tar, temp, "--no-same-owner"); err != nil {
+	if err := Unpack(ctx, c.Executor, tar, temp, "--no-same-owner"); err != nil {
 		return "", fmt.Errorf("cannot make tools tree: %w", err)
 	}
 	if err := os.Chmod(temp, 0o755); err != nil {
@@ -194,10 +194,10 @@ func (c *Cache) ToolsTree(ctx context.Context, l *Layer, log io.Writer) (string,
 // Unpack extracts a tar file below dir with owners, modes and extended
 // attributes. Device nodes are left out: the kernel's devtmpfs makes them, and
 // an unprivileged build may not.
-func Unpack(ctx context.Context, executor run.Runner, tar, dir string, options ...string) error {
+func Unpack(ctx context.Context, executor run.Executor, tar, dir string, options ...string) error {
 	argv := append([]string{"tar", "--extract", "--file", tar, "--directory", dir, "--numeric-owner",
 		"--xattrs", "--xattrs-include=*", "--exclude=./dev/*"}, options...)
-	if err := executor.Run(ctx, run.Cmd{Args: argv}); err != nil {
+	if err := executor.Exec(ctx, run.Cmd{Args: argv}); err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", filepath.Base(tar), err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/run/runtest"
 )
 
 func testLayer() *Layer {
@@ -58,8 +59,8 @@ func mmdebstrap(_ context.Context, c run.Cmd) error {
 }
 
 func TestCacheGet(t *testing.T) {
-	fake := &run.Fake{Handle: mmdebstrap}
-	cache := &Cache{Dir: t.TempDir(), Runner: fake}
+	fake := &runtest.Fake{Handle: mmdebstrap}
+	cache := &Cache{Dir: t.TempDir(), Executor: fake}
 	for range 2 {
 		path, err := cache.Get(t.Context(), testLayer(), io.Discard)
 		if err != nil {
@@ -79,11 +80,11 @@ func TestCacheGet(t *testing.T) {
 }
 
 func TestCacheGetFailureKeepsNothing(t *testing.T) {
-	fake := &run.Fake{Handle: func(ctx context.Context, c run.Cmd) error {
+	fake := &runtest.Fake{Handle: func(ctx context.Context, c run.Cmd) error {
 		_ = mmdebstrap(ctx, c)
 		return &run.ExitError{Tool: "mmdebstrap", Status: 25, Stderr: "E: no such package: x"}
 	}}
-	cache := &Cache{Dir: t.TempDir(), Runner: fake}
+	cache := &Cache{Dir: t.TempDir(), Executor: fake}
 	_, err := cache.Get(t.Context(), testLayer(), io.Discard)
 	want := "cannot make host tree: mmdebstrap failed with status 25: E: no such package: x"
 	if err == nil || err.Error() != want {
@@ -123,7 +124,7 @@ func TestSourceLines(t *testing.T) {
 }
 
 func TestFindSourcesCopiesHowTheHostReachesThem(t *testing.T) {
-	fake := &run.Fake{Handle: func(_ context.Context, c run.Cmd) error {
+	fake := &runtest.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 		if c.Args[0] != "apt-config" {
 			return errors.New("unexpected " + c.Args[0])
 		}

@@ -21,7 +21,7 @@ type Sources struct {
 // FindSources gives the sources for suite. With mirror empty they are the build
 // host's own Debian archives, asked of apt itself, so that whatever the host
 // installs from is what the image is baked from.
-func FindSources(ctx context.Context, executor run.Runner, suite, mirror string) (*Sources, error) {
+func FindSources(ctx context.Context, executor run.Executor, suite, mirror string) (*Sources, error) {
 	options, err := acquireOptions(ctx, executor)
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func sourceLines(targets, suite string) ([]string, error) {
 
 // acquireOptions copies the settings without which the host could not reach
 // its sources either.
-func acquireOptions(ctx context.Context, executor run.Runner) ([]string, error) {
+func acquireOptions(ctx context.Context, executor run.Executor) ([]string, error) {
 	dump, err := run.Output(ctx, executor, run.Cmd{Args: []string{"apt-config", "dump", "Acquire"}})
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the apt configuration of this host: %w", err)

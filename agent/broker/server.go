@@ -40,8 +40,8 @@ type HostBind struct{ Source, Target string }
 // Server is the broker.
 type Server struct {
 	settings Settings
-	guests   *guest.Host
-	network  *network.Host
+	guests   *guest.Manager
+	network  *network.Manager
 	store    *oci.Store
 	log      *slog.Logger
 	spare    spare
@@ -51,7 +51,7 @@ type Server struct {
 }
 
 // NewServer makes a broker, which has no guest yet.
-func NewServer(s Settings, guests *guest.Host, network *network.Host, store *oci.Store, log *slog.Logger) *Server {
+func NewServer(s Settings, guests *guest.Manager, network *network.Manager, store *oci.Store, log *slog.Logger) *Server {
 	return &Server{settings: s, guests: guests, network: network, store: store, log: log}
 }
 

@@ -14,7 +14,7 @@ type Options struct {
 	Env        map[string]string `json:"env,omitempty"`        // no name is empty
 	Hostname   string            `json:"hostname,omitempty"`   // labels of RFC 1123, 63 characters at most
 	Aliases    []string          `json:"aliases,omitempty"`    // names on the job's network, without repeats
-	AddHosts   []Host            `json:"add_hosts,omitempty"`
+	AddHosts   []HostEntry       `json:"add_hosts,omitempty"`
 	User       string            `json:"user,omitempty"`       // USER, UID, USER:GROUP or UID:GID, numbers to 65535
 	Workdir    string            `json:"workdir,omitempty"`    // absolute, clean
 	Entrypoint *string           `json:"entrypoint,omitempty"` // nil: the image's; "": none
@@ -29,8 +29,8 @@ type Options struct {
 	Health  Health   `json:"health,omitzero"`
 }
 
-// Host is a line of hosts(5).
-type Host struct {
+// HostEntry is a line of hosts(5).
+type HostEntry struct {
 	Name    string `json:"name"`
 	Address string `json:"address"` // IPv4 or IPv6
 }

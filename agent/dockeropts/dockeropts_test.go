@@ -54,9 +54,9 @@ func TestParse(t *testing.T) {
 		{"--hostname DB-1.test.example", Options{Hostname: "DB-1.test.example"}},
 		{"--hostname " + strings.Repeat("a", 63), Options{Hostname: strings.Repeat("a", 63)}},
 		{"--name my_db --network-alias db --network-alias my_db --network-alias db.example", Options{Aliases: []string{"my_db", "db", "db.example"}}},
-		{"--add-host a:192.0.2.1 --add-host b=192.0.2.2", Options{AddHosts: []Host{{"a", "192.0.2.1"}, {"b", "192.0.2.2"}}}},
+		{"--add-host a:192.0.2.1 --add-host b=192.0.2.2", Options{AddHosts: []HostEntry{{"a", "192.0.2.1"}, {"b", "192.0.2.2"}}}},
 		{"--add-host a.example:2001:DB8::1 --add-host b:[::1] --add-host a.example=::2",
-			Options{AddHosts: []Host{{"a.example", "2001:db8::1"}, {"b", "::1"}, {"a.example", "::2"}}}},
+			Options{AddHosts: []HostEntry{{"a.example", "2001:db8::1"}, {"b", "::1"}, {"a.example", "::2"}}}},
 
 		{"-u root", Options{User: "root"}},
 		{"--user 1001:123", Options{User: "1001:123"}},

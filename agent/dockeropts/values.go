@@ -139,7 +139,7 @@ func (o *Options) addHost(value string) error {
 	if err != nil || address.Zone() != "" {
 		return fmt.Errorf("%.80q is no IPv4 or IPv6 address; write for example %.80s:192.0.2.1", text, value[:i])
 	}
-	o.AddHosts = append(o.AddHosts, Host{Name: value[:i], Address: address.String()})
+	o.AddHosts = append(o.AddHosts, HostEntry{Name: value[:i], Address: address.String()})
 	return nil
 }
 

@@ -36,8 +36,8 @@ type Spec struct {
 // Device is a device node of the host to show in a guest.
 type Device struct{ Source, Target string }
 
-// Host holds what all guests of a broker have in common.
-type Host struct {
+// Manager holds what all guests of a broker have in common.
+type Manager struct {
 	Agent        string        // static runner-shim binary, put into each guest
 	JobsDir      string        // where guests keep what they write, root's alone
 	Cgroup       string        // cgroup2 directory to make the guests' cgroups in
@@ -51,7 +51,7 @@ type Host struct {
 
 // Guest is a running guest.
 type Guest struct {
-	host   *Host
+	host   *Manager
 	spec   Spec
 	slot   int
 	dir    string // everything of this guest on the host's disk
@@ -63,7 +63,7 @@ type Guest struct {
 
 // Start starts a guest and waits until its agent answers. When it fails, or ctx
 // ends, nothing is left behind.
-func (h *Host) Start(ctx context.Context, spec Spec) (*Guest, error) {
+func (h *Manager) Start(ctx context.Context, spec Spec) (*Guest, error) {
 	slot, err := h.takeSlot()
 	if err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ func (g *Guest) Stop() error {
 	return nil
 }
 
-func (h *Host) takeSlot() (int, error) {
+func (h *Manager) takeSlot() (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i, taken := range h.slots {

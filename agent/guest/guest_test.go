@@ -25,7 +25,7 @@ func TestArgv(t *testing.T) {
 			`--bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
 	} {
 		test.spec.ID = "j-1"
-		g := &Guest{host: &Host{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
+		g := &Guest{host: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
 		if got := strings.Join(g.argv(), " "); got != common+test.want {
 			t.Errorf("got  %s\nwant %s", got, common+test.want)
 		}

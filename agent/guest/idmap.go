@@ -49,7 +49,7 @@ func workMap(base, owner, user int) idMap {
 // userNamespace gives a user namespace that exists only for its map, as
 // mount_setattr(2) wants one for an id-mapped mount. There are few different
 // ones, and making one takes a process, so they are kept.
-func (h *Host) userNamespace(m idMap) (*os.File, error) {
+func (h *Manager) userNamespace(m idMap) (*os.File, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if ns := h.maps[m]; ns != nil {

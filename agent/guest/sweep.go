@@ -10,7 +10,7 @@ import (
 
 // Sweep removes what guests of an earlier broker left: processes, cgroups,
 // mounts and directories. It also prepares the directories for new ones.
-func (h *Host) Sweep() error {
+func (h *Manager) Sweep() error {
 	if err := os.MkdirAll(h.JobsDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make directory for guests: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // check refuses fields that cannot work.
-func (h *Host) check() error {
+func (h *Manager) check() error {
 	if !validPrefix.MatchString(h.Prefix) {
 		return fmt.Errorf("cannot name links of guests: prefix %q is not up to eight lower-case letters and digits with a letter first", h.Prefix)
 	}
@@ -36,7 +36,7 @@ var ErrOverlap = errors.New("choose another")
 
 // checkOverlap refuses a Subnet that would hide a part of the machine's own
 // network. What this Prefix has left is no obstacle.
-func (h *Host) checkOverlap() error {
+func (h *Manager) checkOverlap() error {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list links: %w", err)
@@ -48,7 +48,7 @@ func (h *Host) checkOverlap() error {
 	return errors.Join(h.checkAddresses(names), h.checkRoutes(names))
 }
 
-func (h *Host) checkAddresses(names map[int]string) error {
+func (h *Manager) checkAddresses(names map[int]string) error {
 	addrs, err := dump(func() ([]netlink.Addr, error) { return netlink.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return fmt.Errorf("cannot list addresses: %w", err)
@@ -63,7 +63,7 @@ func (h *Host) checkAddresses(names map[int]string) error {
 }
 
 // checkRoutes looks at the routes of all tables, as a VPN may have its own.
-func (h *Host) checkRoutes(names map[int]string) error {
+func (h *Manager) checkRoutes(names map[int]string) error {
 	routes, err := dump(func() ([]netlink.Route, error) {
 		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})

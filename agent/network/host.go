@@ -28,7 +28,7 @@ import (
 // them all beforehand, so that nothing but links changes from job to job.
 const maxNetworks = 16
 
-// Host makes networks in the network namespace of this process. It needs the
+// Manager makes networks in the network namespace of this process. It needs the
 // capabilities of the real root, and the tool nft.
 //
 // Forwarding of IPv4 between interfaces is switched on for the whole machine
@@ -36,7 +36,7 @@ const maxNetworks = 16
 // comes from or goes to guests. Rules of others, such as Docker's or
 // firewalld's, still apply: an accept in one nftables table does not overrule a
 // drop in another (nft(8), "accept").
-type Host struct {
+type Manager struct {
 	// Subnet is where guests get their addresses: IPv4, at least a /20. Each
 	// network takes a /24 of it.
 	Subnet netip.Prefix
@@ -50,7 +50,7 @@ type Host struct {
 	// to this Host alone: what else carries it is removed by Setup. Up to
 	// eight lower-case letters and digits, a letter first.
 	Prefix   string
-	Commands run.Runner
+	Executor run.Executor
 	Log      *slog.Logger
 
 	mu       sync.Mutex
@@ -61,7 +61,7 @@ var validPrefix = regexp.MustCompile(`^[a-z][a-z0-9]{0,7}$`)
 
 // Setup loads the rules and removes what an earlier Host of this Prefix left.
 // It refuses a Subnet that overlaps an address or a route of the machine.
-func (h *Host) Setup(ctx context.Context) error {
+func (h *Manager) Setup(ctx context.Context) error {
 	if err := h.check(); err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (h *Host) Setup(ctx context.Context) error {
 
 // Close closes all networks and removes the rules. IPv4 forwarding stays on,
 // since others may have come to need it.
-func (h *Host) Close() error {
+func (h *Manager) Close() error {
 	var failed error
 	for _, n := range h.open() {
 		failed = errors.Join(failed, n.Close())
@@ -96,7 +96,7 @@ func (h *Host) Close() error {
 	return errors.Join(failed, err, h.load(context.Background(), h.noRuleset()))
 }
 
-func (h *Host) open() []*Network {
+func (h *Manager) open() []*Network {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var open []*Network
@@ -109,9 +109,9 @@ func (h *Host) open() []*Network {
 }
 
 // load gives a ruleset to the kernel, in one transaction (nft(8), "-f").
-func (h *Host) load(ctx context.Context, rules string) error {
+func (h *Manager) load(ctx context.Context, rules string) error {
 	c := run.Cmd{Args: []string{"nft", "-f", "-"}, Stdin: strings.NewReader(rules)}
-	if err := h.Commands.Run(ctx, c); err != nil {
+	if err := h.Executor.Exec(ctx, c); err != nil {
 		return fmt.Errorf("cannot set packet filter of guests: %w", err)
 	}
 	return nil
@@ -119,7 +119,7 @@ func (h *Host) load(ctx context.Context, rules string) error {
 
 // NewNetwork makes a network without guests, whose bridge has the first address
 // of a /24.
-func (h *Host) NewNetwork() (*Network, error) {
+func (h *Manager) NewNetwork() (*Network, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for slot, taken := range h.networks {
@@ -138,10 +138,10 @@ func (h *Host) NewNetwork() (*Network, error) {
 
 // bridge names the bridge of a network. The hyphens keep the names of two
 // prefixes apart of which one starts with the other.
-func (h *Host) bridge(slot int) string { return fmt.Sprintf("%s-%d", h.Prefix, slot) }
+func (h *Manager) bridge(slot int) string { return fmt.Sprintf("%s-%d", h.Prefix, slot) }
 
 // subnet is the /24 of a network.
-func (h *Host) subnet(slot int) netip.Prefix {
+func (h *Manager) subnet(slot int) netip.Prefix {
 	a := h.Subnet.Masked().Addr().As4()
 	a[2] += byte(slot) // no carry: a /20 or larger starts at a multiple of 16
 	return netip.PrefixFrom(netip.AddrFrom4(a), 24)
@@ -183,7 +183,7 @@ func disableIPv6(link string) error {
 }
 
 // removeLinks removes all links of this Prefix and says which there were.
-func (h *Host) removeLinks() ([]string, error) {
+func (h *Manager) removeLinks() ([]string, error) {
 	links, err := dump(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list links: %w", err)
@@ -202,7 +202,7 @@ func (h *Host) removeLinks() ([]string, error) {
 	return removed, nil
 }
 
-func (h *Host) owns(link string) bool { return strings.HasPrefix(link, h.Prefix+"-") }
+func (h *Manager) owns(link string) bool { return strings.HasPrefix(link, h.Prefix+"-") }
 
 // dump lists something of the kernel, again if it changed meanwhile.
 func dump[T any](list func() ([]T, error)) ([]T, error) {

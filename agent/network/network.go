@@ -18,7 +18,7 @@ const guestLink = "eth0"
 // Network is the private network of one job. Its guests reach each other
 // freely, and the internet as the rules of the Host let them.
 type Network struct {
-	host  *Host
+	host  *Manager
 	slot  int
 	index int // of the bridge
 

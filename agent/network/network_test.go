@@ -538,39 +538,39 @@ func TestSetupErrors(t *testing.T) {
 	newNetwork(t, w.host)
 	for _, test := range []struct {
 		summary string
-		change  func(*network.Host)
+		change  func(*network.Manager)
 		err     string
 	}{{
 		summary: "the prefix",
-		change:  func(h *network.Host) { h.Prefix = "Runner-1" },
+		change:  func(h *network.Manager) { h.Prefix = "Runner-1" },
 		err:     `cannot name links of guests: prefix "Runner-1" is not up to eight lower-case letters and digits with a letter first`,
 	}, {
 		summary: "a small subnet",
-		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.31.0.0/24") },
+		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.31.0.0/24") },
 		err:     "cannot use subnet 172.31.0.0/24 for guests: it is not IPv4 or smaller than a /20",
 	}, {
 		summary: "an IPv6 subnet",
-		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("fd00::/16") },
+		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("fd00::/16") },
 		err:     "cannot use subnet fd00::/16 for guests: it is not IPv4 or smaller than a /20",
 	}, {
 		summary: "an IPv6 resolver",
-		change:  func(h *network.Host) { h.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
+		change:  func(h *network.Manager) { h.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
 		err:     "cannot let guests ask name server fd00::53: they have IPv4 only",
 	}, {
 		summary: "an IPv6 range",
-		change:  func(h *network.Host) { h.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },
+		change:  func(h *network.Manager) { h.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },
 		err:     "cannot let guests reach fd00::/8: they have IPv4 only",
 	}, {
 		summary: "an address",
-		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.20.0.0/16") },
+		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.20.0.0/16") },
 		err:     "cannot use subnet 172.20.0.0/16 for guests: it overlaps the address 172.20.3.4/24 of up0; choose another",
 	}, {
 		summary: "a route of another table",
-		change:  func(h *network.Host) { h.Subnet = netip.MustParsePrefix("172.23.0.0/16") },
+		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.23.0.0/16") },
 		err:     "cannot use subnet 172.23.0.0/16 for guests: it overlaps the route to 172.22.0.0/15 through up0; choose another",
 	}, {
 		summary: "another broker",
-		change:  func(h *network.Host) { h.Prefix = "other" },
+		change:  func(h *network.Manager) { h.Prefix = "other" },
 		err:     "cannot use subnet 172.29.0.0/16 for guests: it overlaps the address 172.29.0.1/24 of rg-0; choose another",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {

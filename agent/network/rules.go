@@ -14,7 +14,7 @@ var rulesText string
 var rules = template.Must(template.New("rules.nft").Parse(rulesText))
 
 // ruleset is the packet filter, as text for nft(8) that replaces an earlier one.
-func (h *Host) ruleset() string {
+func (h *Manager) ruleset() string {
 	var bridges, within, sources, resolvers, allowed []string
 	for slot := range maxNetworks {
 		bridge := fmt.Sprintf("%q", h.bridge(slot))
@@ -41,11 +41,11 @@ func (h *Host) ruleset() string {
 }
 
 // noRuleset removes the packet filter, which need not be there.
-func (h *Host) noRuleset() string {
+func (h *Manager) noRuleset() string {
 	return fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", h.table())
 }
 
-func (h *Host) table() string { return h.Prefix + "-guests" }
+func (h *Manager) table() string { return h.Prefix + "-guests" }
 
 // elements are those of a set, nothing if there are none: nft(8) has no empty
 // list.

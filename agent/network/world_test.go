@@ -76,7 +76,7 @@ var forbidden = []string{"169.254.169.254", "10.9.9.9", "192.168.77.1", "100.100
 
 // world is a machine with a link to an internet.
 type world struct {
-	host     *network.Host
+	host     *network.Manager
 	internet int // process in whose network namespace it is
 }
 
@@ -116,17 +116,17 @@ func newWorld(t testing.TB) *world {
 	return w
 }
 
-func newHost(prefix, subnet string) *network.Host {
-	return &network.Host{
+func newHost(prefix, subnet string) *network.Manager {
+	return &network.Manager{
 		Subnet: netip.MustParsePrefix(subnet), Prefix: prefix,
 		Resolvers: []netip.Addr{netip.MustParseAddr(resolver), netip.MustParseAddr(extra)},
 		// The second is of no use: other networks stay closed.
 		Allow:    []netip.Prefix{netip.MustParsePrefix("192.168.88.5/24"), netip.MustParsePrefix("172.28.0.0/15")},
-		Commands: run.Host{}, Log: slog.New(slog.DiscardHandler),
+		Executor: run.Local{}, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
-func newNetwork(t testing.TB, h *network.Host) *network.Network {
+func newNetwork(t testing.TB, h *network.Manager) *network.Network {
 	t.Helper()
 	n, err := h.NewNetwork()
 	must(t, err)

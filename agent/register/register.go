@@ -34,9 +34,9 @@ type Installer struct {
 	Credential *syscall.Credential
 	Home       string
 
-	Command run.Runner
-	Log     io.Writer // one line per event
-	Now     func() time.Time
+	Executor run.Executor
+	Log      io.Writer // one line per event
+	Now      func() time.Time
 }
 
 // Marker is the content of StateDir/installed. Its presence means: registered.
@@ -223,7 +223,7 @@ func configureEnv(cfg *config.Config, home string) []string {
 
 func (in *Installer) configure(ctx context.Context, cfg *config.Config) error {
 	relay := &relay{to: in.Log, token: cfg.Token}
-	err := in.Command.Run(ctx, run.Cmd{
+	err := in.Executor.Exec(ctx, run.Cmd{
 		Args:        configureArgs(cfg, in.WorkDir),
 		Dir:         cfg.ActionsRunnerDir,
 		Env:         configureEnv(cfg, in.Home),

@@ -77,7 +77,7 @@ func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 // makeSeed writes config.env, an operator's user-data and the seed from both.
 func (l *Lab) makeSeed(ctx context.Context) error {
-	runTool := func(args ...string) error { return run.Host{}.Run(ctx, run.Cmd{Args: args}) }
+	runTool := func(args ...string) error { return run.Local{}.Exec(ctx, run.Cmd{Args: args}) }
 	if err := runTool("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", l.path("key")); err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (l *Lab) GitHubUp() error {
 // SSH runs a shell script as root in the machine and gives its output.
 func (l *Lab) SSH(ctx context.Context, script string) (string, error) {
 	var stderr bytes.Buffer
-	out, err := run.Output(ctx, run.Host{}, run.Cmd{Args: []string{"ssh", "-i", l.path("key"),
+	out, err := run.Output(ctx, run.Local{}, run.Cmd{Args: []string{"ssh", "-i", l.path("key"),
 		"-p", strconv.Itoa(l.sshPort), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + os.DevNull,
 		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "root@127.0.0.1", "sh -s"},
 		Stdin: strings.NewReader(script), Stderr: &stderr})

@@ -50,7 +50,7 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	built.agent = filepath.Join(dir, "runner-agent")
-	err = run.Host{}.Run(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent, "github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	err = run.Local{}.Exec(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent, "github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err == nil {
 		built.tarball, _, err = stubrunner.Build(context.Background(), dir, stubrunner.Options{})
 	}

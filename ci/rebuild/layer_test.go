@@ -35,11 +35,11 @@ func makeLayer(ctx context.Context, dir string) (string, error) {
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return "", err
 	}
-	sources, err := rootfs.FindSources(ctx, run.Host{}, "trixie", "")
+	sources, err := rootfs.FindSources(ctx, run.Local{}, "trixie", "")
 	if err != nil {
 		return "", err
 	}
-	cache := rootfs.Cache{Dir: dir, Runner: run.Host{}}
+	cache := rootfs.Cache{Dir: dir, Executor: run.Local{}}
 	return cache.Get(ctx, &rootfs.Layer{Name: "test", Variant: "essential", Architecture: "amd64", Suite: "trixie",
 		Sources: sources, Epoch: 1754697600}, io.Discard)
 }

@@ -65,7 +65,7 @@ func compile(ctx context.Context, opt Options) ([]byte, error) {
 	}
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "Runner.Listener")
-	err = run.Host{}.Run(ctx, run.Cmd{
+	err = run.Local{}.Exec(ctx, run.Cmd{
 		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
 			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
 		Dir: opt.ModuleDir,

@@ -121,7 +121,7 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 		return err
 	}
 	syscall.Umask(imageUmask)
-	options.Runner = run.Host{}
+	options.Executor = run.Local{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	result, err := image.Build(c.Context(), *options)
 	if err != nil {

@@ -49,7 +49,7 @@ func runGuestBase(c *cobra.Command, o buildOptions, name string) error {
 		return err
 	}
 	syscall.Umask(imageUmask)
-	options.Runner = run.Host{}
+	options.Executor = run.Local{}
 	options.Progress = progress.New(os.Stderr, o.progressMode())
 	return image.GuestBase(c.Context(), *options)
 }

@@ -68,7 +68,7 @@ func runVerify(c *cobra.Command, o verifyOptions, path string) error {
 	if o.json {
 		mode = progress.JSON
 	}
-	options := image.VerifyOptions{Image: path, CacheDir: cache, Epoch: epoch, Runner: run.Host{}, Progress: progress.New(os.Stderr, mode)}
+	options := image.VerifyOptions{Image: path, CacheDir: cache, Epoch: epoch, Executor: run.Local{}, Progress: progress.New(os.Stderr, mode)}
 	out := c.OutOrStdout()
 	clean, err := image.Verify(c.Context(), options, func(check image.Check) {
 		switch {

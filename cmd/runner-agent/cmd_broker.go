@@ -111,7 +111,7 @@ func (o *brokerOptions) config(log *slog.Logger) (*config.Config, error) {
 }
 
 // host says how guests are run here.
-func (o *brokerOptions) host(cfg *config.Config) (*guest.Host, error) {
+func (o *brokerOptions) host(cfg *config.Config) (*guest.Manager, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the agent for guests: %w", err)
@@ -130,7 +130,7 @@ func (o *brokerOptions) host(cfg *config.Config) (*guest.Host, error) {
 			return nil, err
 		}
 	}
-	return &guest.Host{Agent: agent, JobsDir: o.jobsDir, ReadyTimeout: cfg.ReadyTimeout, Limits: limits,
+	return &guest.Manager{Agent: agent, JobsDir: o.jobsDir, ReadyTimeout: cfg.ReadyTimeout, Limits: limits,
 		Cgroup: filepath.Join(parent, "guests-"+o.instance())}, nil
 }
 
@@ -151,9 +151,9 @@ func defaultMemory() (int64, error) {
 }
 
 // network says how guests are connected here.
-func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Host, error) {
-	net := &network.Host{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
-		Prefix: "rg" + o.instance()[:4], Commands: run.Host{}, Log: log}
+func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Manager, error) {
+	net := &network.Manager{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
+		Prefix: "rg" + o.instance()[:4], Executor: run.Local{}, Log: log}
 	if net.Subnet.IsValid() {
 		return net, net.Setup(ctx)
 	}

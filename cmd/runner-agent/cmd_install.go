@@ -67,7 +67,7 @@ func (o *installOptions) installer(c *cobra.Command) (*register.Installer, error
 	in := &register.Installer{
 		Config: o.config, StateDir: o.stateDir, OSRelease: o.osRelease,
 		WorkDir: filepath.Join(o.stateDir, "work"), Home: os.Getenv("HOME"),
-		Command: run.Host{}, Log: c.OutOrStdout(), Now: time.Now,
+		Executor: run.Local{}, Log: c.OutOrStdout(), Now: time.Now,
 	}
 	if os.Geteuid() != 0 {
 		return in, nil

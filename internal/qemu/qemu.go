@@ -78,11 +78,11 @@ func firmware() [][2]string {
 // Start switches a machine on. It runs until it powers off, Quit is called or
 // ctx ends.
 func Start(ctx context.Context, c Config) (*Machine, error) {
-	code, err := c.prepare(ctx, run.Host{})
+	code, err := c.prepare(ctx, run.Local{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
-	emulated := tryKVM(ctx, run.Host{})
+	emulated := tryKVM(ctx, run.Local{})
 	argv := c.argv(code, emulated == nil)
 	m := &Machine{Emulated: emulated, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...),
 		qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
@@ -109,7 +109,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 
 // prepare makes the overlay and the variable store unless they are there, and
 // gives the firmware's code.
-func (c Config) prepare(ctx context.Context, executor run.Runner) (code string, err error) {
+func (c Config) prepare(ctx context.Context, executor run.Executor) (code string, err error) {
 	for _, tool := range []string{"qemu-system-x86_64", "qemu-img"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return "", fmt.Errorf("%w; install the packages qemu-system-x86 and qemu-utils", err)
@@ -148,7 +148,7 @@ func (c Config) prepare(ctx context.Context, executor run.Runner) (code string, 
 }
 
 // makeDisk makes the variable store and, last, the overlay over the image.
-func (c Config) makeDisk(ctx context.Context, executor run.Runner, image, origin, vars string) error {
+func (c Config) makeDisk(ctx context.Context, executor run.Executor, image, origin, vars string) error {
 	store, err := os.ReadFile(vars)
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func (c Config) makeDisk(ctx context.Context, executor run.Runner, image, origin
 	if err := os.WriteFile(filepath.Join(c.Dir, originName), []byte(origin), 0o600); err != nil {
 		return err
 	}
-	return executor.Run(ctx, run.Cmd{Args: []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
+	return executor.Exec(ctx, run.Cmd{Args: []string{"qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", image,
 		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
 }
 
@@ -300,14 +300,14 @@ func awaitReply(replies *json.Decoder) error {
 // tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The
 // device node says little, and so does making an empty machine: nested or
 // restricted KVM fails only when processors are set up, so that is tried.
-func tryKVM(ctx context.Context, executor run.Runner) error {
+func tryKVM(ctx context.Context, executor run.Executor) error {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)
 	}
 	probe := run.Cmd{Args: []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host",
 		"-nodefaults", "-display", "none", "-S", "-qmp", "stdio"},
 		Stdin: strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"quit"}`)}
-	if err := executor.Run(ctx, probe); err != nil {
+	if err := executor.Exec(ctx, probe); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/run/runtest"
 )
 
 func TestArgv(t *testing.T) {
@@ -51,7 +52,7 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	overlay := filepath.Join(dir, overlayName)
-	fake := &run.Fake{Handle: func(context.Context, run.Cmd) error { return os.WriteFile(overlay, nil, 0o600) }}
+	fake := &runtest.Fake{Handle: func(context.Context, run.Cmd) error { return os.WriteFile(overlay, nil, 0o600) }}
 	c := Config{Image: image, Dir: dir, DiskSize: 8 << 30}
 	for range 2 {
 		if _, err := c.prepare(t.Context(), fake); err != nil {

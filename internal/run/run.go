@@ -1,6 +1,6 @@
 // Package run runs external tools. It is the only place in this
 // repository that starts a process for its result, so that tests can put a
-// Fake in its place and assert the exact argument vector.
+// runtest.Fake in its place and assert the exact argument vector.
 package run
 
 import (
@@ -35,10 +35,10 @@ type Cmd struct {
 	SysProcAttr *syscall.SysProcAttr
 }
 
-// Runner runs tools. Host is the real one; tests use Fake.
-type Runner interface {
-	// Run runs c to its end. A tool that exits non-zero gives an *ExitError.
-	Run(ctx context.Context, c Cmd) error
+// Executor runs tools. Local is the real one; tests use runtest.Fake.
+type Executor interface {
+	// Exec runs c to its end. A tool that exits non-zero gives an *ExitError.
+	Exec(ctx context.Context, c Cmd) error
 }
 
 // ExitError says that a tool ran and failed.
@@ -57,22 +57,22 @@ func (e *ExitError) Error() string {
 }
 
 // Output runs c and returns what it wrote to standard output.
-func Output(ctx context.Context, r Runner, c Cmd) ([]byte, error) {
+func Output(ctx context.Context, r Executor, c Cmd) ([]byte, error) {
 	var out bytes.Buffer
 	c.Stdout = &out
-	err := r.Run(ctx, c)
+	err := r.Exec(ctx, c)
 	return out.Bytes(), err
 }
 
-// Host runs tools on this machine.
-type Host struct{}
+// Local runs tools on this machine.
+type Local struct{}
 
 // killDelay is how long a cancelled tool may take to clean up after SIGTERM.
 const killDelay = 10 * time.Second
 
-// Run implements Runner. When ctx ends, the tool gets SIGTERM, and SIGKILL ten
+// Exec implements Executor. When ctx ends, the tool gets SIGTERM, and SIGKILL ten
 // seconds later.
-func (Host) Run(ctx context.Context, c Cmd) error {
+func (Local) Exec(ctx context.Context, c Cmd) error {
 	if len(c.Args) == 0 {
 		return errors.New("cannot run command: empty argument vector")
 	}

@@ -35,7 +35,7 @@ func TestHostRun(t *testing.T) {
 		err:     "cannot run command: empty argument vector",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
-			out, err := Output(t.Context(), Host{}, Cmd{Args: test.args, Stdin: strings.NewReader(test.stdin)})
+			out, err := Output(t.Context(), Local{}, Cmd{Args: test.args, Stdin: strings.NewReader(test.stdin)})
 			got := ""
 			if err != nil {
 				got = err.Error()
@@ -51,7 +51,7 @@ func TestHostRunCancelled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
-	err := Host{}.Run(ctx, Cmd{Args: []string{"sleep", "60"}})
+	err := Local{}.Exec(ctx, Cmd{Args: []string{"sleep", "60"}})
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v, want a deadline error", err)
 	}
