@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // Where a guest that builds an image finds what it needs.
@@ -121,7 +121,7 @@ func (s *Server) contextKey(dir, dockerfile string) (string, error) {
 		return "", err
 	}
 	defer workRoot.Close()
-	opened, err := guest.OpenBeneath(workRoot, work, -1, -1)
+	opened, err := workroot.OpenBeneath(workRoot, work, -1, -1)
 	if err != nil {
 		return "", err
 	}

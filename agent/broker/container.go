@@ -18,6 +18,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // image is the tree of a container with what is known of it.
@@ -188,7 +189,7 @@ func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
 		if !slices.Contains(s.settings.Devices, d.Host) {
 			return g, fmt.Errorf("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)
 		}
-		if checkTarget(d.Guest) != nil || !strings.HasPrefix(d.Guest, "/dev/") {
+		if workroot.CheckTarget(d.Guest) != nil || !strings.HasPrefix(d.Guest, "/dev/") {
 			return g, fmt.Errorf("device %s cannot appear as %q: that is not beneath /dev", d.Host, d.Guest)
 		}
 		g.Devices = append(g.Devices, guest.Device{Source: d.Host, Target: d.Guest})

@@ -13,8 +13,10 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
+	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // job is the job that has guests.
@@ -46,7 +48,7 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 		return nil, err
 	}
 	if !s.settings.KeepWork {
-		if err := s.wipe(r.Workspace); err != nil {
+		if err := workroot.RemoveLeftovers(s.settings.WorkRoot, r.Workspace); err != nil {
 			return nil, err
 		}
 	}
@@ -245,7 +247,7 @@ func (s *Server) giveBack() error {
 		return fmt.Errorf("cannot open work root: %w", err)
 	}
 	defer root.Close()
-	return giveBack(root, s.settings.RunnerUID, s.settings.RunnerGID)
+	return workroot.RestoreOwnership(root, guest.SubordinateBase, s.settings.RunnerUID, s.settings.RunnerGID)
 }
 
 // names gives each service names of its own.

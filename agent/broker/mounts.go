@@ -4,18 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
-	"strings"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
-
-// hidden are directories beneath the work root that no guest sees: where the
-// runner reads the hook's answers, which a job must not forge, and where it
-// keeps its own new version.
-var hidden = []string{"_temp/_runner_hook_responses", "_update"}
 
 // binds opens what the settings and a request want to see in a guest, whose
 // user is to own the work root. The job's volumes lie in the directory volumes.
@@ -64,7 +58,7 @@ func (s *Server) binds(mounts []brokerapi.Mount, volumes string, user int) (bind
 
 func (s *Server) bind(root *os.File, volumes string, m brokerapi.Mount, user int) (guest.Bind, error) {
 	bind := guest.Bind{Target: m.Target, ReadOnly: m.ReadOnly}
-	if err := checkTarget(m.Target); err != nil {
+	if err := workroot.CheckTarget(m.Target); err != nil {
 		return bind, err
 	}
 	var err error
@@ -80,12 +74,12 @@ func (s *Server) bind(root *os.File, volumes string, m brokerapi.Mount, user int
 		if relErr != nil || !filepath.IsLocal(work) {
 			return s.allowed(bind, m.Source, user)
 		}
-		if err := checkHidden(work); err != nil {
+		if err := workroot.CheckHidden(work); err != nil {
 			return bind, err
 		}
 		bind.Owner, bind.User = s.settings.RunnerUID, user
-		bind.Hide = hiddenBeneath(work)
-		bind.Source, err = guest.OpenBeneath(root, work, s.settings.RunnerUID, s.settings.RunnerGID)
+		bind.Hide = workroot.HiddenBeneath(work)
+		bind.Source, err = workroot.OpenBeneath(root, work, s.settings.RunnerUID, s.settings.RunnerGID)
 	default:
 		err = errors.New("the request names no source")
 	}
@@ -105,25 +99,7 @@ func (s *Server) openVolume(volumes, name string) (*os.File, error) {
 	if name != filepath.Base(name) {
 		return nil, fmt.Errorf("%q is no name of a volume", name)
 	}
-	return guest.OpenBeneath(dir, name, s.settings.RunnerUID, s.settings.RunnerGID)
-}
-
-func checkTarget(target string) error {
-	if !path.IsAbs(target) || path.Clean(target) != target || target == "/" {
-		return errors.New("the target is not a clean absolute path")
-	}
-	return nil
-}
-
-// hiddenBeneath gives the hidden directories that lie in the directory work.
-func hiddenBeneath(work string) []string {
-	var names []string
-	for _, h := range hidden {
-		if name, err := filepath.Rel(work, h); err == nil && filepath.IsLocal(name) && name != "." {
-			names = append(names, name)
-		}
-	}
-	return names
+	return workroot.OpenBeneath(dir, name, s.settings.RunnerUID, s.settings.RunnerGID)
 }
 
 // allowed opens a host directory that a workflow names, if it lies beneath one
@@ -145,10 +121,10 @@ func (s *Server) allowed(bind guest.Bind, source string, user int) (guest.Bind, 
 			defer root.Close()
 			if list.readOnly {
 				bind.ReadOnly = true
-				bind.Source, err = guest.OpenBeneath(root, name, -1, -1)
+				bind.Source, err = workroot.OpenBeneath(root, name, -1, -1)
 			} else {
 				bind.Owner, bind.User = s.settings.RunnerUID, user
-				bind.Source, err = guest.OpenBeneath(root, name, s.settings.RunnerUID, s.settings.RunnerGID)
+				bind.Source, err = workroot.OpenBeneath(root, name, s.settings.RunnerUID, s.settings.RunnerGID)
 			}
 			return bind, err
 		}
@@ -162,15 +138,4 @@ func closeBinds(binds []guest.Bind) {
 			_ = b.Source.Close()
 		}
 	}
-}
-
-// checkHidden refuses a path beneath the work root that is hidden.
-func checkHidden(name string) error {
-	name = filepath.Clean(name)
-	for _, h := range hidden {
-		if name == h || strings.HasPrefix(name, h+"/") {
-			return fmt.Errorf("%s is the runner's own", name)
-		}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package broker
+package workroot
 
 import (
 	"errors"
@@ -7,14 +7,12 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
-// giveBack makes the runner the owner of what the users of a guest other than
+// RestoreOwnership makes the runner the owner of what the users of a guest other than
 // its root left beneath a work directory. It opens every directory from the one
 // above and follows no link, since the job chose all the names.
-func giveBack(dir *os.File, uid, gid int) error {
+func RestoreOwnership(dir *os.File, first, uid, gid int) error {
 	// dir is open for its path only; reading needs a descriptor of its own.
 	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -28,19 +26,19 @@ func giveBack(dir *os.File, uid, gid int) error {
 	}
 	var failed error
 	for _, e := range entries {
-		if err := giveBackEntry(open, e, uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := restoreEntry(open, e, first, uid, gid); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = errors.Join(failed, err)
 		}
 	}
 	return failed
 }
 
-func giveBackEntry(dir *os.File, e fs.DirEntry, uid, gid int) error {
+func restoreEntry(dir *os.File, e fs.DirEntry, first, uid, gid int) error {
 	var stat unix.Stat_t
 	if err := unix.Fstatat(int(dir.Fd()), e.Name(), &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return err
 	}
-	if stat.Uid >= guest.SubordinateBase || stat.Gid >= guest.SubordinateBase {
+	if int(stat.Uid) >= first || int(stat.Gid) >= first {
 		if err := unix.Fchownat(int(dir.Fd()), e.Name(), uid, gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 			return err
 		}
@@ -54,5 +52,5 @@ func giveBackEntry(dir *os.File, e fs.DirEntry, uid, gid int) error {
 	}
 	sub := os.NewFile(uintptr(fd), e.Name())
 	defer sub.Close()
-	return giveBack(sub, uid, gid)
+	return RestoreOwnership(sub, first, uid, gid)
 }

@@ -1,4 +1,4 @@
-package broker
+package workroot
 
 import (
 	"errors"
@@ -10,16 +10,16 @@ import (
 	"strings"
 )
 
-// wipe removes what earlier jobs left beneath the work root: tools, and the
+// RemoveLeftovers removes what earlier jobs left beneath the work root: tools, and the
 // workspaces of all repositories. What begins with an underscore is otherwise
 // the runner's own, which empties _temp and _actions itself. The job's own
 // workspace stays, emptied: the runner stands in it.
-func (s *Server) wipe(workspace string) error {
-	keep, err := filepath.Rel(s.settings.WorkRoot, workspace)
+func RemoveLeftovers(workRoot, workspace string) error {
+	keep, err := filepath.Rel(workRoot, workspace)
 	if err != nil || !filepath.IsLocal(keep) {
 		keep = ""
 	}
-	root, err := os.OpenRoot(s.settings.WorkRoot)
+	root, err := os.OpenRoot(workRoot)
 	if err != nil {
 		return fmt.Errorf("cannot wipe work root: %w", err)
 	}
@@ -33,16 +33,16 @@ func (s *Server) wipe(workspace string) error {
 		if strings.HasPrefix(name, "_") && name != "_tool" {
 			continue
 		}
-		if err := wipeBeneath(root, name, keep); err != nil {
+		if err := removeBeneath(root, name, keep); err != nil {
 			return fmt.Errorf("cannot wipe work root: %w", err)
 		}
 	}
 	return nil
 }
 
-// wipeBeneath removes name, or only what is in it if it is keep or on the way to
+// removeBeneath removes name, or only what is in it if it is keep or on the way to
 // it. A root follows no link out of it, and removes links themselves.
-func wipeBeneath(root *os.Root, name, keep string) error {
+func removeBeneath(root *os.Root, name, keep string) error {
 	if name != keep && name != "_tool" && !strings.HasPrefix(keep, name+"/") {
 		return root.RemoveAll(name)
 	}
@@ -55,7 +55,7 @@ func wipeBeneath(root *os.Root, name, keep string) error {
 		return err
 	}
 	for _, e := range entries {
-		if err := wipeBeneath(root, path.Join(name, e.Name()), keep); err != nil {
+		if err := removeBeneath(root, path.Join(name, e.Name()), keep); err != nil {
 			return err
 		}
 	}

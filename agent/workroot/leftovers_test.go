@@ -1,4 +1,4 @@
-package broker
+package workroot
 
 import (
 	"io/fs"
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestWipe(t *testing.T) {
+func TestRemoveLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	outside := filepath.Join(dir, "outside")
 	for _, name := range []string{"work/_temp/a", "work/_actions/o/a", "work/_tool/node/x", "work/_PipelineMapping/p",
@@ -26,8 +26,8 @@ func TestWipe(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := &Server{settings: Settings{WorkRoot: filepath.Join(dir, "work")}}
-	if err := s.wipe(filepath.Join(dir, "work/repo/repo")); err != nil {
+	work := filepath.Join(dir, "work")
+	if err := RemoveLeftovers(work, filepath.Join(dir, "work/repo/repo")); err != nil {
 		t.Fatal(err)
 	}
 	var left []string
@@ -43,7 +43,7 @@ func TestWipe(t *testing.T) {
 		t.Errorf("left %q\nwant %q", left, want)
 	}
 	for _, workspace := range []string{"", "/etc", filepath.Join(dir, "work")} {
-		if err := s.wipe(workspace); err != nil {
+		if err := RemoveLeftovers(work, workspace); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(filepath.Join(dir, "work/repo")); err == nil {
