@@ -188,7 +188,12 @@ func (c *Cache) ToolsTree(ctx context.Context, l *Layer, log io.Writer) (string,
 	if err := os.Chmod(temp, 0o755); err != nil {
 		return "", fmt.Errorf("cannot make tools tree: %w", err)
 	}
-	return dir, os.Rename(temp, dir)
+
+	// Another build may have put the same tree there meanwhile: use that one.
+	if err := os.Rename(temp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("cannot keep tools tree: %w", err)
+	}
+	return dir, nil
 }
 
 // Unpack extracts a tar file below dir with owners, modes and extended

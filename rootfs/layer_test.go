@@ -7,7 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/run"
@@ -183,5 +185,50 @@ func TestHasSubordinateIDs(t *testing.T) {
 		if got != test.want || err != nil {
 			t.Errorf("%s: got %v, %v; want %v", test.name, got, err, test.want)
 		}
+	}
+}
+
+// TestToolsTreeTwiceAtOnce lets two builds make the same tools tree: both must
+// get the one tree.
+func TestToolsTreeTwiceAtOnce(t *testing.T) {
+	const builds = 2
+	var arrived sync.WaitGroup
+	arrived.Add(builds)
+	fake := &runtest.Fake{Handle: func(ctx context.Context, c run.Cmd) error {
+		if c.Args[0] == "mmdebstrap" {
+			return mmdebstrap(ctx, c)
+		}
+
+		// Neither build goes on before both have begun to unpack.
+		arrived.Done()
+		arrived.Wait()
+		dir := c.Args[slices.Index(c.Args, "--directory")+1]
+		return os.WriteFile(filepath.Join(dir, "tool"), nil, 0o755)
+	}}
+	cache := &Cache{Dir: t.TempDir(), Executor: fake}
+
+	type result struct {
+		dir string
+		err error
+	}
+	results := make(chan result, builds)
+	for range builds {
+		go func() {
+			dir, err := cache.ToolsTree(t.Context(), testLayer(), io.Discard)
+			results <- result{dir, err}
+		}()
+	}
+	for range builds {
+		r := <-results
+		if r.err != nil {
+			t.Errorf("a build failed: %v", r.err)
+			continue
+		}
+		if _, err := os.Stat(filepath.Join(r.dir, "tool")); err != nil {
+			t.Errorf("a build got no tools tree: %v", err)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache.Dir, "*", ".new-*")); len(left) != 0 {
+		t.Errorf("left behind %q", left)
 	}
 }
