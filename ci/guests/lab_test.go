@@ -99,7 +99,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/mkappliance/mkappliance/cmd/runner-agent", "mkappliance/cmd/runner-shim")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
