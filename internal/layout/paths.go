@@ -1,0 +1,42 @@
+package layout
+
+// Paths of an appliance that both the build and the agent know. Those below
+// /usr are part of the image; those below /var outlive it.
+const (
+	// GuestBase is the root file system that guests start from.
+	GuestBase = "/usr/lib/runner/base"
+	// BakedActionsRunner is the actions runner as the image carries it.
+	BakedActionsRunner = "/usr/lib/runner/actions-runner"
+	// Programs is the directory of runner-agent and runner-shim.
+	Programs = "/usr/local/bin"
+
+	// ConfigFile is written by cloud-init and read by the agent.
+	ConfigFile = "/etc/runner/config.env"
+
+	// State holds everything that the agent keeps.
+	State = "/var/lib/runner"
+	// KeptConfigFile is the copy of ConfigFile that outlives a boot.
+	KeptConfigFile = State + "/etc/config.env"
+	// Registered exists once the appliance is registered.
+	Registered = State + "/installed"
+	// ActionsRunner is the working copy of the actions runner, with the
+	// registration in it.
+	ActionsRunner = State + "/actions-runner"
+	// Work is the work directory of the actions runner.
+	Work = State + "/work"
+	// Jobs holds the writable layers of guests.
+	Jobs = State + "/jobs"
+	// OCIImages holds the OCI images that jobs use.
+	OCIImages = State + "/images"
+)
+
+// User and group of the actions runner on the host, as sysusers.d/runner.conf
+// creates them.
+const (
+	RunnerUID = 900
+	RunnerGID = 900
+)
+
+// Path is the PATH of every process of a job and of the actions runner, as
+// login(1) of Debian sets it for root.
+const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
