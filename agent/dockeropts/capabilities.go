@@ -4,28 +4,34 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/moby/sys/capability"
 )
 
 // allCapabilities stands for each capability, as in docker-create(1).
 const allCapabilities = "ALL"
 
-// guestCapabilities are those a guest has unless they are dropped: what
-// systemd-nspawn(1) grants in any way, and NET_ADMIN with a private network.
+// guestCapabilities returns the names of the capabilities that a guest has
+// unless they are dropped: those that systemd-nspawn(1) always grants, and
+// NET_ADMIN, which it grants with a private network.
 func guestCapabilities() []string {
-	return []string{
-		"AUDIT_CONTROL", "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_OWNER", "KILL",
-		"LEASE", "LINUX_IMMUTABLE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETFCAP", "SETGID",
-		"SETPCAP", "SETUID", "SYS_ADMIN", "SYS_BOOT", "SYS_CHROOT", "SYS_NICE", "SYS_PTRACE", "SYS_RESOURCE", "SYS_TTY_CONFIG",
+	var names []string
+	for _, c := range []capability.Cap{
+		capability.CAP_AUDIT_CONTROL, capability.CAP_AUDIT_WRITE, capability.CAP_CHOWN, capability.CAP_DAC_OVERRIDE,
+		capability.CAP_DAC_READ_SEARCH, capability.CAP_FOWNER, capability.CAP_FSETID, capability.CAP_IPC_OWNER,
+		capability.CAP_KILL, capability.CAP_LEASE, capability.CAP_LINUX_IMMUTABLE, capability.CAP_MKNOD,
+		capability.CAP_NET_ADMIN, capability.CAP_NET_BIND_SERVICE, capability.CAP_NET_BROADCAST, capability.CAP_NET_RAW,
+		capability.CAP_SETFCAP, capability.CAP_SETGID, capability.CAP_SETPCAP, capability.CAP_SETUID,
+		capability.CAP_SYS_ADMIN, capability.CAP_SYS_BOOT, capability.CAP_SYS_CHROOT, capability.CAP_SYS_NICE,
+		capability.CAP_SYS_PTRACE, capability.CAP_SYS_RESOURCE, capability.CAP_SYS_TTY_CONFIG,
+	} {
+		names = append(names, capabilityName(c))
 	}
+	return names
 }
 
-// otherCapabilities are the rest of capabilities(7).
-func otherCapabilities() []string {
-	return []string{
-		"AUDIT_READ", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "IPC_LOCK", "MAC_ADMIN", "MAC_OVERRIDE", "PERFMON", "SYSLOG",
-		"SYS_MODULE", "SYS_PACCT", "SYS_RAWIO", "SYS_TIME", "WAKE_ALARM",
-	}
-}
+// capabilityName returns the name in capitals, without CAP_.
+func capabilityName(c capability.Cap) string { return strings.ToUpper(c.String()) }
 
 func (o *Options) addCapability(value string) error {
 	name, err := parseCapability(value)
@@ -48,16 +54,41 @@ func (o *Options) dropCapability(value string) error {
 	return nil
 }
 
-// parseCapability gives the name in capitals, without CAP_.
-func parseCapability(value string) (string, error) {
-	name := strings.TrimPrefix(strings.ToUpper(value), "CAP_")
-	if name != allCapabilities && !slices.Contains(guestCapabilities(), name) && !slices.Contains(otherCapabilities(), name) {
-		return "", fmt.Errorf("%.80q is no capability; write one of capabilities(7), for example NET_RAW", value)
+// applyCapAdd removes the added capabilities from the dropped ones, whichever
+// option comes first, as docker-create(1) does.
+func (o *Options) applyCapAdd() {
+	if len(o.CapAdd) == 0 {
+		return
 	}
-	return name, nil
+
+	dropped := o.CapDrop
+	if slices.Contains(dropped, allCapabilities) {
+		dropped = guestCapabilities()
+	}
+	o.CapDrop = nil
+	for _, name := range dropped {
+		if !slices.Contains(o.CapAdd, name) {
+			o.CapDrop = append(o.CapDrop, name)
+		}
+	}
 }
 
-// appendNew appends what the list does not hold yet.
+// parseCapability returns the name in capitals, without CAP_, or "ALL".
+func parseCapability(value string) (string, error) {
+	name := strings.TrimPrefix(strings.ToUpper(value), "CAP_")
+	if name == allCapabilities {
+		return name, nil
+	}
+
+	for _, c := range capability.ListKnown() {
+		if name == capabilityName(c) {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("%.80q is not a capability; write one of capabilities(7), for example NET_RAW", value)
+}
+
+// appendNew appends s unless the list contains it.
 func appendNew(list []string, s string) []string {
 	if slices.Contains(list, s) {
 		return list

@@ -3,8 +3,6 @@ package dockeropts
 import (
 	"errors"
 	"fmt"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -12,9 +10,9 @@ import (
 	"github.com/mkappliance/mkappliance/agent/shellwords"
 )
 
-// Parse reads container.options as a workflow has it: options in any of the
-// forms of docker-create(1), quoted as for a shell. An option given twice counts
-// as it does there: the last one, or each if it makes a list.
+// Parse parses container.options of a workflow: options in any of the forms of
+// docker-create(1), quoted as for a shell. If an option is given twice, the last
+// one counts, or each one if it makes a list, as there.
 //
 // --init and --rm are accepted and change nothing, since every guest has an
 // init and is removed when its job ends.
@@ -23,57 +21,70 @@ func Parse(line string) (Options, error) {
 	if err != nil {
 		return Options{}, err
 	}
+
 	var o Options
-	valued, switches := o.valued(), o.switches()
 	for len(words) > 0 {
 		arg, err := readArgument(words[0])
 		if err != nil {
 			return Options{}, err
 		}
-		words = words[1:]
-		if set, ok := switches[arg.name]; ok {
-			if *set, err = arg.on(); err != nil {
-				return Options{}, err
-			}
-			continue
-		}
-		set, ok := valued[arg.name]
-		if !ok {
-			return Options{}, arg.unsupported()
-		}
-		if !arg.hasValue {
-			if len(words) == 0 {
-				return Options{}, fmt.Errorf("option %s has no value; write %s=VALUE", arg.name, arg.name)
-			}
-			arg.value, words = words[0], words[1:]
-		}
-		if err := set(arg.value); err != nil {
-			return Options{}, fmt.Errorf("option %s: %w", arg.name, err)
+		if words, err = o.apply(arg, words[1:]); err != nil {
+			return Options{}, err
 		}
 	}
-	if err := o.settle(); err != nil {
-		return Options{}, err
+
+	if o.Health.Disabled && o.Health != (Health{Disabled: true}) {
+		return Options{}, errors.New("option --no-healthcheck contradicts the other options --health-...; remove it or them")
 	}
+	o.applyCapAdd()
 	return o, nil
+}
+
+// apply sets what an option asks for. It takes the option's value from rest if
+// the option's own word has none, and returns the words after that.
+func (o *Options) apply(arg argument, rest []string) ([]string, error) {
+	if set, ok := o.switches()[arg.name]; ok {
+		on, err := arg.on()
+		*set = on
+		return rest, err
+	}
+
+	set, ok := o.valued()[arg.name]
+	if !ok {
+		return nil, arg.unsupported()
+	}
+
+	if !arg.hasValue {
+		if len(rest) == 0 {
+			return nil, fmt.Errorf("option %s has no value; write %s=VALUE", arg.name, arg.name)
+		}
+		// Even if it looks like an option, as docker-create(1) does.
+		arg.value, rest = rest[0], rest[1:]
+	}
+	if err := set(arg.value); err != nil {
+		return nil, fmt.Errorf("option %s: %w", arg.name, err)
+	}
+	return rest, nil
 }
 
 func split(line string) ([]string, error) {
 	if !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
-		return nil, errors.New("the options hold bytes that are NUL or no UTF-8; remove them")
+		return nil, errors.New("the options contain NUL bytes or invalid UTF-8; remove them")
 	}
+
 	words, err := shellwords.Split(line)
 	switch {
 	case errors.Is(err, shellwords.ErrQuote):
-		return nil, errors.New("the options have a quote without its end; add it, or put a backslash before the quote")
+		return nil, errors.New("the options have a quote that is not closed; close it, or put a backslash before the quote")
 	case errors.Is(err, shellwords.ErrEscape):
 		return nil, errors.New("the options end in a backslash; remove it")
 	}
 	return words, err
 }
 
-// argument is an option with the value that its own word holds.
+// argument is an option with the value in its own word.
 type argument struct {
-	name     string // the long one, "--memory"; "-x" for a short one without
+	name     string // the long one, "--memory"; "-x" if there is only a short one
 	value    string
 	hasValue bool
 }
@@ -81,22 +92,23 @@ type argument struct {
 // readArgument reads --name, --name=value, -n, -nvalue or -n=value.
 func readArgument(word string) (argument, error) {
 	if len(word) < 2 || word[0] != '-' || word == "--" {
-		return argument{}, fmt.Errorf("%.80q is no option; remove it, or quote the value it belongs to", word)
+		return argument{}, fmt.Errorf("%.80q is not an option; remove it, or quote the value it belongs to", word)
 	}
 	if strings.HasPrefix(word, "--") {
 		name, value, hasValue := strings.Cut(word, "=")
-		return argument{name, value, hasValue}, nil
+		return argument{name: name, value: value, hasValue: hasValue}, nil
 	}
+
 	_, size := utf8.DecodeRuneInString(word[1:])
 	short, value := word[:1+size], word[1+size:]
-	a := argument{short, strings.TrimPrefix(value, "="), value != ""}
+	a := argument{name: short, value: strings.TrimPrefix(value, "="), hasValue: value != ""}
 	if long, ok := longNames()[short]; ok {
 		a.name = long
 	}
 	return a, nil
 }
 
-// on is the value of an option that is either given or not.
+// on returns the value of an option that is either given or not.
 func (a argument) on() (bool, error) {
 	if !a.hasValue {
 		return true, nil
@@ -108,20 +120,20 @@ func (a argument) on() (bool, error) {
 	return on, nil
 }
 
-var optionPattern = regexp.MustCompile(`^--?[A-Za-z0-9][A-Za-z0-9-]{0,77}$`)
-
+// unsupported returns the error for an option that guests do not honour.
 func (a argument) unsupported() error {
 	if reason := refusal(a.name); reason != "" {
 		return fmt.Errorf("option %s is not supported: %s", a.name, reason)
 	}
+
 	name := a.name
-	if !optionPattern.MatchString(name) {
+	if bare := strings.TrimPrefix(name[1:], "-"); len(bare) > 78 || !isWord(bare, alphanumeric, alphanumeric+"-") {
 		name = fmt.Sprintf("%.80q", name)
 	}
 	return fmt.Errorf("option %s is unknown; docs/containers.md lists what is supported", name)
 }
 
-// longNames are the options by their short names, the refused ones as well.
+// longNames returns the options by their short names, refused ones included.
 func longNames() map[string]string {
 	return map[string]string{
 		"-a": "--attach",
@@ -139,7 +151,7 @@ func longNames() map[string]string {
 	}
 }
 
-// switches are the options without a value.
+// switches returns the options without a value, and where each is noted.
 func (o *Options) switches() map[string]*bool {
 	return map[string]*bool{
 		"--init":           new(bool),
@@ -148,7 +160,7 @@ func (o *Options) switches() map[string]*bool {
 	}
 }
 
-// valued are the options with a value, and what each does with it.
+// valued returns the options with a value, and what each does with it.
 func (o *Options) valued() map[string]func(value string) error {
 	return map[string]func(string) error{
 		"--add-host":              o.addHost,
@@ -173,31 +185,5 @@ func (o *Options) valued() map[string]func(value string) error {
 		"--tmpfs":                 o.addTmpfs,
 		"--user":                  o.setUser,
 		"--workdir":               o.setWorkdir,
-	}
-}
-
-// settle does what only all options together tell.
-func (o *Options) settle() error {
-	if o.Health.Disabled && o.Health != (Health{Disabled: true}) {
-		return errors.New("option --no-healthcheck contradicts the other options --health-...; remove it or them")
-	}
-	if len(o.CapAdd) > 0 {
-		o.keepAdded()
-	}
-	return nil
-}
-
-// keepAdded takes what is added from what is dropped, whichever comes first, as
-// docker-create(1) does.
-func (o *Options) keepAdded() {
-	dropped := o.CapDrop
-	if slices.Contains(dropped, allCapabilities) {
-		dropped = guestCapabilities()
-	}
-	o.CapDrop = nil
-	for _, name := range dropped {
-		if !slices.Contains(o.CapAdd, name) {
-			o.CapDrop = append(o.CapDrop, name)
-		}
 	}
 }

@@ -11,12 +11,12 @@ func TestParsePort(t *testing.T) {
 		text string
 		want Port
 	}{
-		{"8080", Port{0, 8080, "tcp"}},
-		{"8080/udp", Port{0, 8080, "udp"}},
-		{"8080:80", Port{8080, 80, "tcp"}},
-		{"8080:80/udp", Port{8080, 80, "udp"}},
-		{"8080:80/TCP", Port{8080, 80, "tcp"}},
-		{"1:65535", Port{1, 65535, "tcp"}},
+		{text: "8080", want: Port{Container: 8080, Protocol: "tcp"}},
+		{text: "8080/udp", want: Port{Container: 8080, Protocol: "udp"}},
+		{text: "8080:80", want: Port{Host: 8080, Container: 80, Protocol: "tcp"}},
+		{text: "8080:80/udp", want: Port{Host: 8080, Container: 80, Protocol: "udp"}},
+		{text: "8080:80/TCP", want: Port{Host: 8080, Container: 80, Protocol: "tcp"}},
+		{text: "1:65535", want: Port{Host: 1, Container: 65535, Protocol: "tcp"}},
 	}
 	for _, tt := range tests {
 		if got, err := ParsePort(tt.text); err != nil || got != tt.want {
@@ -27,38 +27,40 @@ func TestParsePort(t *testing.T) {
 
 func TestParsePortErrors(t *testing.T) {
 	const (
-		form     = "port %s is neither CONTAINER nor HOST:CONTAINER with numbers from 1 to 65535; write for example 8080:80"
+		form = "port %s is neither CONTAINER nor HOST:CONTAINER with numbers from 1 to 65535; " +
+			"write for example 8080:80"
 		protocol = "port %s has an unknown protocol; write /tcp or /udp, or none for tcp"
-		address  = "port %s names an address, but only the machine's loopback is published to; leave the address out, as in 8080:80"
-		several  = "port %s is a range; write each port on a line of its own"
+		address  = "port %s names an address, but ports are published on the host's loopback only; " +
+			"leave the address out, as in 8080:80"
+		several = "port %s is a range; write each port on a line of its own"
 	)
 	tests := []struct{ text, want string }{
-		{"", form},
-		{"0", form},
-		{"65536", form},
-		{"1:", form},
-		{":1", form},
-		{":", form},
-		{"1:1:1", form},
-		{"0:80", form},
-		{"80:0", form},
-		{"-1", form},
-		{"+80", form},
-		{" 80", form},
-		{"0x50", form},
-		{"http", form},
-		{"80:http", form},
-		{"1/tcp/udp", protocol},
-		{"1:1/tcp/udp", protocol},
-		{"80/", protocol},
-		{"80/sctp", protocol},
-		{"80-90", several},
-		{"80-90:80-90/udp", several},
-		{"127.0.0.1:8080:80", address},
-		{"127.0.0.1::80", address},
-		{"127.0.0.1:80", address},
-		{"[::1]:8080:80/udp", address},
-		{"localhost:80:80", address},
+		{text: "", want: form},
+		{text: "0", want: form},
+		{text: "65536", want: form},
+		{text: "1:", want: form},
+		{text: ":1", want: form},
+		{text: ":", want: form},
+		{text: "1:1:1", want: form},
+		{text: "0:80", want: form},
+		{text: "80:0", want: form},
+		{text: "-1", want: form},
+		{text: "+80", want: form},
+		{text: " 80", want: form},
+		{text: "0x50", want: form},
+		{text: "http", want: form},
+		{text: "80:http", want: form},
+		{text: "1/tcp/udp", want: protocol},
+		{text: "1:1/tcp/udp", want: protocol},
+		{text: "80/", want: protocol},
+		{text: "80/sctp", want: protocol},
+		{text: "80-90", want: several},
+		{text: "80-90:80-90/udp", want: several},
+		{text: "127.0.0.1:8080:80", want: address},
+		{text: "127.0.0.1::80", want: address},
+		{text: "127.0.0.1:80", want: address},
+		{text: "[::1]:8080:80/udp", want: address},
+		{text: "localhost:80:80", want: address},
 	}
 	for _, tt := range tests {
 		want := fmt.Sprintf(tt.want, `"`+tt.text+`"`)
@@ -66,7 +68,8 @@ func TestParsePortErrors(t *testing.T) {
 			t.Errorf("ParsePort(%q) is %+v,\n%v; want\n%s", tt.text, got, err, want)
 		}
 	}
-	if _, err := ParsePort(strings.Repeat("1", 300)); err == nil || err.Error() != fmt.Sprintf(form, `"`+strings.Repeat("1", 80)+`"`) {
+	want := fmt.Sprintf(form, `"`+strings.Repeat("1", 80)+`"`)
+	if _, err := ParsePort(strings.Repeat("1", 300)); err == nil || err.Error() != want {
 		t.Errorf("a long port fails with %v", err)
 	}
 }

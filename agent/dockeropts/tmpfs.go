@@ -7,8 +7,9 @@ import (
 	"strings"
 )
 
-// Tmpfs is an empty file system in memory, tmpfs(5). As in Docker, nothing in
-// it is set-user-ID or a device, and nothing is executed unless it says so.
+// Tmpfs is an empty file system in memory, tmpfs(5). As in Docker, set-user-ID
+// bits and devices have no effect in it, and files can be executed only with
+// Exec.
 type Tmpfs struct {
 	Path     string `json:"path"`           // absolute, clean, not "/"
 	Size     int64  `json:"size,omitempty"` // bytes, to 1 PiB; 0: half of the memory
@@ -17,13 +18,12 @@ type Tmpfs struct {
 	Exec     bool   `json:"exec,omitempty"`
 }
 
-// The kernel's default, tmpfs(5).
 const (
-	defaultMode = 0o1777
+	defaultMode = 0o1777 // the kernel's, tmpfs(5)
 	maxMode     = 0o7777
 )
 
-// Flags are the mount(8) options of all file systems.
+// Flags returns the options of mount(8) that any file system has.
 func (t Tmpfs) Flags() []string {
 	flags := []string{"nosuid", "nodev"}
 	if !t.Exec {
@@ -35,7 +35,7 @@ func (t Tmpfs) Flags() []string {
 	return flags
 }
 
-// Data are the options of tmpfs(5).
+// Data returns the options of tmpfs(5).
 func (t Tmpfs) Data() string {
 	data := fmt.Sprintf("mode=%o", t.Mode)
 	if t.Size > 0 {
@@ -44,13 +44,14 @@ func (t Tmpfs) Data() string {
 	return data
 }
 
-// addTmpfs reads PATH[:OPTION,...].
+// addTmpfs parses PATH[:OPTION,...].
 func (o *Options) addTmpfs(value string) error {
 	name, list, ok := strings.Cut(value, ":")
 	t := Tmpfs{Path: path.Clean(name), Mode: defaultMode}
 	if !path.IsAbs(name) || t.Path == "/" {
-		return fmt.Errorf("%.80q is no absolute path beneath /; write for example /run:size=64m", name)
+		return fmt.Errorf("%.80q is not an absolute path beneath /; write for example /run:size=64m", name)
 	}
+
 	if ok {
 		for option := range strings.SplitSeq(list, ",") {
 			if err := t.set(option); err != nil {
@@ -62,19 +63,20 @@ func (o *Options) addTmpfs(value string) error {
 	return nil
 }
 
+// set applies one option of --tmpfs.
 func (t *Tmpfs) set(option string) error {
 	name, value, _ := strings.Cut(option, "=")
 	switch {
 	case name == "size":
 		n, ok := parseSize(value)
 		if !ok || n == 0 {
-			return fmt.Errorf("%.80q is no size from 1 to 1024t; write for example size=64m", value)
+			return fmt.Errorf("%.80q is not a size from 1 to 1024t; write for example size=64m", value)
 		}
 		t.Size = n
 	case name == "mode":
 		n, err := strconv.ParseUint(value, 8, 32)
 		if err != nil || n > maxMode {
-			return fmt.Errorf("%.80q is no octal mode; write for example mode=1777", value)
+			return fmt.Errorf("%.80q is not an octal mode; write for example mode=1777", value)
 		}
 		t.Mode = uint32(n)
 	case option == "ro", option == "rw":

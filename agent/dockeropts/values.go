@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/docker/go-units"
 )
 
 const (
@@ -21,24 +22,12 @@ const (
 	maxDuration = 24 * time.Hour
 	maxRetries  = 1000
 	maxID       = 1<<16 - 1 // a guest has 65536 users, systemd-nspawn(1)
-	maxHostname = 63        // of docker-create(1), one less than HOST_NAME_MAX
-	maxName     = 253       // RFC 1035
-)
-
-var (
-	hostnamePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
-	// With the underscores that names of containers have, and that hosts(5) does
-	// not mind.
-	namePattern    = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*$`)
-	accountPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
-	devicePattern  = regexp.MustCompile(`^/dev(/[A-Za-z0-9_][A-Za-z0-9_.,+@-]*)+$`)
-	sizePattern    = regexp.MustCompile(`^([0-9]{1,16}(?:\.[0-9]{1,9})?)(?:([kmgt])i?)?b?$`)
 )
 
 func (o *Options) setCPUs(value string) error {
 	n, err := strconv.ParseFloat(value, 64)
 	if err != nil || n != 0 && !(n >= minCPUs && n <= maxCPUs) {
-		return fmt.Errorf("%.80q is no number from %g to %d; write for example 1.5", value, minCPUs, maxCPUs)
+		return fmt.Errorf("%.80q is not a number from %g to %d; write for example 1.5", value, minCPUs, maxCPUs)
 	}
 	o.CPUs = n
 	return nil
@@ -47,7 +36,7 @@ func (o *Options) setCPUs(value string) error {
 func (o *Options) setMemory(value string) error {
 	n, ok := parseSize(value)
 	if !ok || n != 0 && n < minMemory {
-		return fmt.Errorf("%.80q is no size from 6m to 1024t; write for example 2g", value)
+		return fmt.Errorf("%.80q is not a size from 6m to 1024t; write for example 2g", value)
 	}
 	o.Memory = n
 	return nil
@@ -56,46 +45,41 @@ func (o *Options) setMemory(value string) error {
 func (o *Options) setShmSize(value string) error {
 	n, ok := parseSize(value)
 	if !ok || n == 0 {
-		return fmt.Errorf("%.80q is no size from 1 to 1024t; write for example 1g", value)
+		return fmt.Errorf("%.80q is not a size from 1 to 1024t; write for example 1g", value)
 	}
 	o.ShmSize = n
 	return nil
 }
 
-// parseSize reads a number of bytes up to maxSize as dockerd does: 1024, 64k,
-// 1.5g, 2GB and 2GiB alike in powers of 1024.
-func parseSize(value string) (int64, bool) {
-	m := sizePattern.FindStringSubmatch(strings.ToLower(value))
-	if m == nil {
+// parseSize parses a number of bytes up to maxSize as docker-create(1) does:
+// 1024, 64k, 1.5g, 2GB and 2GiB are all powers of 1024. Docker takes less than
+// one byte for zero, which is no limit; here that is a mistake.
+func parseSize(value string) (n int64, ok bool) {
+	n, err := units.RAMInBytes(value)
+	if err != nil || n < 0 || n > maxSize {
 		return 0, false
 	}
-	n, err := strconv.ParseFloat(m[1], 64)
-	if err != nil {
-		return 0, false
-	}
-	for range strings.Index(" kmgt", m[2]) {
-		n *= 1024
-	}
-	return int64(n), n == 0 || n >= 1 && n <= maxSize
+	return n, n > 0 || !strings.ContainsAny(value, "123456789")
 }
 
 func (o *Options) setPidsLimit(value string) error {
 	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil || n < -1 || n > maxPids {
-		return fmt.Errorf("%.80q is no number from 1 to %d, nor -1 for no limit; write for example 512", value, maxPids)
+		return fmt.Errorf("%.80q is not a number from 1 to %d, nor -1 for no limit; write for example 512", value, maxPids)
 	}
 	o.PidsLimit = max(n, 0)
 	return nil
 }
 
-// addEnv shows no value in errors, it may be a secret.
+// addEnv keeps the value out of its errors: it may be a secret.
 func (o *Options) addEnv(value string) error {
 	name, text, ok := strings.Cut(value, "=")
 	switch {
 	case name == "":
 		return errors.New("the name is empty; write NAME=VALUE")
 	case !ok:
-		return fmt.Errorf("%.80q has no value, and the machine's own are not handed on; write %.80q", name, name+"=VALUE")
+		return fmt.Errorf("%.80q has no value, and variables of the host are not passed on; write %.80q",
+			name, name+"=VALUE")
 	}
 	if o.Env == nil {
 		o.Env = map[string]string{}
@@ -105,8 +89,8 @@ func (o *Options) addEnv(value string) error {
 }
 
 func (o *Options) setHostname(value string) error {
-	if len(value) > maxHostname || !hostnamePattern.MatchString(value) {
-		return fmt.Errorf("%.80q is no host name; write letters, digits and inner hyphens, %d at most", value, maxHostname)
+	if !isHostname(value) {
+		return fmt.Errorf("%.80q is not a host name; write letters, digits and inner hyphens, 63 at most", value)
 	}
 	o.Hostname = value
 	return nil
@@ -114,30 +98,29 @@ func (o *Options) setHostname(value string) error {
 
 func (o *Options) addAlias(value string) error {
 	if !isName(value) {
-		return fmt.Errorf("%.80q is no name; write letters, digits, hyphens and underscores", value)
+		return fmt.Errorf("%.80q is not a name; write letters, digits, hyphens and underscores", value)
 	}
 	o.Aliases = appendNew(o.Aliases, value)
 	return nil
 }
 
-func isName(s string) bool { return len(s) <= maxName && namePattern.MatchString(s) }
-
-// addHost reads NAME:ADDRESS or NAME=ADDRESS, IPv6 with or without brackets.
+// addHost parses NAME:ADDRESS or NAME=ADDRESS, IPv6 with or without brackets.
 func (o *Options) addHost(value string) error {
 	i := strings.IndexAny(value, ":=")
 	if i < 0 || !isName(value[:i]) {
-		return fmt.Errorf("%.80q is no NAME:ADDRESS; write for example db.example:192.0.2.1", value)
+		return fmt.Errorf("%.80q is not NAME:ADDRESS; write for example db.example:192.0.2.1", value)
 	}
 	text := value[i+1:]
 	if text == "host-gateway" {
-		return errors.New("host-gateway is not supported: a guest does not reach the machine; write an address, or make it a service of the job")
+		return errors.New("host-gateway is not supported: guests cannot reach the host; " +
+			"write an address, or make it a service of the job")
 	}
 	if strings.HasPrefix(text, "[") {
 		text = strings.TrimSuffix(text[1:], "]")
 	}
 	address, err := netip.ParseAddr(text)
 	if err != nil || address.Zone() != "" {
-		return fmt.Errorf("%.80q is no IPv4 or IPv6 address; write for example %.80s:192.0.2.1", text, value[:i])
+		return fmt.Errorf("%.80q is not an IPv4 or IPv6 address; write for example %.80s:192.0.2.1", text, value[:i])
 	}
 	o.AddHosts = append(o.AddHosts, HostEntry{Name: value[:i], Address: address.String()})
 	return nil
@@ -146,21 +129,22 @@ func (o *Options) addHost(value string) error {
 func (o *Options) setUser(value string) error {
 	user, group, ok := strings.Cut(value, ":")
 	if !isAccount(user) || ok && !isAccount(group) {
-		return fmt.Errorf("%.80q is no USER, UID, USER:GROUP or UID:GID with numbers to %d; write for example 1000:1000", value, maxID)
+		return fmt.Errorf("%.80q is not USER, UID, USER:GROUP or UID:GID with numbers to %d; "+
+			"write for example 1000:1000", value, maxID)
 	}
 	o.User = value
 	return nil
 }
 
-// isAccount tells whether s may be a user or a group, or the number of one.
+// isAccount reports whether s is the name or the number of a user or a group.
 func isAccount(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 64)
-	return err == nil && n <= maxID || accountPattern.MatchString(s)
+	return err == nil && n <= maxID || isAccountName(s)
 }
 
 func (o *Options) setWorkdir(value string) error {
 	if !path.IsAbs(value) {
-		return fmt.Errorf("%.80q is no absolute path; write for example /work", value)
+		return fmt.Errorf("%.80q is not an absolute path; write for example /work", value)
 	}
 	o.Workdir = path.Clean(value)
 	return nil
@@ -171,7 +155,7 @@ func (o *Options) setEntrypoint(value string) error {
 	return nil
 }
 
-// addDevice reads /dev/HOST[:/dev/GUEST][:rwm].
+// addDevice parses /dev/HOST[:/dev/GUEST][:rwm].
 func (o *Options) addDevice(value string) error {
 	parts := strings.Split(value, ":")
 	d := Device{Host: parts[0], Guest: parts[0]}
@@ -179,12 +163,13 @@ func (o *Options) addDevice(value string) error {
 	if len(parts) > 0 && strings.HasPrefix(parts[0], "/") {
 		d.Guest, parts = parts[0], parts[1:]
 	}
-	if len(parts) > 1 || !devicePattern.MatchString(d.Host) || !devicePattern.MatchString(d.Guest) {
-		return fmt.Errorf("%.80q is no /dev/HOST or /dev/HOST:/dev/GUEST; write for example /dev/kvm", value)
+	if len(parts) > 1 || !isDevice(d.Host) || !isDevice(d.Guest) {
+		return fmt.Errorf("%.80q is not /dev/HOST or /dev/HOST:/dev/GUEST; write for example /dev/kvm", value)
 	}
-	// No guest makes devices, mknod(2) in a user namespace, so m means nothing.
+	// Nothing in a user namespace makes devices, mknod(2), so m changes nothing.
 	if len(parts) == 1 && parts[0] != "rw" && parts[0] != "rwm" {
-		return fmt.Errorf("%.80q is no access that can be given: a guest reads and writes its devices; leave it out", parts[0])
+		return fmt.Errorf("%.80q is not a supported access: a guest reads and writes its devices; leave it out",
+			parts[0])
 	}
 	o.Devices = append(o.Devices, d)
 	return nil
@@ -201,7 +186,7 @@ func (o *Options) setHealthCmd(value string) error {
 func (o *Options) setHealthRetries(value string) error {
 	n, err := strconv.Atoi(value)
 	if err != nil || n < 0 || n > maxRetries {
-		return fmt.Errorf("%.80q is no number from 0 to %d; write for example 5", value, maxRetries)
+		return fmt.Errorf("%.80q is not a number from 0 to %d; write for example 5", value, maxRetries)
 	}
 	o.Health.Retries = n
 	return nil
@@ -211,7 +196,7 @@ func durationOf(d *time.Duration) func(string) error {
 	return func(value string) error {
 		n, err := time.ParseDuration(value)
 		if err != nil || n != 0 && n < minDuration || n > maxDuration {
-			return fmt.Errorf("%.80q is no time from 1ms to 24h; write for example 10s or 1m30s", value)
+			return fmt.Errorf("%.80q is not a duration from 1ms to 24h; write for example 10s or 1m30s", value)
 		}
 		*d = n
 		return nil

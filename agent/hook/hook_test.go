@@ -217,7 +217,7 @@ func TestUnsupported(t *testing.T) {
 		return strings.Replace(prepare, `"createOptions":null`, `"createOptions":"`+line+`"`, 1)
 	}
 	tests := []struct{ name, payload, want string }{
-		{"options", options("--privileged"), `container: options: option --privileged is not supported: a guest is root of its own user namespace already; remove it`},
+		{"options", options("--privileged"), `container: options: option --privileged is not supported: a guest is already root in its own user namespace; remove it`},
 		{"service options", strings.Replace(prepare, `"services":[]`, `"services":[{"image":"a"},{"image":"b","createOptions":"--magic"}]`, 1),
 			`service 2: options: option --magic is unknown; docs/containers.md lists what is supported`},
 		{"ports", strings.Replace(prepare, `"portMappings":[]`, `"portMappings":["80-90"]`, 1), `container: ports: port "80-90" is a range; write each port on a line of its own`},
@@ -374,9 +374,9 @@ func TestStepNotRun(t *testing.T) {
 		{"state null", `{"job":"3f9c"}`, `null`, nil, noJob, 0},
 		{"state empty", `{"job":"3f9c"}`, `{}`, nil, noJob, 0},
 		{"job null", `"3f9c"`, `null`, nil, noJob, 0},
-		{"quote", `"-e"`, `"'"`, nil, `cannot run step "__run": the command line has a quote without its end; check the step's shell`, 0},
+		{"quote", `"-e"`, `"'"`, nil, `cannot run step "__run": the command line has a quote that is not closed; check the step's shell`, 0},
 		{"backslash", `x.sh"`, `\\"`, nil, `cannot run step "__run": the command line ends in a backslash; check the step's shell`, 0},
-		{"no program", `"bash"`, `"''"`, nil, `cannot run step "__run": the command line is empty; see the step's shell`, 0},
+		{"no program", `"bash"`, `"''"`, nil, `cannot run step "__run": the command line is empty; check the step's shell`, 0},
 		{"broker", `"-e"`, `"-e"`, errors.New("the guest is gone"), `cannot run step "__run": the guest is gone`, 1},
 	}
 	for _, tt := range tests {
