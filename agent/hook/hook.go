@@ -173,9 +173,12 @@ func (h *Hook) cleanup(ctx context.Context, job string) error {
 func (s *Step) argv() ([]string, error) {
 	argv, err := shellwords.Split(strings.Join(append([]string{s.EntryPoint}, s.Args...), " "))
 	if err == nil && (len(argv) == 0 || argv[0] == "") {
-		err = errors.New("the command line is empty; see the step's shell")
+		err = errors.New("the command line is empty")
 	}
-	return argv, err
+	if err != nil {
+		return nil, fmt.Errorf("%w; check the step's shell", err)
+	}
+	return argv, nil
 }
 
 // name is what the runner calls the step, after a space, or nothing.

@@ -2,50 +2,55 @@ package shellwords
 
 import (
 	"errors"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// TestSplit has the answers of Python 3's shlex.split.
+// TestSplit wants the results of Python 3's shlex.split.
 func TestSplit(t *testing.T) {
 	tests := []struct {
 		line string
 		want []string
 		err  error
 	}{
-		{"", nil, nil},
-		{" \t\r\n", nil, nil},
-		{"a b  c", []string{"a", "b", "c"}, nil},
-		{`"Mona the Octocat"`, []string{"Mona the Octocat"}, nil},
-		{`"Hello World"`, []string{"Hello World"}, nil},
-		{`sh -c 'echo "Hello World"'`, []string{"sh", "-c", `echo "Hello World"`}, nil},
-		{`sh -c 'echo '\''it'\'''`, []string{"sh", "-c", "echo 'it'"}, nil},
-		{`pwsh -command ". '/__w/_temp/x.ps1'"`, []string{"pwsh", "-command", ". '/__w/_temp/x.ps1'"}, nil},
-		{`'' ""a "" `, []string{"", "a", ""}, nil},
-		{`a#b # c`, []string{"a#b", "#", "c"}, nil},
-		{`$HOME ${A} $(b) *`, []string{"$HOME", "${A}", "$(b)", "*"}, nil},
-		{`a\ b \"c \\`, []string{"a b", `"c`, `\`}, nil},
-		{`"\$\"\\\a'"`, []string{`\$"\\a'`}, nil},
-		{`'\'`, []string{`\`}, nil},
-		{`x"y z"'w '`, []string{"xy zw "}, nil},
-		{"\u00a0\u2003", []string{"\u00a0\u2003"}, nil},
-		{`a;b|c&&d`, []string{"a;b|c&&d"}, nil},
-		{`'a`, nil, ErrQuote},
-		{`a "b`, nil, ErrQuote},
-		{`"\"`, nil, ErrQuote},
-		{`"\`, nil, ErrQuote},
-		{`a\`, nil, ErrEscape},
+		{line: ""},
+		{line: " \t\r\n"},
+		{line: "a b  c", want: []string{"a", "b", "c"}},
+		{line: `"Mona the Octocat"`, want: []string{"Mona the Octocat"}},
+		{line: `"Hello World"`, want: []string{"Hello World"}},
+		{line: `sh -c 'echo "Hello World"'`, want: []string{"sh", "-c", `echo "Hello World"`}},
+		{line: `sh -c 'echo '\''it'\'''`, want: []string{"sh", "-c", "echo 'it'"}},
+		{line: `pwsh -command ". '/__w/_temp/x.ps1'"`, want: []string{"pwsh", "-command", ". '/__w/_temp/x.ps1'"}},
+		{line: `'' ""a "" `, want: []string{"", "a", ""}},
+		{line: `a#b # c`, want: []string{"a#b", "#", "c"}},
+		{line: `$HOME ${A} $(b) *`, want: []string{"$HOME", "${A}", "$(b)", "*"}},
+		{line: `a\ b \"c \\`, want: []string{"a b", `"c`, `\`}},
+		{line: `"\$\"\\\a'"`, want: []string{`\$"\\a'`}},
+		{line: `'\'`, want: []string{`\`}},
+		{line: `x"y z"'w '`, want: []string{"xy zw "}},
+		{line: "\u00a0\u2003", want: []string{"\u00a0\u2003"}},
+		{line: `a;b|c&&d`, want: []string{"a;b|c&&d"}},
+		{line: `'a`, err: ErrQuote},
+		{line: `a "b`, err: ErrQuote},
+		{line: `"\"`, err: ErrQuote},
+		{line: `"\`, err: ErrQuote},
+		{line: `a\`, err: ErrEscape},
 	}
 	for _, tt := range tests {
-		if got, err := Split(tt.line); !errors.Is(err, tt.err) || !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("Split(%q) is %q, %v; want %q, %v", tt.line, got, err, tt.want, tt.err)
+		got, err := Split(tt.line)
+		if !errors.Is(err, tt.err) {
+			t.Errorf("Split(%q) fails with %v, want %v", tt.line, err, tt.err)
+		}
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("Split(%q), -want +got:\n%s", tt.line, diff)
 		}
 	}
 }
 
-// FuzzSplit quotes what came out, as a shell takes it, and splits it again.
+// FuzzSplit quotes the words that Split returns for a shell, and splits them again.
 func FuzzSplit(f *testing.F) {
 	for _, s := range []string{"a b", `"a b" 'c'`, `\`, `"\"`, "''"} {
 		f.Add(s)
