@@ -17,7 +17,6 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
-	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // Where a guest that builds an image finds what it needs.
@@ -78,21 +77,13 @@ func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Bu
 // importBuilt takes over what a guest has built. The guest chose the file, so
 // nothing but a regular one is opened.
 func (s *Server) importBuilt(ctx context.Context, key, volumes string) (image, error) {
-	dir, err := os.Open(filepath.Join(volumes, outputVolume))
+	archive, err := s.settings.root(volumes).OpenFile(filepath.Join(outputVolume, archiveName))
 	if err != nil {
-		return image{}, err
+		return image{}, fmt.Errorf("cannot read the built image: %w", err)
 	}
-	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), archiveName, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return image{}, fmt.Errorf("cannot open the built image: %w", err)
-	}
-	archive := os.NewFile(uintptr(fd), archiveName)
 	defer archive.Close()
-	if info, err := archive.Stat(); err != nil || !info.Mode().IsRegular() {
-		return image{}, errors.Join(errors.New("the built image is no file"), err)
-	}
-	built, err := s.store.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(fd))
+
+	built, err := s.store.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(int(archive.Fd())))
 	if err != nil {
 		return image{}, err
 	}
@@ -112,25 +103,17 @@ func (s *Server) registriesConf() string {
 // contextKey names a Dockerfile with all that lies beside it by content: names,
 // permissions and bytes.
 func (s *Server) contextKey(dir, dockerfile string) (string, error) {
-	work, err := filepath.Rel(s.settings.WorkRoot, dir)
-	if err != nil || !filepath.IsLocal(work) {
+	workRoot := s.settings.workRoot()
+	work, beneath := workRoot.Name(dir)
+	if !beneath {
 		return "", errors.New("it does not lie beneath the work root")
 	}
-	workRoot, err := os.Open(s.settings.WorkRoot)
-	if err != nil {
-		return "", err
-	}
-	defer workRoot.Close()
-	opened, err := workroot.OpenBeneath(workRoot, work, -1, -1)
-	if err != nil {
-		return "", err
-	}
-	defer opened.Close()
-	root, err := os.OpenRoot("/proc/self/fd/" + strconv.Itoa(int(opened.Fd())))
+	root, err := workRoot.OpenRoot(work)
 	if err != nil {
 		return "", err
 	}
 	defer root.Close()
+
 	if info, err := root.Lstat(dockerfile); err != nil || !info.Mode().IsRegular() {
 		return "", errors.New("there is no such file")
 	}

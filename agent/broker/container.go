@@ -143,7 +143,7 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 	if err != nil {
 		return nil, err
 	}
-	binds, err := s.binds(spec.Mounts, spec.volumes, int(u.uid))
+	binds, err := binder{settings: s.settings, volumes: spec.volumes, user: int(u.uid)}.open(spec.Mounts)
 	if err != nil {
 		return nil, err
 	}

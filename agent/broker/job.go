@@ -16,7 +16,6 @@ import (
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
-	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // job is the job that has guests.
@@ -48,7 +47,7 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 		return nil, err
 	}
 	if !s.settings.KeepWork {
-		if err := workroot.RemoveLeftovers(s.settings.WorkRoot, r.Workspace); err != nil {
+		if err := s.settings.workRoot().RemoveLeftovers(r.Workspace); err != nil {
 			return nil, err
 		}
 	}
@@ -232,7 +231,7 @@ func (s *Server) stopJob(j *job) error {
 	if err := os.RemoveAll(s.volumes(j)); err != nil {
 		return fmt.Errorf("cannot remove volumes: %w", err)
 	}
-	return s.giveBack()
+	return s.restoreOwnership()
 }
 
 // volumes is where the named volumes of a job lie, among what guests write.
@@ -240,14 +239,10 @@ func (s *Server) volumes(j *job) string {
 	return filepath.Join(s.guests.JobsDir, "v-"+j.id[:8])
 }
 
-// giveBack makes the runner the owner of all in its work root.
-func (s *Server) giveBack() error {
-	root, err := os.Open(s.settings.WorkRoot)
-	if err != nil {
-		return fmt.Errorf("cannot open work root: %w", err)
-	}
-	defer root.Close()
-	return workroot.RestoreOwnership(root, guest.SubordinateBase, s.settings.RunnerUID, s.settings.RunnerGID)
+// restoreOwnership makes the runner the owner of all that guests left in its work
+// root.
+func (s *Server) restoreOwnership() error {
+	return s.settings.workRoot().RestoreOwnership(guest.SubordinateBase)
 }
 
 // names gives each service names of its own.

@@ -1,14 +1,11 @@
 package broker
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
-	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
@@ -18,27 +15,6 @@ func TestEnvironment(t *testing.T) {
 	got := environ(merged)
 	if want := []string{"A=job", "B=step", "PATH=/bin"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestAllowed(t *testing.T) {
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "cache/npm"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink("/etc", filepath.Join(dir, "cache/link")); err != nil {
-		t.Fatal(err)
-	}
-	s := &Server{settings: Settings{RunnerUID: os.Getuid(), RunnerGID: os.Getgid(), BindRO: []HostBind{{Source: filepath.Join(dir, "cache")}}}}
-	for source, ok := range map[string]bool{"cache/npm": true, "cache": true, "cache/link": false, "cache/../other": false, "cached": false, "": false} {
-		bind, err := s.allowed(guest.Bind{Target: "/x"}, filepath.Join(dir, source), 0)
-		if (err == nil) != ok {
-			t.Errorf("%q: got %v, want success %v", source, err, ok)
-		}
-		if err == nil && !bind.ReadOnly {
-			t.Errorf("%q is writable, and RUNNER_NSPAWN_BIND_RO allowed it", source)
-		}
-		closeBinds([]guest.Bind{bind})
 	}
 }
 

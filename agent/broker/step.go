@@ -190,5 +190,5 @@ func (s *Server) withGuest(ctx context.Context, spec containerSpec, j *job, do f
 		return errors.Join(err, net.Leave(spec.address))
 	}
 	err = do(c, spec.volumes)
-	return errors.Join(err, c.stop(), net.Leave(spec.address), s.giveBack())
+	return errors.Join(err, c.stop(), net.Leave(spec.address), s.restoreOwnership())
 }

@@ -114,7 +114,7 @@ func (g *Guest) mountBind(target string, b Bind) error {
 // link is followed.
 func (g *Guest) hide(private, name string, b Bind) error {
 	// The directory is made beneath the source, whose ids are the host's.
-	made, err := workroot.OpenBeneath(b.Source, name, b.Owner, b.Owner)
+	made, err := workroot.MakeBeneath(b.Source, name, b.Owner, b.Owner)
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (g *Guest) hide(private, name string, b Bind) error {
 		return err
 	}
 	defer root.Close()
-	target, err := workroot.OpenBeneath(root, name, -1, -1)
+	target, err := workroot.OpenBeneath(root, name)
 	if err != nil {
 		return err
 	}

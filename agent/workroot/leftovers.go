@@ -6,50 +6,55 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 )
 
-// RemoveLeftovers removes what earlier jobs left beneath the work root: tools, and the
-// workspaces of all repositories. What begins with an underscore is otherwise
-// the runner's own, which empties _temp and _actions itself. The job's own
-// workspace stays, emptied: the runner stands in it.
-func RemoveLeftovers(workRoot, workspace string) error {
-	keep, err := filepath.Rel(workRoot, workspace)
-	if err != nil || !filepath.IsLocal(keep) {
-		keep = ""
-	}
-	root, err := os.OpenRoot(workRoot)
+// toolDir is where the runner keeps the tools that jobs install. Jobs see it, so
+// an earlier job's must not reach a later one.
+const toolDir = "_tool"
+
+// RemoveLeftovers removes what earlier jobs left beneath the work root: tools,
+// and the workspaces of all repositories. Other names that begin with an
+// underscore are the runner's, which empties _temp and _actions itself.
+//
+// The job's own workspace, a path of the host, stays but is emptied: the runner
+// has it as its working directory. A path outside of the root keeps nothing.
+func (r Root) RemoveLeftovers(workspace string) error {
+	keep, _ := r.Name(workspace)
+	root, err := os.OpenRoot(r.Path)
 	if err != nil {
-		return fmt.Errorf("cannot wipe work root: %w", err)
+		return fmt.Errorf("cannot remove what earlier jobs left: %w", err)
 	}
 	defer root.Close()
+
 	entries, err := fs.ReadDir(root.FS(), ".")
 	if err != nil {
-		return fmt.Errorf("cannot wipe work root: %w", err)
+		return fmt.Errorf("cannot remove what earlier jobs left: %w", err)
 	}
 	for _, e := range entries {
-		name := e.Name()
-		if strings.HasPrefix(name, "_") && name != "_tool" {
+		if strings.HasPrefix(e.Name(), "_") && e.Name() != toolDir {
 			continue
 		}
-		if err := removeBeneath(root, name, keep); err != nil {
-			return fmt.Errorf("cannot wipe work root: %w", err)
+		if err := removeBeneath(root, e.Name(), keep); err != nil {
+			return fmt.Errorf("cannot remove what earlier jobs left: %w", err)
 		}
 	}
 	return nil
 }
 
-// removeBeneath removes name, or only what is in it if it is keep or on the way to
-// it. A root follows no link out of it, and removes links themselves.
+// removeBeneath removes name, or only its content if it is the tools, keep, or
+// on the way to keep. An os.Root does not follow a link out of it, and removes
+// links themselves.
 func removeBeneath(root *os.Root, name, keep string) error {
-	if name != keep && name != "_tool" && !strings.HasPrefix(keep, name+"/") {
+	if name != keep && name != toolDir && !strings.HasPrefix(keep, name+"/") {
 		return root.RemoveAll(name)
 	}
+
 	info, err := root.Lstat(name)
 	if err != nil || !info.IsDir() {
 		return errors.Join(err, root.RemoveAll(name))
 	}
+
 	entries, err := fs.ReadDir(root.FS(), name)
 	if err != nil {
 		return err

@@ -8,34 +8,35 @@ import (
 	"strings"
 )
 
-// hiddenDirs are directories beneath the work root that no guest sees: where the
-// runner reads the hook's answers, which a job must not forge, and where it
-// keeps its own new version.
-var hiddenDirs = []string{"_temp/_runner_hook_responses", "_update"}
+// hiddenDirs returns the directories beneath the work root that no guest sees:
+// where the runner reads the hook's answers, which a job must not forge, and
+// where it keeps its own new version.
+func hiddenDirs() []string { return []string{"_temp/_runner_hook_responses", "_update"} }
 
-// HiddenBeneath gives the hidden directories that lie in the directory work.
-func HiddenBeneath(work string) []string {
+// HiddenBeneath returns the hidden directories that lie in the directory name of
+// the work root, relative to it.
+func HiddenBeneath(name string) []string {
 	var names []string
-	for _, h := range hiddenDirs {
-		if name, err := filepath.Rel(work, h); err == nil && filepath.IsLocal(name) && name != "." {
-			names = append(names, name)
+	for _, hidden := range hiddenDirs() {
+		if rel, err := filepath.Rel(name, hidden); err == nil && filepath.IsLocal(rel) && rel != "." {
+			names = append(names, rel)
 		}
 	}
 	return names
 }
 
-// CheckHidden refuses a path beneath the work root that is hidden.
-func CheckHidden(name string) error {
+// CheckVisible refuses a name beneath the work root that guests must not see.
+func CheckVisible(name string) error {
 	name = filepath.Clean(name)
-	for _, h := range hiddenDirs {
-		if name == h || strings.HasPrefix(name, h+"/") {
-			return fmt.Errorf("%s is the runner's own", name)
+	for _, hidden := range hiddenDirs() {
+		if name == hidden || strings.HasPrefix(name, hidden+"/") {
+			return fmt.Errorf("%s belongs to the runner", name)
 		}
 	}
 	return nil
 }
 
-// CheckTarget refuses what a request cannot name as a place in a guest.
+// CheckTarget refuses a path in a guest at which nothing can be shown.
 func CheckTarget(target string) error {
 	if !path.IsAbs(target) || path.Clean(target) != target || target == "/" {
 		return errors.New("the target is not a clean absolute path")

@@ -127,8 +127,8 @@ func TestGuestRequests(t *testing.T) {
 		for source, want := range map[string]string{
 			"/etc":                 "volume /etc is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env",
 			l.path("work/../etc"):  "volume " + l.path("work/../etc") + " is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env",
-			l.path("work/_update"): "_update is the runner's own",
-			l.path("work/_temp/_runner_hook_responses/x"): "_temp/_runner_hook_responses/x is the runner's own",
+			l.path("work/_update"): "_update belongs to the runner",
+			l.path("work/_temp/_runner_hook_responses/x"): "_temp/_runner_hook_responses/x belongs to the runner",
 		} {
 			_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: source}}}), io.Discard)
 			if want = "cannot mount /x: " + want; err == nil || err.Error() != want {

@@ -1,0 +1,120 @@
+package broker
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/guest"
+)
+
+// TestBinds opens mounts of requests in a work root, DIR/work, beside
+// directories that root shows to guests: DIR/rw and DIR/ro.
+func TestBinds(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		mount   brokerapi.Mount // DIR stands for the directory
+		source  string          // beneath DIR, of what is opened
+		fixed   bool            // shown read only and as it is on disk
+		hide    int             // directories that are hidden
+		err     string          // part of the error, in place of all this
+	}{
+		{summary: "the work root", mount: brokerapi.Mount{Source: "DIR/work"}, source: "work", hide: 2},
+		{summary: "a workspace that is new", mount: brokerapi.Mount{Source: "DIR/work/repo/repo"}, source: "work/repo/repo"},
+		{summary: "a hidden directory", mount: brokerapi.Mount{Source: "DIR/work/_update"}, err: "belongs to the runner"},
+		{summary: "a link in the work root", mount: brokerapi.Mount{Source: "DIR/work/link"}, err: "cannot open link beneath"},
+		{summary: "the node.js builds", mount: brokerapi.Mount{Externals: true}, source: "externals", fixed: true},
+		{summary: "a volume", mount: brokerapi.Mount{Volume: "data"}, source: "jobs/v-1/data"},
+		{summary: "a volume elsewhere", mount: brokerapi.Mount{Volume: "../x"}, err: "is not a name of a volume"},
+		{summary: "a volume without a name", mount: brokerapi.Mount{Volume: ".."}, err: "not beneath"},
+		{summary: "a host directory", mount: brokerapi.Mount{Source: "DIR/rw/new"}, source: "rw/new"},
+		{summary: "one to be read only", mount: brokerapi.Mount{Source: "DIR/ro/npm"}, source: "ro/npm", fixed: true},
+		{summary: "one that does not exist", mount: brokerapi.Mount{Source: "DIR/ro/new"}, err: "no such file"},
+		{summary: "a link in a host directory", mount: brokerapi.Mount{Source: "DIR/ro/link"}, err: "cannot open link beneath"},
+		{summary: "beside a host directory", mount: brokerapi.Mount{Source: "DIR/rose"}, err: "RUNNER_NSPAWN_BIND_RO in config.env"},
+		{summary: "out of a host directory", mount: brokerapi.Mount{Source: "DIR/ro/../x"}, err: "is not allowed"},
+		{summary: "elsewhere on the host", mount: brokerapi.Mount{Source: "/etc"}, err: "volume /etc is not allowed"},
+		{summary: "no source", mount: brokerapi.Mount{}, err: "the request names no source"},
+		{summary: "a target that is relative", mount: brokerapi.Mount{Target: "x", Externals: true}, err: "clean absolute path"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			dir, b := newBinder(t)
+			m := test.mount
+			m.Source = strings.ReplaceAll(m.Source, "DIR", dir)
+			if m.Target == "" {
+				m.Target = "/x"
+			}
+
+			binds, err := b.open([]brokerapi.Mount{{Target: "/scratch", Scratch: true}, m})
+			if test.err != "" {
+				if err == nil || !strings.Contains(err.Error(), test.err) || binds != nil {
+					t.Errorf("got %v, %v, want an error with %q", binds, err, test.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer closeBinds(binds)
+			if len(binds) != 3 {
+				t.Fatalf("got %d binds, want the settings' two and one", len(binds))
+			}
+			checkBind(t, binds[0], guest.Bind{Target: "/rw", Owner: b.settings.RunnerUID, User: b.user}, filepath.Join(dir, "rw"))
+			checkBind(t, binds[1], guest.Bind{Target: "/ro", ReadOnly: true}, filepath.Join(dir, "ro"))
+
+			want := guest.Bind{Target: "/x", Owner: b.settings.RunnerUID, User: b.user}
+			if test.fixed {
+				want = guest.Bind{Target: "/x", ReadOnly: true}
+			}
+			checkBind(t, binds[2], want, filepath.Join(dir, test.source))
+			if len(binds[2].Hide) != test.hide {
+				t.Errorf("hides %q, want %d directories", binds[2].Hide, test.hide)
+			}
+		})
+	}
+}
+
+func checkBind(t *testing.T, got, want guest.Bind, source string) {
+	t.Helper()
+	if got.Target != want.Target || got.ReadOnly != want.ReadOnly || got.Owner != want.Owner || got.User != want.User {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if got.Source.Name() != source {
+		t.Errorf("%s shows %s, want %s", got.Target, got.Source.Name(), source)
+	}
+	if info, err := os.Stat(source); err != nil || !info.IsDir() {
+		t.Errorf("%s is not a directory: %v", source, err)
+	}
+}
+
+func newBinder(t *testing.T) (dir string, b binder) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, name := range []string{"work", "externals", "rw", "ro/npm", "rose", "jobs"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, link := range []string{"work/link", "ro/link"} {
+		if err := os.Symlink("/etc", filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	settings := Settings{
+		WorkRoot: filepath.Join(dir, "work"), Externals: filepath.Join(dir, "externals"),
+		RunnerUID: os.Getuid(), RunnerGID: os.Getgid(),
+		Bind:   []HostBind{{Source: filepath.Join(dir, "rw"), Target: "/rw"}},
+		BindRO: []HostBind{{Source: filepath.Join(dir, "ro"), Target: "/ro"}},
+	}
+	return dir, binder{settings: settings, volumes: filepath.Join(dir, "jobs/v-1"), user: 1000}
+}
+
+func TestBindsOfSettings(t *testing.T) {
+	_, b := newBinder(t)
+	b.settings.BindRO[0].Source += "/missing"
+	if binds, err := b.open(nil); err == nil || !strings.HasPrefix(err.Error(), "cannot show "+b.settings.BindRO[0].Source) || binds != nil {
+		t.Errorf("got %v, %v", binds, err)
+	}
+}
