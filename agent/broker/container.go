@@ -169,15 +169,11 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 }
 
 func findUser(spec containerSpec) (user, error) {
-	uid, gid, groups, home, err := oci.User(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
+	u, err := oci.FindUser(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
 	if err != nil {
 		return user{}, err
 	}
-	u := user{uid: uint32(uid), gid: uint32(gid), home: home}
-	for _, g := range groups {
-		u.groups = append(u.groups, uint32(g))
-	}
-	return u, nil
+	return user{uid: u.UID, gid: u.GID, groups: u.Groups, home: u.Home}, nil
 }
 
 // guestSpec is the part of a container that its guest is started with.

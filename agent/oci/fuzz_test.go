@@ -100,7 +100,7 @@ func FuzzConfig(f *testing.F) {
 	})
 }
 
-// FuzzUser reads passwd(5) and group(5) of an image.
+// FuzzUser parses passwd(5) and group(5) of an image.
 func FuzzUser(f *testing.F) {
 	f.Add("root:x:0:0::/root:/bin/sh\napp:x:1001:1002::/home/app:\n", "staff:x:50:app,b\n", "app:staff")
 	f.Add("a:x:-1:99999999999999999999", ":::", "a")
@@ -114,16 +114,19 @@ func FuzzUser(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		uid, gid, groups, home, err := User(tree, spec)
+		u, err := FindUser(tree, spec)
 		if err != nil {
+			if s := err.Error(); len(s) > 500 || strings.ContainsAny(s, "\n\r\x00") {
+				t.Errorf("the message is %q", s)
+			}
 			return
 		}
-		for _, id := range append(groups, uid, gid) {
-			if id < 0 || id >= idCount {
+		for _, id := range append(u.Groups, u.UID, u.GID) {
+			if id >= idCount {
 				t.Errorf("got number %d", id)
 			}
 		}
-		if home == "" {
+		if u.Home == "" {
 			t.Error("got no home")
 		}
 	})
