@@ -8,6 +8,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
@@ -114,7 +115,7 @@ func (b binder) openHostDir(bind guest.Bind, source string) (guest.Bind, error) 
 		}
 		return bind, err
 	}
-	return bind, fmt.Errorf("volume %s is not allowed: "+
+	return bind, wire.Unsupported("volume %s is not allowed: "+
 		"it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env", source)
 }
 

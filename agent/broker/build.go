@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Where a guest that builds an image finds what it needs.
@@ -58,14 +57,12 @@ func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Bu
 	var result image
 	err = s.withGuest(ctx, spec, nil, func(c *container, volumes string) error {
 		argv := []string{"sh", "-c", buildScript, "sh", contextTarget + "/" + name}
-		end, err := c.exec(ctx, client, c.process(argv, c.env, "/"))
+		status, err := c.guest.Exec(ctx, c.process(argv, c.env, "/"), client.streams())
 		switch {
 		case err != nil:
-			return err
-		case end.kind == wire.Failure:
-			return errors.New(string(end.payload))
-		case end.payload[0] != 0:
-			return fmt.Errorf("buildah ended with status %d", end.payload[0])
+			return explainGuest(err)
+		case status != 0:
+			return fmt.Errorf("buildah ended with status %d", status)
 		}
 		c.guest.Kill() // nobody changes the result any more
 		result, err = s.importBuilt(ctx, key, volumes)

@@ -14,10 +14,12 @@ import (
 	"strings"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/guestinit"
+	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
@@ -33,12 +35,36 @@ type image struct {
 // containerSpec is a container to be started, as root has decided.
 type containerSpec struct {
 	brokerapi.Container
+	options dockeropts.Options // those of Container, parsed
+	ports   []dockeropts.Port
 	image   image
 	address netip.Addr
 	hosts   [][]string        // of the job: address and names of each guest
 	volumes string            // directory of the job's named volumes
 	files   map[string]string // further ones to put into the guest: path, content
 	makeDir bool              // as docker-create(1) does with the working directory
+}
+
+// newContainerSpec parses what a workflow says of a container in Docker's words.
+// place is where in the workflow it says so, for errors; it may be empty.
+func newContainerSpec(place string, c brokerapi.Container) (containerSpec, error) {
+	if place != "" {
+		place += ": "
+	}
+	spec := containerSpec{Container: c}
+
+	var err error
+	if spec.options, err = dockeropts.Parse(c.Options); err != nil {
+		return spec, wire.Unsupported("%soptions: %w", place, err)
+	}
+	for _, text := range c.Ports {
+		port, err := dockeropts.ParsePort(text)
+		if err != nil {
+			return spec, wire.Unsupported("%sports: %w", place, err)
+		}
+		spec.ports = append(spec.ports, port)
+	}
+	return spec, nil
 }
 
 // container is a guest with the user and environment of its processes.
@@ -52,8 +78,11 @@ type container struct {
 }
 
 // process asks for one of the container's.
-func (c *container) process(argv []string, env map[string]string, dir string) guestinit.Exec {
-	return guestinit.Exec{Argv: argv, Env: environ(env), Dir: dir, UID: c.user.uid, GID: c.user.gid, Groups: c.user.groups, DropCapabilities: c.drop}
+func (c *container) process(argv []string, env map[string]string, dir string) guestapi.Process {
+	return guestapi.Process{
+		Argv: argv, Env: environ(env), Dir: dir,
+		UID: c.user.uid, GID: c.user.gid, Groups: c.user.groups, DropCapabilities: c.drop,
+	}
 }
 
 // user is one of a guest's.
@@ -82,7 +111,7 @@ func (s *Server) image(ctx context.Context, c brokerapi.Container, tell progress
 	}
 	var credentials *oci.Credentials
 	if c.Credentials != nil {
-		credentials = &oci.Credentials{Username: c.Credentials.Username, Password: c.Credentials.Password, Server: c.Credentials.Server}
+		credentials = (*oci.Credentials)(c.Credentials)
 	}
 	pulled, err := s.store.Pull(ctx, name, credentials, func(line string) { tell("%s", line) })
 	if err != nil {
@@ -108,10 +137,10 @@ func (s *Server) imageOf(ctx context.Context, client *caller, r brokerapi.Contai
 // docker-run(1).
 func (c *containerSpec) argv() []string {
 	entrypoint, args := c.image.config.Entrypoint, c.image.config.Cmd
-	if c.Options.Entrypoint != nil {
+	if c.options.Entrypoint != nil {
 		entrypoint, args = nil, nil
-		if *c.Options.Entrypoint != "" {
-			entrypoint = []string{*c.Options.Entrypoint}
+		if *c.options.Entrypoint != "" {
+			entrypoint = []string{*c.options.Entrypoint}
 		}
 	}
 	if len(c.Entrypoint) > 0 {
@@ -125,7 +154,7 @@ func (c *containerSpec) argv() []string {
 
 // environment merges what the image, the options and the workflow say.
 func (c *containerSpec) environment(home string) map[string]string {
-	env := mergeEnv(map[string]string{"HOME": home}, parseEnviron(c.image.config.Env), c.Options.Env, c.Env)
+	env := mergeEnv(map[string]string{"HOME": home}, parseEnviron(c.image.config.Env), c.options.Env, c.Env)
 	if env["PATH"] == "" {
 		env["PATH"] = DefaultPath
 	}
@@ -160,16 +189,16 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 	if err := net.Join(g.Leader(), spec.address); err != nil {
 		return nil, err
 	}
-	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, drop: spec.Options.CapDrop,
-		dir: firstOf(spec.Dir, spec.Options.Workdir, spec.image.config.WorkingDir, "/")}
-	if err := g.Attach(binds, s.setup(spec, c)); err != nil {
+	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, drop: spec.options.CapDrop,
+		dir: firstOf(spec.Dir, spec.options.Workdir, spec.image.config.WorkingDir, "/")}
+	if err := g.Configure(ctx, binds, s.guestConfig(spec, c)); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
 func findUser(spec containerSpec) (user, error) {
-	u, err := oci.FindUser(spec.image.tree, firstOf(spec.Options.User, spec.image.config.User))
+	u, err := oci.FindUser(spec.image.tree, firstOf(spec.options.User, spec.image.config.User))
 	if err != nil {
 		return user{}, err
 	}
@@ -178,49 +207,49 @@ func findUser(spec containerSpec) (user, error) {
 
 // guestSpec is the part of a container that its guest is started with.
 func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
-	o := spec.Options
+	o := spec.options
 	g := guest.Spec{ID: machineName(newID()), Tree: spec.image.tree, TreeOwner: spec.image.owner, Boot: spec.image.boot,
 		Limits: guest.Limits{Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs}}
 	for _, d := range o.Devices {
 		if !slices.Contains(s.settings.Devices, d.Host) {
-			return g, fmt.Errorf("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)
+			return g, wire.Unsupported("device %s is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env", d.Host)
 		}
 		if workroot.CheckTarget(d.Guest) != nil || !strings.HasPrefix(d.Guest, "/dev/") {
-			return g, fmt.Errorf("device %s cannot appear as %q: that is not beneath /dev", d.Host, d.Guest)
+			return g, wire.Unsupported("device %s cannot appear as %q: that is not beneath /dev", d.Host, d.Guest)
 		}
 		g.Devices = append(g.Devices, guest.Device{Source: d.Host, Target: d.Guest})
 	}
 	return g, nil
 }
 
-// setup is what the guest's agent does before the first process.
-func (s *Server) setup(spec containerSpec, c *container) guestinit.Setup {
-	hostname := firstOf(spec.Options.Hostname, c.guest.ID())
+// guestConfig is what the guest agent does before the first process.
+func (s *Server) guestConfig(spec containerSpec, c *container) guestapi.Config {
+	hostname := firstOf(spec.options.Hostname, c.guest.ID())
 	hosts := append([][]string{{spec.address.String(), hostname}}, spec.hosts...)
-	for _, h := range spec.Options.AddHosts {
+	for _, h := range spec.options.AddHosts {
 		hosts = append(hosts, []string{h.Address, h.Name})
 	}
-	setup := guestinit.Setup{
+	config := guestapi.Config{
 		Hostname: hostname,
-		Files:    map[string]string{"/etc/hosts": guestinit.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
+		Files:    map[string]string{"/etc/hosts": guestapi.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
 		Dirs:     slices.Clone(spec.image.config.Volumes),
 	}
-	maps.Copy(setup.Files, spec.files)
+	maps.Copy(config.Files, spec.files)
 	if spec.makeDir {
-		setup.Dirs = append(setup.Dirs, c.dir)
+		config.Dirs = append(config.Dirs, c.dir)
 	}
 	for _, m := range spec.Mounts {
 		if m.Scratch {
-			setup.Dirs = append(setup.Dirs, m.Target)
+			config.Dirs = append(config.Dirs, m.Target)
 		}
 	}
-	for _, t := range spec.Options.Tmpfs {
-		setup.Tmpfs = append(setup.Tmpfs, guestinit.Tmpfs{Target: t.Path, Flags: t.Flags(), Options: t.Data()})
+	for _, t := range spec.options.Tmpfs {
+		config.Tmpfs = append(config.Tmpfs, guestapi.Tmpfs{Target: t.Path, Flags: t.Flags(), Options: t.Data()})
 	}
-	if size := spec.Options.ShmSize; size > 0 {
-		setup.Tmpfs = append(setup.Tmpfs, guestinit.Tmpfs{Target: "/dev/shm", Flags: []string{"nosuid", "nodev"}, Options: fmt.Sprintf("mode=1777,size=%d", size)})
+	if size := spec.options.ShmSize; size > 0 {
+		config.Tmpfs = append(config.Tmpfs, guestapi.Tmpfs{Target: "/dev/shm", Flags: []string{"nosuid", "nodev"}, Options: fmt.Sprintf("mode=1777,size=%d", size)})
 	}
-	return setup
+	return config
 }
 
 // resolvConf is resolv.conf(5) with the host's own name servers.

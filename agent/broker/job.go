@@ -41,6 +41,12 @@ func (j *job) ended() error {
 
 // prepare ends the guests of an earlier job and starts those of one.
 func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell progress) (*brokerapi.PrepareReply, error) {
+	// A workflow that asks for too much is refused before anything changes.
+	specs, err := newContainerSpecs(r)
+	if err != nil {
+		return nil, err
+	}
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.endJobLocked(); err != nil {
@@ -52,7 +58,7 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 		}
 	}
 	j := &job{id: newID(), stopWatch: func() {}}
-	reply, err := s.startJob(ctx, j, r, tell)
+	reply, err := s.startJob(ctx, j, specs, len(r.Services), tell)
 	if err != nil {
 		return nil, errors.Join(err, s.stopJob(j))
 	}
@@ -62,16 +68,13 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 	return reply, nil
 }
 
-// startJob starts what a job needs; on an error the caller stops what is there.
-func (s *Server) startJob(ctx context.Context, j *job, r brokerapi.PrepareRequest, tell progress) (*brokerapi.PrepareReply, error) {
-	containers := slices.Clone(r.Services)
-	if r.Container != nil {
-		containers = append(containers, *r.Container)
-	}
-	specs, err := s.specs(ctx, j, containers, tell)
-	if err != nil {
+// startJob starts what a job needs, services first in specs; on an error the
+// caller stops what is there.
+func (s *Server) startJob(ctx context.Context, j *job, specs []containerSpec, services int, tell progress) (*brokerapi.PrepareReply, error) {
+	if err := s.findImages(ctx, j, specs, tell); err != nil {
 		return nil, err
 	}
+	var err error
 	if j.network, err = s.network.NewNetwork(); err != nil {
 		return nil, err
 	}
@@ -80,28 +83,45 @@ func (s *Server) startJob(ctx context.Context, j *job, r brokerapi.PrepareReques
 		if specs[i].address, err = j.network.Reserve(); err != nil {
 			return nil, err
 		}
-		if i < len(r.Services) {
-			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, names.of(specs[i].Container)...))
-		} else if aliases := specs[i].Options.Aliases; len(aliases) > 0 {
+		if i < services {
+			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, names.of(specs[i])...))
+		} else if aliases := specs[i].options.Aliases; len(aliases) > 0 {
 			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, aliases...))
 		}
 	}
-	if err := s.startGuests(ctx, j, specs, len(r.Services), tell); err != nil {
+	if err := s.startGuests(ctx, j, specs, services, tell); err != nil {
 		return nil, err
 	}
-	return j.reply(specs, len(r.Services))
+	return j.reply(specs, services)
 }
 
-// specs finds the images of all containers at once.
-func (s *Server) specs(ctx context.Context, j *job, containers []brokerapi.Container, tell progress) ([]containerSpec, error) {
-	specs := make([]containerSpec, len(containers))
-	errs := make([]error, len(containers))
+// newContainerSpecs are the containers of a job: services first, in order, then
+// its own.
+func newContainerSpecs(r brokerapi.PrepareRequest) ([]containerSpec, error) {
+	var specs []containerSpec
+	for i, c := range r.Services {
+		spec, err := newContainerSpec(fmt.Sprintf("service %d", i+1), c)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	if r.Container != nil {
+		spec, err := newContainerSpec("container", *r.Container)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, spec)
+	}
+	return specs, nil
+}
+
+// findImages finds or pulls the images of all containers at once.
+func (s *Server) findImages(ctx context.Context, j *job, specs []containerSpec, tell progress) error {
+	errs := make([]error, len(specs))
 	var pulls sync.WaitGroup
-	for i, c := range containers {
-		pulls.Go(func() {
-			specs[i].Container = c
-			specs[i].image, errs[i] = s.image(ctx, c, tell)
-		})
+	for i := range specs {
+		pulls.Go(func() { specs[i].image, errs[i] = s.image(ctx, specs[i].Container, tell) })
 	}
 	pulls.Wait()
 	for _, spec := range specs {
@@ -109,7 +129,7 @@ func (s *Server) specs(ctx context.Context, j *job, containers []brokerapi.Conta
 			j.images = append(j.images, spec.image)
 		}
 	}
-	return specs, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // startGuests starts the job's own container beside its services, and waits
@@ -140,7 +160,7 @@ func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec,
 func (j *job) reply(specs []containerSpec, services int) (*brokerapi.PrepareReply, error) {
 	r := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
 	for i, spec := range specs {
-		ports, err := publish(j.network, spec.Ports, spec.address)
+		ports, err := publish(j.network, spec.ports, spec.address)
 		if err != nil {
 			return nil, err
 		}
@@ -252,9 +272,9 @@ func newNames() names { return names{} }
 
 // of gives the names of a service: those its options ask for, its host name,
 // and that of its image, with a number behind if another has it already.
-func (n names) of(c brokerapi.Container) []string {
+func (n names) of(c containerSpec) []string {
 	var list []string
-	for _, name := range append(slices.Clone(c.Options.Aliases), c.Options.Hostname) {
+	for _, name := range append(slices.Clone(c.options.Aliases), c.options.Hostname) {
 		if name != "" && !slices.Contains(list, name) {
 			n[name] = true
 			list = append(list, name)

@@ -94,12 +94,12 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	}
 	var request brokerapi.Envelope
 	if err := json.Unmarshal(payload, &request); err != nil {
-		_ = client.Send(wire.Failure, []byte("cannot read request: "+err.Error()))
+		_ = client.SendFailure(fmt.Errorf("cannot read request: %w", err))
 		return
 	}
 	if err := s.answer(ctx, cancel, client, request); err != nil && ctx.Err() == nil {
 		s.log.Error("request failed", "error", err)
-		_ = client.Send(wire.Failure, []byte(err.Error()))
+		_ = client.SendFailure(err)
 	}
 }
 

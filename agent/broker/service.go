@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
-	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -35,12 +33,9 @@ func (s *Server) startService(ctx context.Context, spec containerSpec, net *netw
 	}
 	sv := &service{container: c, output: &output{}, exited: make(chan struct{})}
 	if len(argv) > 0 {
-		err = sv.spawn(argv)
+		sv.spawn(argv)
 	}
-	if err == nil {
-		err = sv.awaitHealth(ctx, health(spec), tell, spec.Image)
-	}
-	if err != nil {
+	if err := sv.awaitHealth(ctx, health(spec), tell, spec.Image); err != nil {
 		err = fmt.Errorf("cannot start service %s: %w%s", spec.Image, err, sv.output.quote())
 		return nil, errors.Join(err, c.stop())
 	}
@@ -48,42 +43,25 @@ func (s *Server) startService(ctx context.Context, spec containerSpec, net *netw
 }
 
 // spawn starts the service's process, which ends with its guest.
-func (sv *service) spawn(argv []string) error {
-	conn, err := sv.guest.Dial()
-	if err != nil {
-		return err
-	}
-	agent := wire.NewConn(conn, wire.MaxData)
-	request := sv.process(argv, sv.env, sv.dir)
-	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
-		_ = conn.Close()
-		return err
-	}
+func (sv *service) spawn(argv []string) {
 	go func() {
 		defer close(sv.exited)
-		defer conn.Close()
-		for {
-			kind, payload, err := agent.Receive()
-			switch {
-			case err != nil:
-				return
-			case kind == wire.Exit && len(payload) == 1:
-				sv.output.end(fmt.Errorf("it ended with status %d", payload[0]))
-				return
-			case kind == wire.Failure:
-				sv.output.end(errors.New(string(payload)))
-				return
-			default:
-				sv.output.Write(payload)
-			}
+		streams := wire.Streams{Stdout: &sv.output.tail, Stderr: &sv.output.tail}
+		status, err := sv.guest.Exec(context.Background(), sv.process(argv, sv.env, sv.dir), streams)
+		var closed *wire.ClosedError
+		switch {
+		case errors.As(err, &closed): // the guest ended, and all in it
+		case err != nil:
+			sv.output.end(err)
+		default:
+			sv.output.end(fmt.Errorf("it ended with status %d", status))
 		}
 	}()
-	return nil
 }
 
 // health is what the workflow says of a service's health, or else its image.
 func health(spec containerSpec) dockeropts.Health {
-	h := spec.Options.Health
+	h := spec.options.Health
 	if h.Disabled {
 		return dockeropts.Health{}
 	}
@@ -143,32 +121,18 @@ func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, tell pr
 func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, said string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, orDefault(h.Timeout, healthTimeout))
 	defer cancel()
-	conn, err := sv.guest.Dial()
-	if err != nil {
-		return 0, "", err
+
+	var out tail
+	status, err = sv.guest.Exec(ctx, sv.process([]string{"/bin/sh", "-c", h.Cmd}, sv.env, sv.dir),
+		wire.Streams{Stdout: &out, Stderr: &out})
+	var failure *wire.Error
+	switch {
+	case errors.As(err, &failure):
+		return -1, failure.Message, err
+	case err != nil:
+		return -1, "it did not answer in time", err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	agent := wire.NewConn(conn, wire.MaxData)
-	request := sv.process([]string{"/bin/sh", "-c", h.Cmd}, sv.env, sv.dir)
-	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
-		return 0, "", err
-	}
-	var out output
-	for {
-		kind, payload, err := agent.Receive()
-		switch {
-		case err != nil:
-			return -1, "it did not answer in time", err
-		case kind == wire.Exit && len(payload) == 1:
-			return int(payload[0]), strings.TrimSpace(out.String()), nil
-		case kind == wire.Failure:
-			return -1, string(payload), errors.New(string(payload))
-		default:
-			out.Write(payload)
-		}
-	}
+	return status, strings.TrimSpace(out.String()), nil
 }
 
 func orDefault[T comparable](value, otherwise T) T {
@@ -181,19 +145,10 @@ func orDefault[T comparable](value, otherwise T) T {
 
 // output keeps the end of what a service prints, and how it ended.
 type output struct {
+	tail
+
 	mu  sync.Mutex
-	buf []byte
 	err error
-}
-
-// outputLimit is enough for the last words of a service, in bytes.
-const outputLimit = 4096
-
-func (o *output) Write(p []byte) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.buf = append(o.buf, p...)
-	o.buf = o.buf[max(0, len(o.buf)-outputLimit):]
 }
 
 func (o *output) end(err error) {
@@ -211,17 +166,34 @@ func (o *output) why() error {
 	return o.err
 }
 
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return string(o.buf)
-}
-
 // quote shows the last lines, if there are any, behind an error.
 func (o *output) quote() string {
-	text := bytes.TrimSpace([]byte(o.String()))
-	if len(text) == 0 {
+	text := strings.TrimSpace(o.String())
+	if text == "" {
 		return ""
 	}
-	return "; it said:\n" + string(text)
+	return "; it said:\n" + text
+}
+
+// tailLimit is enough for the last words of a service, in bytes.
+const tailLimit = 4096
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu  sync.Mutex
+	buf []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.buf = append(t.buf, p...)
+	t.buf = t.buf[max(0, len(t.buf)-tailLimit):]
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.buf)
 }

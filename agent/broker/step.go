@@ -4,12 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -17,16 +16,16 @@ import (
 // is one, since a guest may have to be started first.
 type caller struct {
 	*wire.Conn
-	signals chan []byte
+	signals chan os.Signal
 }
 
-// maxSignals is more than anybody sends before a process takes one.
+// maxSignals is more than a client sends before a process takes one.
 const maxSignals = 16
 
 // newCaller begins to read the client's signals. When it hangs up, cancel is
 // called.
 func newCaller(client *wire.Conn, cancel context.CancelFunc) *caller {
-	c := &caller{Conn: client, signals: make(chan []byte, maxSignals)}
+	c := &caller{Conn: client, signals: make(chan os.Signal, maxSignals)}
 	go func() {
 		defer cancel()
 		for {
@@ -34,19 +33,22 @@ func newCaller(client *wire.Conn, cancel context.CancelFunc) *caller {
 			if err != nil || kind != wire.Signal {
 				return
 			}
+			signal, err := wire.ReadSignal(payload)
+			if err != nil {
+				continue
+			}
 			select {
-			case c.signals <- payload:
-			default: // it does not listen to the ones before
+			case c.signals <- signal:
+			default: // the process does not take those before
 			}
 		}
 	}()
 	return c
 }
 
-// frame is one message of a conversation.
-type frame struct {
-	kind    wire.Kind
-	payload []byte
+// streams connects the client with a process.
+func (c *caller) streams() wire.Streams {
+	return wire.Streams{Stdout: c.Writer(wire.Stdout), Stderr: c.Writer(wire.Stderr), Signals: c.signals}
 }
 
 // exec runs a step in the guest of the job's container.
@@ -65,84 +67,47 @@ func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecReque
 	if len(r.PrependPath) > 0 {
 		env["PATH"] = strings.Join(append(slices.Clone(r.PrependPath), env["PATH"]), ":")
 	}
-	end, err := c.exec(ctx, client, c.process(r.Argv, env, r.Dir))
+
+	status, err := c.guest.Exec(ctx, c.process(r.Argv, env, r.Dir), client.streams())
 	if err != nil {
-		if why := j.ended(); why != nil {
-			return why
+		if cause := j.ended(); cause != nil {
+			return cause
 		}
-		return err
+		return explainGuest(err)
 	}
-	return client.Send(end.kind, end.payload)
+	return client.SendExit(status)
 }
 
-// exec runs a process and carries its conversation.
-// The guest is not trusted: only frames that a process may cause pass. When ctx
-// ends, so does the connection to the agent, which ends the process's whole
-// tree. The last frame is not passed on but given to the caller.
-func (c *container) exec(ctx context.Context, client *caller, request guestinit.Exec) (end frame, err error) {
-	conn, err := c.guest.Dial()
-	if err != nil {
-		return end, err
+// explainGuest says that a step's guest is gone, where that is why it failed.
+func explainGuest(err error) error {
+	var closed *wire.ClosedError
+	if errors.As(err, &closed) {
+		return fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", closed.Err)
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-	agent := wire.NewConn(conn, wire.MaxData)
-	if err := agent.SendJSON(wire.Request, guestinit.Request{Exec: &request}); err != nil {
-		return end, err
-	}
-	ended := make(chan struct{})
-	var signals sync.WaitGroup
-	signals.Go(func() {
-		for {
-			select {
-			case payload := <-client.signals:
-				_ = agent.Send(wire.Signal, payload) // reading fails as well
-			case <-ended:
-				return
-			}
-		}
-	})
-	defer signals.Wait()
-	defer close(ended)
-	return passOutput(agent, client.Conn)
-}
-
-// passOutput gives the client what the process writes until it ends.
-func passOutput(agent, client *wire.Conn) (end frame, err error) {
-	for {
-		kind, payload, err := agent.Receive()
-		if err != nil {
-			return end, fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", err)
-		}
-		switch kind {
-		case wire.Stdout, wire.Stderr:
-			if err := client.Send(kind, payload); err != nil {
-				return end, err
-			}
-		case wire.Failure, wire.Exit:
-			return frame{kind, payload}, nil
-		default:
-			return end, fmt.Errorf("cannot understand the guest: unexpected frame %q", kind)
-		}
-	}
+	return err
 }
 
 // run starts a guest of the base tree for one command, and ends it with the
 // command.
 func (s *Server) run(ctx context.Context, client *caller, r brokerapi.RunRequest) error {
 	env := mergeEnv(map[string]string{"HOME": "/root", "LANG": "C.UTF-8"}, r.Env)
-	return s.runIn(ctx, client, containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}, image: s.baseImage()}, r.Argv, nil)
+	spec := containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}, image: s.baseImage()}
+	return s.runIn(ctx, client, spec, r.Argv, nil)
 }
 
 // runContainer runs a container's own process in a guest of its own.
 func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.ContainerRequest) error {
+	spec, err := newContainerSpec("", r.Container)
+	if err != nil {
+		return err
+	}
 	image, err := s.imageOf(ctx, client, r)
 	if err != nil {
 		return err
 	}
 	defer image.release()
-	spec := containerSpec{Container: r.Container, image: image, makeDir: true}
+
+	spec.image, spec.makeDir = image, true
 	argv := spec.argv()
 	if len(argv) == 0 {
 		return fmt.Errorf("cannot run container: image %q names no command, and the step gives none", r.Image)
@@ -159,15 +124,15 @@ func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.C
 // runIn runs one process in a guest of its own. The client hears of the end when
 // nothing is left.
 func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, argv []string, j *job) error {
-	var end frame
+	var status int
 	err := s.withGuest(ctx, spec, j, func(c *container, _ string) (err error) {
-		end, err = c.exec(ctx, client, c.process(argv, c.env, c.dir))
+		status, err = c.guest.Exec(ctx, c.process(argv, c.env, c.dir), client.streams())
 		return err
 	})
 	if err != nil {
-		return err
+		return explainGuest(err)
 	}
-	return client.Send(end.kind, end.payload)
+	return client.SendExit(status)
 }
 
 // withGuest starts a guest, in the network of a job if there is one, lets do use

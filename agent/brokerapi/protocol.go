@@ -1,10 +1,9 @@
 // Package brokerapi is what the broker, the root side of container jobs, can be
-// asked, and how. Those who ask, the hook among them, run as the unprivileged
-// user runner and can name only ids, in-guest values and paths; what a path of
-// the host means is the broker's to decide.
+// asked for, and the client that asks. Callers, the hook among them, run as the
+// unprivileged user runner. They send ids, values of a guest, and the words of a
+// workflow as they are; the broker decides what a path of the host means and
+// parses options and ports itself.
 package brokerapi
-
-import "github.com/mkappliance/mkappliance/agent/dockeropts"
 
 // DefaultSocket is where the broker listens.
 const DefaultSocket = "/run/runner/guest.sock"
@@ -40,13 +39,13 @@ type Container struct {
 	Image       string       `json:"image,omitempty"` // as the workflow has it
 	Credentials *Credentials `json:"credentials,omitempty"`
 	// Entrypoint and Args replace the image's own, if given.
-	Entrypoint []string           `json:"entrypoint,omitempty"`
-	Args       []string           `json:"args,omitempty"`
-	Env        map[string]string  `json:"env,omitempty"` // overrides the image's
-	Dir        string             `json:"dir,omitempty"` // working directory; empty for the image's
-	Mounts     []Mount            `json:"mounts,omitempty"`
-	Ports      []dockeropts.Port  `json:"ports,omitempty"`
-	Options    dockeropts.Options `json:"options,omitzero"`
+	Entrypoint []string          `json:"entrypoint,omitempty"`
+	Args       []string          `json:"args,omitempty"`
+	Env        map[string]string `json:"env,omitempty"` // overrides the image's
+	Dir        string            `json:"dir,omitempty"` // working directory; empty for the image's
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	Ports      []string          `json:"ports,omitempty"`   // as a workflow has them, see dockeropts.ParsePort
+	Options    string            `json:"options,omitempty"` // as a workflow has them, see dockeropts.Parse
 }
 
 // PrepareRequest asks for the guests of a job. Those that an earlier job left
@@ -77,10 +76,10 @@ type Started struct {
 // ExecRequest runs one process in the guest of a job. Its environment is the
 // image's, overridden by the job's, overridden by Env.
 type ExecRequest struct {
-	Job  string            `json:"job"`
-	Argv []string          `json:"argv"` // Argv[0] is looked up in the guest's PATH
-	Env  map[string]string `json:"env,omitempty"`
-	// PrependPath goes before the PATH that the environments above give.
+	Job  string            `json:"job"`           // PrepareReply.Job
+	Argv []string          `json:"argv"`          // Argv[0] is looked up in the guest's PATH
+	Env  map[string]string `json:"env,omitempty"` // overrides the job's
+	// PrependPath goes before the PATH of the environments above.
 	PrependPath []string `json:"prepend_path,omitempty"`
 	Dir         string   `json:"dir,omitempty"` // working directory in the guest; empty for "/"
 }

@@ -1,11 +1,11 @@
-// Package guest starts and ends systemd-nspawn guests. A guest has a tree as
-// its root, under a layer of its own that is thrown away, user ids that are
-// nobody's on the host, a network of its own, and nothing of the host but what
+// Package guest starts and stops systemd-nspawn guests. A guest has a tree as
+// its root, below a layer of its own that is removed with it, user ids that no
+// user of the host has, a network of its own, and nothing of the host but what
 // is bound into it.
 //
 // A guest is made in two steps, so that one may wait, already started, for a
-// job: Start gives one that is like any other of its tree; Attach makes it the
-// one that a container asks for.
+// job: Start starts one that is like any other of its tree; Configure makes it
+// the one that a container asks for.
 package guest
 
 import (
@@ -44,32 +44,36 @@ type Manager struct {
 	ReadyTimeout time.Duration // how long a guest may take to answer
 	Limits       Limits        // of all guests together
 
-	mu    sync.Mutex
-	slots [MaxGuests]bool
-	maps  map[idMap]*os.File
+	mu       sync.Mutex
+	idRanges [MaxGuests]bool // which are taken
+	maps     map[idMap]*os.File
 }
 
 // Guest is a running guest.
 type Guest struct {
-	host   *Manager
-	spec   Spec
-	slot   int
-	dir    string // everything of this guest on the host's disk
-	cgroup string
-	leader int           // process id of the agent in it, as the host sees it
-	exited chan struct{} // closed when nspawn has ended
-	output *tail
+	manager *Manager
+	spec    Spec
+	idRange int    // index of its range of user ids
+	dir     string // everything of this guest on the host's disk
+	cgroup  string
+	leader  int           // process id of the agent in it, as the host sees it
+	exited  chan struct{} // closed when nspawn has ended
+	output  *tail
 }
 
 // Start starts a guest and waits until its agent answers. When it fails, or ctx
 // ends, nothing is left behind.
-func (h *Manager) Start(ctx context.Context, spec Spec) (*Guest, error) {
-	slot, err := h.takeSlot()
+func (m *Manager) Start(ctx context.Context, spec Spec) (*Guest, error) {
+	idRange, err := m.takeIDRange()
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{host: h, spec: spec, slot: slot, dir: filepath.Join(h.JobsDir, spec.ID),
-		cgroup: filepath.Join(h.Cgroup, spec.ID), exited: make(chan struct{}), output: &tail{limit: 4096}}
+
+	g := &Guest{
+		manager: m, spec: spec, idRange: idRange,
+		dir: filepath.Join(m.JobsDir, spec.ID), cgroup: filepath.Join(m.Cgroup, spec.ID),
+		exited: make(chan struct{}), output: &tail{limit: 4096},
+	}
 	if err := g.start(ctx); err != nil {
 		err = fmt.Errorf("cannot start guest: %w", err)
 		return nil, errors.Join(err, g.Stop())
@@ -87,13 +91,27 @@ func (g *Guest) start(ctx context.Context) error {
 	return g.waitReady(ctx)
 }
 
-// makeRoot lays out the guest's directory and mounts its root.
+// makeRoot makes the guest's directory and mounts its root:
+//
+//	low     the tree, read-only, with the guest's ids
+//	upper   what the guest writes; work is overlayfs's own
+//	root    both of them together, the guest's root
+//	socket  where the guest agent listens, the guest's to write
+//	bind    where directories of the host are put together
+//	share   what of them appears in the guest
+//	empty   what covers hidden directories
+//
+// The guest's own root owns what it must write, root of the host the rest: a
+// guest cannot exchange a directory that the broker will open.
 func (g *Guest) makeRoot() error {
-	base := rangeBase(g.slot)
+	base := rangeBase(g.idRange)
 	for _, d := range []struct {
 		name  string
 		owner int
-	}{{"", 0}, {"low", 0}, {"upper", base}, {"work", 0}, {"root", 0}, {"socket", base}, {"bind", 0}, {"share", 0}, {"empty", 0}} {
+	}{
+		{name: ""}, {name: "low"}, {name: "upper", owner: base}, {name: "work"}, {name: "root"},
+		{name: "socket", owner: base}, {name: "bind"}, {name: "share"}, {name: "empty"},
+	} {
 		path := filepath.Join(g.dir, d.name)
 		if err := os.Mkdir(path, 0o755); err != nil {
 			return err
@@ -102,16 +120,8 @@ func (g *Guest) makeRoot() error {
 			return err
 		}
 	}
-	tree, err := os.Open(g.spec.Tree)
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
-	ids, err := g.host.userNamespace(treeMap(base, g.spec.TreeOwner))
-	if err != nil {
-		return err
-	}
-	if err := cloneMount(tree, filepath.Join(g.dir, "low"), unix.MOUNT_ATTR_RDONLY, ids); err != nil {
+
+	if err := g.mountLow(base); err != nil {
 		return err
 	}
 	// Volatile: nothing in the upper layer has to survive a crash, so fsync(2)
@@ -121,6 +131,22 @@ func (g *Guest) makeRoot() error {
 		return fmt.Errorf("cannot mount root: %w", err)
 	}
 	return g.makeUsr(base)
+}
+
+// mountLow mounts a read-only clone of the tree in which its ids are the
+// guest's, beginning with base.
+func (g *Guest) mountLow(base int) error {
+	tree, err := os.Open(g.spec.Tree)
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+
+	ids, err := g.manager.userNamespace(treeMap(base, g.spec.TreeOwner))
+	if err != nil {
+		return err
+	}
+	return cloneMount(tree, filepath.Join(g.dir, "low"), unix.MOUNT_ATTR_RDONLY, ids)
 }
 
 // makeUsr makes the one directory that nspawn takes for a sign of an operating
@@ -135,14 +161,11 @@ func (g *Guest) makeUsr(base int) error {
 	return os.Lchown(usr, base, base)
 }
 
-// Leader gives the process id of the guest's agent, as the host sees it.
+// Leader returns the process id of the guest's agent, as the host sees it.
 func (g *Guest) Leader() int { return g.leader }
 
-// ID gives the guest's machine name.
+// ID returns the guest's machine name.
 func (g *Guest) ID() string { return g.spec.ID }
-
-// Output gives the end of what nspawn and the guest's init system printed.
-func (g *Guest) Output() string { return g.output.String() }
 
 // Exited is closed when the guest has ended, by itself or by Stop.
 func (g *Guest) Exited() <-chan struct{} { return g.exited }
@@ -162,18 +185,19 @@ func (g *Guest) Stop() error {
 	if err := removeDir(g.dir); err != nil {
 		return err
 	}
-	g.host.mu.Lock()
-	defer g.host.mu.Unlock()
-	g.host.slots[g.slot] = false
+	g.manager.mu.Lock()
+	defer g.manager.mu.Unlock()
+	g.manager.idRanges[g.idRange] = false
 	return nil
 }
 
-func (h *Manager) takeSlot() (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i, taken := range h.slots {
+// takeIDRange returns the index of a range of user ids that no guest has.
+func (m *Manager) takeIDRange() (int, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, taken := range m.idRanges {
 		if !taken {
-			h.slots[i] = true
+			m.idRanges[i] = true
 			return i, nil
 		}
 	}

@@ -20,12 +20,12 @@ func TestArgv(t *testing.T) {
 		want   string
 	}{
 		{Spec{}, Limits{}, "--as-pid2 " + agent + socket},
-		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + "-boot " + socket},
+		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + "-become-init " + socket},
 		{Spec{Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
 			`--bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
 	} {
 		test.spec.ID = "j-1"
-		g := &Guest{host: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, slot: 2, dir: "/jobs/j-1", spec: test.spec}
+		g := &Guest{manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, idRange: 2, dir: "/jobs/j-1", spec: test.spec}
 		if got := strings.Join(g.argv(), " "); got != common+test.want {
 			t.Errorf("got  %s\nwant %s", got, common+test.want)
 		}
@@ -73,13 +73,13 @@ func TestLimits(t *testing.T) {
 }
 
 func TestRangesAreDisjoint(t *testing.T) {
-	for slot := range MaxGuests {
-		first, last := rangeBase(slot), rangeBase(slot)+rangeSize-1
-		if slot > 0 && first <= rangeBase(slot-1)+rangeSize-1 {
-			t.Errorf("slot %d begins at %d, within the one before", slot, first)
+	for i := range MaxGuests {
+		first, last := rangeBase(i), rangeBase(i)+rangeSize-1
+		if i > 0 && first <= rangeBase(i-1)+rangeSize-1 {
+			t.Errorf("range %d begins at %d, within the one before", i, first)
 		}
 		if last >= SubordinateBase {
-			t.Errorf("slot %d ends at %d, among the numbers for files", slot, last)
+			t.Errorf("range %d ends at %d, among the numbers for files", i, last)
 		}
 	}
 }

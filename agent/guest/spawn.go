@@ -2,20 +2,14 @@ package guest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -33,13 +27,13 @@ const (
 func (g *Guest) argv() []string {
 	argv := []string{"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
 		"--directory=" + filepath.Join(g.dir, "root"), "--machine=" + g.spec.ID, "--hostname=" + g.spec.ID,
-		fmt.Sprintf("--private-users=%d:%d", rangeBase(g.slot), rangeSize), "--private-users-ownership=off",
+		fmt.Sprintf("--private-users=%d:%d", rangeBase(g.idRange), rangeSize), "--private-users-ownership=off",
 		"--private-network", "--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe",
 		"--suppress-sync=yes",
-		"--bind-ro=" + escape(g.host.Agent) + ":" + guestAgent,
+		"--bind-ro=" + escape(g.manager.Agent) + ":" + guestAgent,
 		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
 		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare}
-	if pids := g.host.Limits.Pids; pids > 0 {
+	if pids := g.manager.Limits.Pids; pids > 0 {
 		// Also where there is no controller for processes.
 		argv = append(argv, fmt.Sprintf("--rlimit=NPROC=%d", pids))
 	}
@@ -51,7 +45,7 @@ func (g *Guest) argv() []string {
 	}
 	argv = append(argv, guestAgent, "guest-init")
 	if g.spec.Boot {
-		argv = append(argv, "-boot")
+		argv = append(argv, "-become-init")
 	}
 	return append(argv, guestSocket+"/"+socketName)
 }
@@ -98,11 +92,11 @@ const outputDelay = 50 * time.Millisecond
 
 // waitReady waits until the agent in the guest answers.
 func (g *Guest) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, g.host.ReadyTimeout,
-		fmt.Errorf("it was not ready after %v (RUNNER_NSPAWN_READY_TIMEOUT_S)", g.host.ReadyTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, g.manager.ReadyTimeout,
+		fmt.Errorf("it was not ready after %v (RUNNER_NSPAWN_READY_TIMEOUT_S)", g.manager.ReadyTimeout))
 	defer cancel()
 	for {
-		if conn, err := g.Dial(); err == nil {
+		if conn, err := g.dial(); err == nil {
 			defer conn.Close()
 			g.leader, err = peer(conn)
 			return err
@@ -115,49 +109,6 @@ func (g *Guest) waitReady(ctx context.Context) error {
 			return fmt.Errorf("%w: %s", context.Cause(ctx), g.output)
 		}
 	}
-}
-
-// peer gives the process that listens at the other end, unix(7) SO_PEERCRED.
-func peer(conn net.Conn) (int, error) {
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
-	}
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, credErr); err != nil {
-		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
-	}
-	return int(cred.Pid), nil
-}
-
-// Dial connects to the agent in the guest. The guest could have put anything in
-// the socket's place, so no link is followed.
-func (g *Guest) Dial() (net.Conn, error) {
-	dir, err := os.Open(filepath.Join(g.dir, "socket"))
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach guest: %w", err)
-	}
-	defer dir.Close()
-	fd, err := unix.Openat(int(dir.Fd()), socketName, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach guest: %w", err)
-	}
-	socket := os.NewFile(uintptr(fd), socketName)
-	defer socket.Close()
-	info, err := socket.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach guest: %w", err)
-	}
-	if info.Mode().Type() != fs.ModeSocket {
-		return nil, errors.New("cannot reach guest: its socket is none")
-	}
-	conn, err := net.Dial("unix", "/proc/self/fd/"+strconv.Itoa(fd))
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach guest: %w", err)
-	}
-	return conn, nil
 }
 
 // tail keeps the end of what is written to it.

@@ -18,11 +18,11 @@ const (
 	agentCgroup = cgroupRoot + "/runner"
 )
 
-// Boot starts the agent as a process of its own and becomes the guest's init
-// system, as process 1. The agent answers while the other still boots: that,
-// and not being started by it, is what makes a guest ready early. It returns
-// only with an error.
-func Boot(agent []string) error {
+// BecomeInit starts the agent, by its argument vector, as a process of its own
+// and becomes the guest's init system, as process 1. The agent answers while
+// the init system still boots, and is not started by it: a guest is ready
+// early. BecomeInit returns only with an error.
+func BecomeInit(agent []string) error {
 	cgroup, err := openCgroup()
 	if err != nil {
 		return fmt.Errorf("cannot make cgroup for the agent: %w", err)
@@ -31,11 +31,16 @@ func Boot(agent []string) error {
 	if err != nil {
 		return fmt.Errorf("cannot start the agent: %w", err)
 	}
-	attr := &os.ProcAttr{Env: os.Environ(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
-		Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Setsid: true}}
+
+	attr := &os.ProcAttr{
+		Env:   os.Environ(),
+		Files: []*os.File{os.Stdin, os.Stdout, os.Stderr},
+		Sys:   &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd()), Setsid: true},
+	}
 	if _, err := os.StartProcess(self, agent, attr); err != nil {
 		return fmt.Errorf("cannot start the agent: %w", err)
 	}
+
 	// systemd reads its arguments; it has none here.
 	return fmt.Errorf("cannot start the init system: %w", unix.Exec("/sbin/init", []string{"/sbin/init"}, os.Environ()))
 }

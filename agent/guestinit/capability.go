@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,10 +16,9 @@ var capabilities = strings.Fields(`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSE
 	SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP
 	MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE`)
 
-// RunWithout gives up capabilities, becomes a user and executes a program: what
-// stands between the agent, which needs them all, and a process that may not
-// have them. The calling goroutine must be locked to its thread.
-func RunWithout(drop []string, uid, gid int, groups []int, path string, argv, env []string) error {
+// dropCapabilities takes capabilities, by their names without CAP_ or ALL, from
+// the calling thread and from all it executes.
+func dropCapabilities(drop []string) error {
 	for number, name := range capabilities {
 		if !slices.Contains(drop, name) && !slices.Contains(drop, "ALL") {
 			continue
@@ -33,10 +31,7 @@ func RunWithout(drop []string, uid, gid int, groups []int, path string, argv, en
 	if err := clearInheritable(); err != nil {
 		return fmt.Errorf("cannot drop capabilities: %w", err)
 	}
-	if err := errors.Join(syscall.Setgroups(groups), syscall.Setgid(gid), syscall.Setuid(uid)); err != nil {
-		return fmt.Errorf("cannot become user %d: %w", uid, err)
-	}
-	return fmt.Errorf("cannot start process: %w", unix.Exec(path, argv, env))
+	return nil
 }
 
 // clearInheritable empties the sets from which root would get back at execve(2)

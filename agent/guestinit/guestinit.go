@@ -16,42 +16,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
-
-// Request is what the broker sends first: exactly one of its members.
-type Request struct {
-	Exec  *Exec  `json:"exec,omitempty"`
-	Setup *Setup `json:"setup,omitempty"`
-}
-
-// Exec asks for one process.
-type Exec struct {
-	Argv []string `json:"argv"`
-	Env  []string `json:"env"` // whole environment, KEY=VALUE
-	Dir  string   `json:"dir"` // working directory; empty for "/"
-
-	UID    uint32   `json:"uid,omitempty"` // the guest's user
-	GID    uint32   `json:"gid,omitempty"`
-	Groups []uint32 `json:"groups,omitempty"` // besides GID
-
-	// DropCapabilities are taken from the process and all it starts, by name
-	// without CAP_, capabilities(7); ALL stands for all.
-	DropCapabilities []string `json:"drop_capabilities,omitempty"`
-}
 
 // Server answers requests on a socket.
 type Server struct {
 	// Cgroup is a cgroup2 directory in which each process gets a cgroup of its
 	// own; empty if there is none that can be written.
 	Cgroup string
-	// Booting is set where an init system starts beside the agent. The first
-	// process waits until it takes orders, which the runner leaves it time for.
-	Booting bool
+	// AwaitInit is set where an init system starts beside the agent. The first
+	// process waits until it is ready, which the runner leaves it time for.
+	AwaitInit bool
 
-	booted sync.Once
-	mu     sync.Mutex
-	steps  int
+	booted    sync.Once
+	mu        sync.Mutex
+	processes int // started so far, for the names of their cgroups
 }
 
 // Serve answers requests until ctx ends.
@@ -75,27 +55,28 @@ func (s *Server) handle(conn net.Conn) {
 	c := wire.NewConn(conn, wire.MaxRequest)
 	kind, payload, err := c.Receive()
 	if err != nil || kind != wire.Request {
-		return // a broker that only looked whether we are there
+		return // a broker that only checked whether the agent is ready
 	}
-	var request Request
+
+	var request guestapi.Request
 	if err := json.Unmarshal(payload, &request); err != nil {
-		_ = c.Send(wire.Failure, []byte("cannot read request: "+err.Error()))
+		_ = c.SendFailure(fmt.Errorf("cannot read request: %w", err))
 		return
 	}
 	if err := s.answer(c, request); err != nil {
-		_ = c.Send(wire.Failure, []byte(err.Error()))
+		_ = c.SendFailure(err)
 	}
 }
 
-func (s *Server) answer(c *wire.Conn, r Request) error {
+func (s *Server) answer(c *wire.Conn, r guestapi.Request) error {
 	switch {
 	case r.Exec != nil:
-		if s.Booting {
+		if s.AwaitInit {
 			s.booted.Do(awaitInit)
 		}
 		return s.run(c, *r.Exec)
-	case r.Setup != nil:
-		if err := r.Setup.apply(); err != nil {
+	case r.Configure != nil:
+		if err := configure(*r.Configure); err != nil {
 			return err
 		}
 		return c.SendJSON(wire.Reply, struct{}{})

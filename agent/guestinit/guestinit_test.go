@@ -2,14 +2,19 @@ package guestinit
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -53,63 +58,83 @@ func TestLookPath(t *testing.T) {
 	}
 }
 
-// ask runs one request against a server and gives what came back.
-func ask(t *testing.T, request any) (stdout string, last wire.Kind, payload []byte) {
+// serve starts an agent and returns a connection to it.
+func serve(t *testing.T) net.Conn {
 	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = (&Server{}).Serve(t.Context(), l) }()
+
 	conn, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	t.Cleanup(func() { _ = conn.Close() })
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	c := wire.NewConn(conn, wire.MaxData)
-	if err := c.SendJSON(wire.Request, request); err != nil {
-		t.Fatal(err)
-	}
+	return conn
+}
+
+// exec sends one request to an agent and follows the process.
+func exec(t *testing.T, request any) (stdout string, status int, err error) {
+	t.Helper()
 	var out bytes.Buffer
-	for {
-		kind, payload, err := c.Receive()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if kind != wire.Stdout {
-			return out.String(), kind, payload
-		}
-		out.Write(payload)
-	}
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	status, err = peer.Exec(t.Context(), serve(t), request, wire.Streams{Stdout: &out})
+	return out.String(), status, err
 }
 
 func TestProcess(t *testing.T) {
-	path := []string{"PATH=" + os.Getenv("PATH")}
-	out, kind, status := ask(t, Request{Exec: &Exec{Argv: []string{"sh", "-c", "pwd; env | grep -v -E '^(PWD|SHLVL|_)='; exit 7"}, Env: append(path, "A=b c"), Dir: "/tmp"}})
-	if kind != wire.Exit || status[0] != 7 || !strings.HasPrefix(out, "/tmp\n") || !strings.Contains(out, "A=b c\n") || strings.Contains(out, "HOME=") {
-		t.Errorf("got %c %v, %q", kind, status, out)
+	out, status, err := exec(t, guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-c", "pwd; env | grep -v -E '^(PWD|SHLVL|_)='; exit 7"},
+		Env:  []string{"PATH=" + os.Getenv("PATH"), "A=b c"}, Dir: "/tmp",
+	}})
+	if err != nil || status != 7 || !strings.HasPrefix(out, "/tmp\n") || !strings.Contains(out, "A=b c\n") || strings.Contains(out, "HOME=") {
+		t.Errorf("got status %d, %v, %q", status, err, out)
 	}
-	_, kind, message := ask(t, Request{Exec: &Exec{Argv: []string{"x"}, Dir: "/no/such"}})
-	if want := "cannot start process: working directory /no/such does not exist in the guest"; kind != wire.Failure || string(message) != want {
-		t.Errorf("got %c %s, want %s", kind, message, want)
-	}
-	for request, want := range map[*Exec]string{
-		{Argv: []string{"true", strings.Repeat("x", 200_000)}}:                       "cannot start process: an argument of 200000 bytes is too long: Linux takes 131071; put it into a file",
-		{Argv: []string{"true"}, Env: []string{"BIG=" + strings.Repeat("x", 1<<20)}}: "cannot start process: variable BIG with 1048580 bytes is too long: Linux takes 131071; put the value into a file",
-	} {
-		if _, kind, message := ask(t, Request{Exec: request}); kind != wire.Failure || string(message) != want {
-			t.Errorf("got %c %s, want %s", kind, message, want)
-		}
-	}
-	if _, kind, message := ask(t, Request{}); kind != wire.Failure || string(message) != "cannot read request: it asks for nothing" {
-		t.Errorf("got %c %s", kind, message)
-	}
-	_, kind, message = ask(t, json.RawMessage(`{"exec":1}`))
-	if kind != wire.Failure || !strings.HasPrefix(string(message), "cannot read request: ") {
-		t.Errorf("got %c %s", kind, message)
+}
+
+func TestRefusedProcess(t *testing.T) {
+	big := strings.Repeat("x", 200_000)
+	for _, test := range []struct {
+		summary string
+		request any
+		want    string
+	}{{
+		summary: "no such directory",
+		request: guestapi.Request{Exec: &guestapi.Process{Argv: []string{"x"}, Dir: "/no/such"}},
+		want:    "cannot start process: working directory /no/such does not exist in the guest",
+	}, {
+		summary: "no command",
+		request: guestapi.Request{Exec: &guestapi.Process{}},
+		want:    "cannot start process: no command given",
+	}, {
+		summary: "long argument",
+		request: guestapi.Request{Exec: &guestapi.Process{Argv: []string{"true", big}}},
+		want:    "cannot start process: an argument of 200000 bytes is too long: Linux takes 131071; put it into a file",
+	}, {
+		summary: "long variable",
+		request: guestapi.Request{Exec: &guestapi.Process{Argv: []string{"true"}, Env: []string{"BIG=" + big}}},
+		want:    "cannot start process: variable BIG with 200004 bytes is too long: Linux takes 131071; put the value into a file",
+	}, {
+		summary: "nothing asked for",
+		request: guestapi.Request{},
+		want:    "cannot read request: it asks for nothing",
+	}, {
+		summary: "not a request",
+		request: json.RawMessage(`{"exec":1}`),
+		want:    "cannot read request: json: cannot unmarshal number into Go struct field Request.exec of type guestapi.Process",
+	}} {
+		t.Run(test.summary, func(t *testing.T) {
+			_, _, err := exec(t, test.request)
+			var failure *wire.Error
+			if !errors.As(err, &failure) || failure.Message != test.want {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+		})
 	}
 }
 
@@ -118,11 +143,61 @@ func TestProcess(t *testing.T) {
 func TestOutputBeforeTheEndIsWhole(t *testing.T) {
 	begin := time.Now()
 	script := "(sleep 20) & head -c 1000000 /dev/zero | tr '\\0' x"
-	out, kind, _ := ask(t, Request{Exec: &Exec{Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")}}})
-	if kind != wire.Exit || len(out) != 1000000 {
-		t.Errorf("got %c and %d bytes, want all 1000000", kind, len(out))
+	out, _, err := exec(t, guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-c", script}, Env: []string{"PATH=" + os.Getenv("PATH")},
+	}})
+	if err != nil || len(out) != 1000000 {
+		t.Errorf("got %v and %d bytes, want all 1000000", err, len(out))
 	}
 	if d := time.Since(begin); d > 10*time.Second {
 		t.Errorf("the child held the step up for %v", d)
 	}
+}
+
+// TestHangUp: the process and its children end with the connection.
+func TestHangUp(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	pids := &firstLine{done: cancel}
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	request := guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-c", "sleep 100 & echo $! $$; wait"}, Env: []string{"PATH=" + os.Getenv("PATH")},
+	}}
+	_, err := peer.Exec(ctx, serve(t), request, wire.Streams{Stdout: pids})
+	if !errors.Is(err, context.Canceled) {
+		t.Fatalf("got %v, want the context's error", err)
+	}
+
+	for _, pid := range strings.Fields(pids.line.String()) {
+		n, err := strconv.Atoi(pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); syscall.Kill(n, 0) == nil && !isZombie(n); {
+			if time.Now().After(deadline) {
+				t.Fatalf("process %d is still there", n)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+// firstLine calls done when it has received a line.
+type firstLine struct {
+	line bytes.Buffer
+	done func()
+}
+
+func (w *firstLine) Write(p []byte) (int, error) {
+	w.line.Write(p)
+	if bytes.ContainsRune(p, '\n') {
+		w.done()
+	}
+	return len(p), nil
+}
+
+// isZombie reports whether a process has ended and is not waited for yet:
+// nobody adopts orphans in some containers.
+func isZombie(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	return err == nil && strings.Contains(string(stat), ") Z ")
 }

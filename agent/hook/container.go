@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/shellwords"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Where the runner wants its directories in a job's container
@@ -32,8 +32,10 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 	if p.Container.Dockerfile != "" {
 		r.Build = &brokerapi.Build{Dockerfile: p.Container.Dockerfile}
 	}
+
 	out := &lineWriter{to: h.Stdout}
-	status, err := h.Broker.Container(context.WithoutCancel(ctx), r, brokerapi.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
+	status, err := h.Broker.Container(context.WithoutCancel(ctx), r,
+		wire.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run container%s: %w", p.Container.step(), err)
 	}
@@ -48,24 +50,16 @@ func setHome(c *brokerapi.Container) {
 	}
 }
 
-// request translates a container into what the broker can be asked for.
+// request translates a container into what the broker can be asked for. Options
+// and ports, Docker's words, are the broker's to parse.
 func (c *Container) request() (*brokerapi.Container, error) {
-	r := &brokerapi.Container{Image: c.Image, Dir: c.Dir, Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}}
+	r := &brokerapi.Container{
+		Image: c.Image, Credentials: c.Credentials, Dir: c.Dir, Ports: c.Ports, Options: c.Options,
+		Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"},
+	}
 	maps.Copy(r.Env, c.Env)
-	if c.Registry != nil {
-		r.Credentials = &brokerapi.Credentials{Username: c.Registry.Username, Password: c.Registry.Password, Server: c.Registry.Server}
-	}
+
 	var err error
-	if r.Options, err = dockeropts.Parse(c.Options); err != nil {
-		return nil, c.unsupported("options", err)
-	}
-	for _, text := range c.Ports {
-		port, err := dockeropts.ParsePort(text)
-		if err != nil {
-			return nil, c.unsupported("ports", err)
-		}
-		r.Ports = append(r.Ports, port)
-	}
 	if r.Entrypoint, err = shellwords.Split(c.EntryPoint); err != nil {
 		return nil, fmt.Errorf("entrypoint: %w", err)
 	}
@@ -82,7 +76,7 @@ func (c *Container) unsupported(key string, err error) error {
 	if c.path != "" {
 		where = c.path + ": " + key
 	}
-	return &Unsupported{where + ": " + err.Error()}
+	return wire.Unsupported("%s: %w", where, err)
 }
 
 // step is what the runner calls the step, after a space, or nothing.
@@ -97,7 +91,7 @@ func (c *Container) mounts() ([]brokerapi.Mount, error) {
 		case v.Target == externalsTarget:
 			mounts = append(mounts, brokerapi.Mount{Target: v.Target, ReadOnly: true, Externals: true})
 		case !path.IsAbs(v.Source):
-			return nil, fmt.Errorf("the source of %s is no absolute path", v.Target)
+			return nil, fmt.Errorf("the source of %s is not an absolute path", v.Target)
 		default:
 			mounts = append(mounts, brokerapi.Mount{Target: v.Target, ReadOnly: v.ReadOnly, Source: path.Clean(v.Source)})
 		}

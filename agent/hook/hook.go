@@ -21,6 +21,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/shellwords"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Exit statuses of the hook. That of a step which ran is the step's own.
@@ -36,14 +37,14 @@ const cleanupTimeout = time.Minute
 
 // Broker is what the hook needs of the owner of the guests.
 type Broker interface {
-	// Prepare tells progress what takes long.
+	// Prepare reports what takes long to progress.
 	Prepare(ctx context.Context, r brokerapi.PrepareRequest, progress io.Writer) (*brokerapi.PrepareReply, error)
 	// Exec returns the status of the process, or an error if there is none.
-	Exec(ctx context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (status int, err error)
+	Exec(ctx context.Context, r brokerapi.ExecRequest, s wire.Streams) (status int, err error)
 	// Container runs a container to its end and returns the status of its
 	// process, or an error if there is none.
-	Container(ctx context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (status int, err error)
-	// Cleanup ends the guests of a job. An unknown job is no error.
+	Container(ctx context.Context, r brokerapi.ContainerRequest, s wire.Streams) (status int, err error)
+	// Cleanup ends the guests of a job. An unknown job is not an error.
 	Cleanup(ctx context.Context, job string) error
 }
 
@@ -58,14 +59,9 @@ type Hook struct {
 	Signals <-chan os.Signal
 }
 
-// Unsupported is the error for a valid request that cannot be met.
-type Unsupported struct{ What string }
-
-func (e *Unsupported) Error() string { return e.What }
-
 // Run reads the payload, does what it asks and returns the exit status. An
 // error is also written to Stdout as a workflow command, because the runner
-// itself tells users no more than that a hook failed.
+// itself shows users no more than that a hook failed.
 func (h *Hook) Run(ctx context.Context) (status int, err error) {
 	status, err = h.run(ctx)
 	if err != nil {
@@ -79,6 +75,7 @@ func (h *Hook) run(ctx context.Context) (int, error) {
 	if err != nil {
 		return StatusPayload, err
 	}
+
 	status, failed := 0, StatusFailed
 	switch {
 	case p.Prepare != nil:
@@ -92,11 +89,11 @@ func (h *Hook) run(ctx context.Context) (int, error) {
 	default:
 		err = h.cleanup(ctx, p.Job)
 	}
-	var unsupported *Unsupported
+
 	switch {
 	case err == nil:
 		return status, nil
-	case errors.As(err, &unsupported):
+	case wire.CodeOf(err) == wire.CodeUnsupported: // found here or by the broker
 		return StatusUnsupported, err
 	}
 	return failed, err
@@ -113,10 +110,11 @@ func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}
+
 	out := &lineWriter{to: h.Stdout}
 	status, err := h.Broker.Exec(context.WithoutCancel(ctx), brokerapi.ExecRequest{
 		Job: p.Job, Argv: argv, Env: p.Step.Env, PrependPath: p.Step.PrependPath, Dir: p.Step.Dir,
-	}, brokerapi.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
+	}, wire.Streams{Stdout: out, Stderr: h.Stderr, Signals: h.Signals})
 	if err != nil {
 		return 0, fmt.Errorf("cannot run step%s: %w", p.Step.name(), err)
 	}

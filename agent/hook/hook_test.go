@@ -15,8 +15,8 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // fake records what it is asked and answers as it is told.
@@ -49,13 +49,13 @@ func (f *fake) Prepare(_ context.Context, r brokerapi.PrepareRequest, progress i
 	return reply, f.err
 }
 
-func (f *fake) Container(_ context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (int, error) {
+func (f *fake) Container(_ context.Context, r brokerapi.ContainerRequest, s wire.Streams) (int, error) {
 	f.ran = append(f.ran, r)
 	_, _ = io.WriteString(s.Stdout, f.output)
 	return f.status, f.err
 }
 
-func (f *fake) Exec(ctx context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (int, error) {
+func (f *fake) Exec(ctx context.Context, r brokerapi.ExecRequest, s wire.Streams) (int, error) {
 	f.executed = append(f.executed, r)
 	if s.Signals != nil {
 		f.signal = <-s.Signals
@@ -165,9 +165,8 @@ func TestServices(t *testing.T) {
 	env := map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"}
 	request := []brokerapi.PrepareRequest{{Services: []brokerapi.Container{{
 		Image: "redis", Entrypoint: []string{"redis-server", "-v"}, Args: []string{"--port", "63 79"}, Env: env,
-		Ports:   []dockeropts.Port{{Host: 8080, Container: 80, Protocol: "udp"}, {Container: 80, Protocol: "tcp"}},
-		Options: dockeropts.Options{Aliases: []string{"cache"}, Health: dockeropts.Health{Cmd: "redis-cli ping"}},
-		Mounts:  []brokerapi.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
+		Ports: []string{"8080:80/udp", "80"}, Options: `--name cache --health-cmd "redis-cli ping"`,
+		Mounts: []brokerapi.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
 	}, {Image: "postgres", Env: env}}}}
 	if !reflect.DeepEqual(f.prepared, request) {
 		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared, request)
@@ -213,14 +212,7 @@ func TestUnsupported(t *testing.T) {
 	volume := func(source string) string {
 		return strings.Replace(prepare, `"sourceVolumePath":"/data"`, `"sourceVolumePath":`+source, 1)
 	}
-	options := func(line string) string {
-		return strings.Replace(prepare, `"createOptions":null`, `"createOptions":"`+line+`"`, 1)
-	}
 	tests := []struct{ name, payload, want string }{
-		{"options", options("--privileged"), `container: options: option --privileged is not supported: a guest is already root in its own user namespace; remove it`},
-		{"service options", strings.Replace(prepare, `"services":[]`, `"services":[{"image":"a"},{"image":"b","createOptions":"--magic"}]`, 1),
-			`service 2: options: option --magic is unknown; docs/containers.md lists what is supported`},
-		{"ports", strings.Replace(prepare, `"portMappings":[]`, `"portMappings":["80-90"]`, 1), `container: ports: port "80-90" is a range; write each port on a line of its own`},
 		{"relative volume", volume(`"./data"`), `container: volumes: "./data" is neither a name nor an absolute path`},
 		{"docker socket", strings.Replace(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"/var/run/docker.sock"`, 1), `container: volumes: there is no Docker here, and no socket of it; remove the volume`},
 	}
@@ -233,6 +225,23 @@ func TestUnsupported(t *testing.T) {
 			}
 			if f.calls() != 0 {
 				t.Errorf("the broker was called: %+v", f)
+			}
+		})
+	}
+}
+
+// TestUnsupportedByBroker: the exit status is the same wherever it is found that
+// a workflow asks for too much.
+func TestUnsupportedByBroker(t *testing.T) {
+	f := &fake{err: wire.Unsupported("container: options: %w", errors.New("option --x is unknown"))}
+	for _, test := range []struct{ summary, payload, want string }{
+		{"job", prepare, "cannot prepare job: container: options: option --x is unknown"},
+		{"container step", containerStep, `cannot run container "hello": container: options: option --x is unknown`},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			r := call(t, f, test.payload)
+			if r.status != hook.StatusUnsupported || r.err != test.want || r.response != untouched {
+				t.Errorf("got %+v, want status %d, %s", r, hook.StatusUnsupported, test.want)
 			}
 		})
 	}
@@ -263,7 +272,7 @@ func TestBadPayloads(t *testing.T) {
 		{"unknown command", change(prepare, "prepare_job", "prepare_jobs"), `command: "prepare_jobs" is unknown; want prepare_job, run_script_step, run_container_step or cleanup_job`},
 		{"no arguments", `{"command":"cleanup_job"}`, "args: is missing; want what the actions runner 2.336 sends"},
 		{"no response file", change(prepare, `"RESPONSE"`, `null`), "responseFile: is empty or missing; want the path the runner made"},
-		{"relative response file", change(prepare, `"RESPONSE"`, `"x.json"`), "responseFile: is no absolute path; want the path the runner made"},
+		{"relative response file", change(prepare, `"RESPONSE"`, `"x.json"`), "responseFile: is not an absolute path; want the path the runner made"},
 		{"NUL in response file", change(prepare, `"RESPONSE"`, `"/x\u0000"`), "responseFile: holds a NUL character; want none"},
 		{"services of wrong type", change(prepare, `"services":[]`, `"services":{}`), "args.services: is an object; want a list"},
 		{"container of wrong type", change(prepare, container, `true`), "args.container: is a boolean; want an object"},
@@ -276,7 +285,7 @@ func TestBadPayloads(t *testing.T) {
 		{"name of variable", change(prepare, `"A":"b"`, `"A=C":"b"`), `args.container.environmentVariables: "A=C" is no name of a variable; want one without '='`},
 		{"mount of wrong type", change(prepare, systemMounts, `["/__w"]`), "args.container.systemMountVolumes[0]: is a string; want an object"},
 		{"no target", change(prepare, `"targetVolumePath":"/__e",`, ``), "args.container.systemMountVolumes[2].targetVolumePath: is missing; want what the actions runner 2.336 sends"},
-		{"relative target", change(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"d"`), "args.container.userMountVolumes[0].targetVolumePath: is no absolute path; want one in the container"},
+		{"relative target", change(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"d"`), "args.container.userMountVolumes[0].targetVolumePath: is not an absolute path; want one in the container"},
 		{"readOnly of wrong type", change(prepare, `"targetVolumePath":"/__e","readOnly":true`, `"targetVolumePath":"/__e","readOnly":"yes"`), "args.container.systemMountVolumes[2].readOnly: is a string; want a boolean"},
 		{"state of wrong type", change(script, `{"job":"3f9c"}`, `"3f9c"`), "state: is a string; want an object"},
 		{"job of wrong type", change(script, `"3f9c"`, `9`), "state.job: is a number; want a string"},

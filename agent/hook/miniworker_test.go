@@ -16,6 +16,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -43,11 +44,11 @@ func (echo) Prepare(_ context.Context, r brokerapi.PrepareRequest, _ io.Writer) 
 	return &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Container: &brokerapi.Started{ID: "3f9c"}}, show("prepare", r)
 }
 
-func (echo) Container(_ context.Context, r brokerapi.ContainerRequest, s brokerapi.Streams) (int, error) {
+func (echo) Container(_ context.Context, r brokerapi.ContainerRequest, s wire.Streams) (int, error) {
 	return 6, show("container", r.Args)
 }
 
-func (echo) Exec(_ context.Context, r brokerapi.ExecRequest, s brokerapi.Streams) (int, error) {
+func (echo) Exec(_ context.Context, r brokerapi.ExecRequest, s wire.Streams) (int, error) {
 	if slices.Contains(r.Argv, "wait") {
 		fmt.Fprintln(s.Stdout, "waiting")
 		got := <-s.Signals

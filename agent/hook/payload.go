@@ -8,6 +8,8 @@ import (
 	"io"
 	"path"
 	"strings"
+
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 )
 
 // maxPayload bounds the standard input that is read. The runner puts a job's
@@ -44,22 +46,16 @@ type Container struct {
 	path string // in the payload, for errors
 
 	Image         string
-	Dockerfile    string    // path on the host, of a step's container, in place of Image
-	Registry      *Registry // nil for an image that everybody may pull
-	EntryPoint    string    // "" for the image's
-	Args          []string  // split at spaces, quotes left as they were
-	Dir           string    // "" for the image's
-	Options       string    // container.options, for docker create
+	Dockerfile    string                 // path on the host, of a step's container, in place of Image
+	Credentials   *brokerapi.Credentials // nil for an image that everybody may pull
+	EntryPoint    string                 // "" for the image's
+	Args          []string               // split at spaces, quotes left as they were
+	Dir           string                 // "" for the image's
+	Options       string                 // container.options, for docker create
 	Env           map[string]string
 	Ports         []string
 	SystemVolumes []Volume
 	UserVolumes   []Volume
-}
-
-// Registry is where an image comes from.
-type Registry struct {
-	Server             string // "" for the image's own
-	Username, Password string
 }
 
 // Volume is a directory of the host and where it is to appear.
@@ -115,7 +111,7 @@ func parse(top object) *Payload {
 	args := top.get("args").object()
 	p := &Payload{Command: command.text(), ResponseFile: top.optional("responseFile").text()}
 	if p.ResponseFile != "" && !path.IsAbs(p.ResponseFile) {
-		top.get("responseFile").fail("is no absolute path; want the path the runner made")
+		top.get("responseFile").fail("is not an absolute path; want the path the runner made")
 	}
 	if state := top.optional("state"); state.raw != nil {
 		p.Job = state.object().optional("job").text()
@@ -167,19 +163,23 @@ func parseContainer(o object, path string) *Container {
 		image.fail("is empty or missing; want the name of an image")
 	}
 	if r := o.optional("registry"); r.raw != nil {
-		c.Registry = parseRegistry(r.object())
+		c.Credentials = parseRegistry(r.object())
 	}
 	return c
 }
 
-// parseRegistry is nil for a registry without a user: there is nothing to log
-// in with.
-func parseRegistry(o object) *Registry {
-	r := &Registry{Server: o.optional("serverUrl").text(), Username: o.optional("username").text(), Password: o.optional("password").text()}
-	if r.Username == "" {
+// parseRegistry returns nil for a registry without a user: there is nothing to
+// log in with.
+func parseRegistry(o object) *brokerapi.Credentials {
+	c := &brokerapi.Credentials{
+		Server:   o.optional("serverUrl").text(),
+		Username: o.optional("username").text(),
+		Password: o.optional("password").text(),
+	}
+	if c.Username == "" {
 		return nil
 	}
-	return r
+	return c
 }
 
 func parseVolumes(n node) []Volume {
@@ -189,7 +189,7 @@ func parseVolumes(n node) []Volume {
 		target := o.get("targetVolumePath")
 		v := Volume{Source: o.optional("sourceVolumePath").text(), Target: target.text(), ReadOnly: o.optional("readOnly").boolean()}
 		if !path.IsAbs(v.Target) {
-			target.fail("is no absolute path; want one in the container")
+			target.fail("is not an absolute path; want one in the container")
 		}
 		volumes = append(volumes, v)
 	}

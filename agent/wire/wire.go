@@ -12,13 +12,13 @@ import (
 	"sync"
 )
 
-// Kind tells what a frame carries.
+// Kind says what a frame carries.
 type Kind byte
 
 const (
 	Request Kind = 'q' // JSON; opens a conversation
 	Reply   Kind = 'r' // JSON; answers one that has no process
-	Failure Kind = 'f' // text; ends a conversation that could not be carried out
+	Failure Kind = 'f' // JSON, an Error; ends a conversation that could not be carried out
 	Stdout  Kind = 'o' // bytes the process wrote
 	Stderr  Kind = 'e'
 	Signal  Kind = 's' // one byte, a signal number for the process
@@ -93,7 +93,7 @@ func (c *Conn) Receive() (Kind, []byte, error) {
 	return Kind(header[0]), payload, nil
 }
 
-// Writer gives an io.Writer that sends what is written as frames of one kind.
+// Writer returns an io.Writer that sends what is written as frames of one kind.
 func (c *Conn) Writer(kind Kind) io.Writer { return &frameWriter{c, kind} }
 
 type frameWriter struct {

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -184,7 +185,7 @@ func (b *bench) firstStep(ctx context.Context) (row, error) {
 	return measure("a command in a guest of its own, cold, from the request until nothing is left", 11, func() (time.Duration, error) {
 		time.Sleep(500 * time.Millisecond)
 		return clocked(func() error {
-			_, err := b.client.Run(ctx, run, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard})
+			_, err := b.client.Run(ctx, run, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 			return err
 		})
 	})
@@ -278,7 +279,7 @@ func (b *bench) steps(ctx context.Context) ([]row, error) {
 	if err := unmarshalState(worker, &state); err != nil {
 		return nil, err
 	}
-	none := brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard}
+	none := wire.Streams{Stdout: io.Discard, Stderr: io.Discard}
 	step := func(argv ...string) error {
 		status, err := b.client.Exec(ctx, brokerapi.ExecRequest{Job: state.Job, Argv: argv}, none)
 		if err == nil && status != 0 {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -144,7 +145,7 @@ func (l *lab) forkBomb(t *testing.T) {
 	job := l.prepare()
 	ctx := t.Context()
 	go func() {
-		_, _ = l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: []string{"bash", "-c", "bomb() { bomb | bomb & }; bomb; sleep 100"}}, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard})
+		_, _ = l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: []string{"bash", "-c", "bomb() { bomb | bomb & }; bomb; sleep 100"}}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 	}()
 	time.Sleep(2 * time.Second)
 	if n := l.guestProcesses(); n < 50 || n > 400 {
@@ -174,12 +175,12 @@ func (l *lab) guestProcesses() int {
 func (l *lab) fillDisk(t *testing.T) {
 	job := l.prepare()
 	var out strings.Builder
-	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}}, brokerapi.Streams{Stdout: &out, Stderr: &out})
+	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}}, wire.Streams{Stdout: &out, Stderr: &out})
 	want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	_, err = l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard})
+	_, err = l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 	if err == nil || err.Error() != want {
 		t.Errorf("the next step: got %v, want %s", err, want)
 	}
@@ -237,7 +238,7 @@ func (l *lab) powerOff(t *testing.T) {
 		job := l.prepare()
 		// An init system that still starts may forget what it is asked.
 		script = "systemctl is-system-running --wait; " + script
-		status, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard})
+		status, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 		// It may be told how its processes were ended before it goes.
 		if err == nil && status == 0 {
 			t.Errorf("%s: the step did not fail", script)

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/broker"
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -85,7 +86,7 @@ func TestGuestRequests(t *testing.T) {
 		}
 	})
 	t.Run("ExecWithoutPrepare", func(t *testing.T) {
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: "none", Argv: []string{"true"}}, brokerapi.Streams{})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: "none", Argv: []string{"true"}}, wire.Streams{})
 		want := "cannot run step: the guest of this job is gone; it was ended, or never started"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v\nwant %s", err, want)
@@ -95,7 +96,7 @@ func TestGuestRequests(t *testing.T) {
 	t.Run("PrepareTwice", func(t *testing.T) {
 		first := l.prepare()
 		second := l.prepare()
-		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: first, Argv: []string{"true"}}, brokerapi.Streams{}); err == nil {
+		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: first, Argv: []string{"true"}}, wire.Streams{}); err == nil {
 			t.Error("the first job still has a guest")
 		}
 		if children := l.children(); len(children) != 1 {
@@ -194,7 +195,7 @@ func TestGuestSteps(t *testing.T) {
 			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
 			{brokerapi.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
-			_, err := l.client.Exec(t.Context(), test.request, brokerapi.Streams{})
+			_, err := l.client.Exec(t.Context(), test.request, wire.Streams{})
 			if err == nil || err.Error() != test.want {
 				t.Errorf("got %v\nwant %s", err, test.want)
 			}
@@ -203,7 +204,7 @@ func TestGuestSteps(t *testing.T) {
 	t.Run("BigOutput", func(t *testing.T) {
 		var out bytes.Buffer
 		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, brokerapi.Streams{Stdout: &out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, wire.Streams{Stdout: &out, Stderr: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +270,7 @@ func TestGuestSteps(t *testing.T) {
 			signals <- syscall.SIGINT
 		}()
 		status, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
-			brokerapi.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
+			wire.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
 		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
 			t.Errorf("got %d, %v, %q", status, err, out.String())
 		}
@@ -349,7 +350,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}()
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, brokerapi.Streams{Stdout: out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, wire.Streams{Stdout: out, Stderr: io.Discard})
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot go on with the step: the guest ended") {
 			t.Errorf("got %v", err)
 		}
@@ -365,7 +366,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(init, syscall.SIGKILL)
 			}
 		}
-		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, brokerapi.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
+		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
 			t.Error("a step ran in a guest without init")
 		}
 		l.cleanup(job)

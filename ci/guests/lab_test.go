@@ -22,6 +22,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/supervise"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -188,7 +189,7 @@ func (l *lab) sh(job, script string) (status int, output string) {
 	l.Helper()
 	var out bytes.Buffer
 	status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
-		brokerapi.Streams{Stdout: &out, Stderr: &out})
+		wire.Streams{Stdout: &out, Stderr: &out})
 	if err != nil {
 		l.Fatalf("%v\n%s", err, out.String())
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
@@ -51,7 +52,7 @@ Exit status:
 			client := &brokerapi.Client{Socket: o.socket}
 			// A signal ends the context, but is the command's to answer.
 			status, err := client.Run(context.WithoutCancel(c.Context()), brokerapi.RunRequest{Argv: args, Env: env, Dir: o.cwd},
-				brokerapi.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
+				wire.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
 			if err != nil {
 				return exit(hook.StatusNotStarted, fmt.Errorf("cannot run command: %w", err))
 			}

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,8 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/mkappliance/mkappliance/agent/guestinit"
-	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
@@ -27,30 +27,33 @@ type Bind struct {
 	Hide []string
 }
 
-// Attach shows directories of the host in the guest and has its agent carry
-// out the rest. What setup says of mounts is extended by those of binds, which
-// come first, in order.
+// Configure makes the guest the one that a container asks for: it shows
+// directories of the host in it and has its agent carry out c. The mounts of
+// binds come before those of c, in order.
 //
 // The host's part of a mount reaches the guest by propagation, across the
 // border of a user namespace: there the kernel locks its flags, and what covers
 // a part of it, against the guest's root; mount_namespaces(7).
-func (g *Guest) Attach(binds []Bind, setup guestinit.Setup) error {
-	var mounts []guestinit.Mount
+func (g *Guest) Configure(ctx context.Context, binds []Bind, c guestapi.Config) error {
+	var mounts []guestapi.Mount
 	for i, b := range binds {
 		name := strconv.Itoa(i)
 		if err := g.share(name, b); err != nil {
 			return fmt.Errorf("cannot show %s in guest: %w", b.Target, err)
 		}
-		mounts = append(mounts, guestinit.Mount{Source: filepath.Join(guestShare, name), Target: b.Target})
+		mounts = append(mounts, guestapi.Mount{Source: filepath.Join(guestShare, name), Target: b.Target})
 	}
-	setup.Mounts = append(mounts, setup.Mounts...)
-	if err := g.setUp(setup); err != nil {
-		return fmt.Errorf("cannot set up guest: %w", err)
+
+	c.Mounts = append(mounts, c.Mounts...)
+	if err := g.call(ctx, guestapi.Request{Configure: &c}); err != nil {
+		return fmt.Errorf("cannot configure guest: %w", err)
 	}
-	// Each is mounted where it belongs; the way there is closed.
+
+	// Each is mounted where it belongs by now; the way there is closed.
 	for i := range binds {
-		if err := unix.Unmount(filepath.Join(g.dir, "share", strconv.Itoa(i)), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
-			return fmt.Errorf("cannot set up guest: %w", err)
+		shared := filepath.Join(g.dir, "share", strconv.Itoa(i))
+		if err := unix.Unmount(shared, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			return fmt.Errorf("cannot configure guest: %w", err)
 		}
 	}
 	return nil
@@ -77,6 +80,9 @@ func (g *Guest) share(name string, b Bind) error {
 			return err
 		}
 	}
+
+	// What covers parts of the directory is mounted before it appears in the
+	// guest: as one mount tree, whose covers the guest cannot lift.
 	if err := g.mountBind(private, b); err != nil {
 		return err
 	}
@@ -85,6 +91,7 @@ func (g *Guest) share(name string, b Bind) error {
 			return fmt.Errorf("cannot hide %s: %w", hidden, err)
 		}
 	}
+
 	tree, err := unix.OpenTree(unix.AT_FDCWD, private, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {
 		return err
@@ -98,12 +105,13 @@ func (g *Guest) mountBind(target string, b Bind) error {
 	if b.ReadOnly {
 		attributes |= unix.MOUNT_ATTR_RDONLY
 	}
-	base := rangeBase(g.slot)
+
+	base := rangeBase(g.idRange)
 	m := treeMap(base, 0)
 	if b.Owner != 0 {
 		m = workMap(base, b.Owner, b.User)
 	}
-	ids, err := g.host.userNamespace(m)
+	ids, err := g.manager.userNamespace(m)
 	if err != nil {
 		return err
 	}
@@ -119,6 +127,7 @@ func (g *Guest) hide(private, name string, b Bind) error {
 		return err
 	}
 	_ = made.Close()
+
 	root, err := os.Open(private)
 	if err != nil {
 		return err
@@ -134,26 +143,6 @@ func (g *Guest) hide(private, name string, b Bind) error {
 		return err
 	}
 	defer empty.Close()
-	return cloneMountOn(empty, target, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
-}
-
-// setUp has the agent do its part.
-func (g *Guest) setUp(setup guestinit.Setup) error {
-	conn, err := g.Dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	agent := wire.NewConn(conn, wire.MaxData)
-	if err := agent.SendJSON(wire.Request, guestinit.Request{Setup: &setup}); err != nil {
-		return err
-	}
-	kind, payload, err := agent.Receive()
-	switch {
-	case err != nil:
-		return fmt.Errorf("the guest ended: %w: %s", err, g.output)
-	case kind != wire.Reply:
-		return fmt.Errorf("%s", payload)
-	}
-	return nil
+	return cloneMountOn(empty, target,
+		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 }

@@ -1,0 +1,63 @@
+// Package guestapi is what the guest agent, runner-shim inside a guest, can be
+// asked for. The broker asks; package guestinit answers. It holds the types of
+// the requests alone, so that the broker does not contain the agent.
+package guestapi
+
+import "strings"
+
+// Request is the first frame of a conversation: exactly one of its members.
+type Request struct {
+	Exec      *Process `json:"exec,omitempty"`
+	Configure *Config  `json:"configure,omitempty"`
+}
+
+// Process is a process to start in a guest.
+type Process struct {
+	Argv []string `json:"argv"` // Argv[0] is looked up in the PATH of Env
+	Env  []string `json:"env"`  // the whole environment, KEY=VALUE
+	Dir  string   `json:"dir"`  // working directory; empty for "/"
+
+	UID    uint32   `json:"uid,omitempty"` // of the guest
+	GID    uint32   `json:"gid,omitempty"`
+	Groups []uint32 `json:"groups,omitempty"` // besides GID
+
+	// DropCapabilities are taken from the process and all it starts, by name
+	// without CAP_, capabilities(7); ALL stands for all.
+	DropCapabilities []string `json:"drop_capabilities,omitempty"`
+}
+
+// Config makes a running guest the one that a container asks for. The broker
+// sends it once, before any process of a job.
+type Config struct {
+	Hostname string            `json:"hostname,omitempty"`
+	Files    map[string]string `json:"files,omitempty"` // path: content, replaced as a whole
+	Dirs     []string          `json:"dirs,omitempty"`  // made if they do not exist
+	Mounts   []Mount           `json:"mounts,omitempty"`
+	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
+}
+
+// Mount shows the tree at Source, a path in the guest, at Target as well.
+type Mount struct {
+	Source string `json:"source"`
+	Target string `json:"target"`
+}
+
+// Tmpfs mounts an empty file system in memory, tmpfs(5).
+type Tmpfs struct {
+	Target  string   `json:"target"`
+	Flags   []string `json:"flags,omitempty"`   // of ro, noexec, nosuid, nodev
+	Options string   `json:"options,omitempty"` // "size=1024,mode=1777"
+}
+
+// Hosts returns the content of hosts(5) for localhost and for lines, each an
+// address and its names. A line without names is left out.
+func Hosts(lines ...[]string) string {
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, line := range lines {
+		if len(line) > 1 {
+			b.WriteString(line[0] + "\t" + strings.Join(line[1:], " ") + "\n")
+		}
+	}
+	return b.String()
+}

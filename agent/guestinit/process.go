@@ -1,0 +1,258 @@
+package guestinit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/mkappliance/mkappliance/agent/guestapi"
+	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/run"
+)
+
+// process is a running process with its cgroup and the reading ends of its
+// pipes.
+type process struct {
+	*os.Process
+	stdout, stderr *os.File
+	cgroup         string // empty if it has none of its own
+	cancelled      atomic.Bool
+}
+
+// killAfter is how long a process may go on after SIGTERM. The runner, which
+// sends SIGINT, 7.5 s later SIGTERM, and 2.5 s later kills the hook, is thus
+// still told how the step ended.
+const killAfter = 2 * time.Second
+
+// run starts a process and serves the conversation about it to the end.
+func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
+	p, err := s.start(request)
+	if err != nil {
+		return err
+	}
+
+	hungUp := make(chan struct{})
+	go func() {
+		defer close(hungUp)
+		p.forwardSignals(c)
+	}()
+	var output sync.WaitGroup
+	output.Go(func() { relay(c, wire.Stdout, p.stdout) })
+	output.Go(func() { relay(c, wire.Stderr, p.stderr) })
+
+	exited := make(chan int, 1)
+	go func() { exited <- p.wait() }()
+	var status int
+	select {
+	case status = <-exited:
+	case <-hungUp:
+		p.kill()
+		status = <-exited
+	}
+	if p.cancelled.Load() {
+		p.kill() // what it left in the background too
+	}
+
+	// Whatever the process wrote before it ended is delivered; a child it left
+	// in the background that keeps the pipes open is not waited for.
+	_ = p.stdout.SetReadDeadline(time.Now())
+	_ = p.stderr.SetReadDeadline(time.Now())
+	output.Wait()
+	p.close()
+	return c.SendExit(status)
+}
+
+// start starts the process that a request describes.
+func (s *Server) start(request guestapi.Process) (*process, error) {
+	p, err := s.tryStart(request)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start process: %w", err)
+	}
+	return p, nil
+}
+
+func (s *Server) tryStart(request guestapi.Process) (*process, error) {
+	if len(request.Argv) == 0 {
+		return nil, errors.New("no command given")
+	}
+	if err := checkSizes(request); err != nil {
+		return nil, err
+	}
+	if request.Dir == "" {
+		request.Dir = "/"
+	}
+	if info, err := os.Stat(request.Dir); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("working directory %s does not exist in the guest", request.Dir)
+	}
+	path, err := lookPath(request.Argv[0], request.Env, request.Dir)
+	if err != nil {
+		return nil, err
+	}
+
+	p := &process{}
+	if err := s.spawn(p, path, request); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// spawn starts p in a cgroup of its own with pipes for its output.
+func (s *Server) spawn(p *process, path string, request guestapi.Process) error {
+	attr := attributes(request)
+	closeCgroup, err := s.enterCgroup(p, attr.Sys)
+	if err != nil {
+		return err
+	}
+	defer closeCgroup()
+	closeFiles, err := p.connect(attr)
+	if err != nil {
+		return err
+	}
+	defer closeFiles()
+
+	path, argv, err := restrict(request, path, attr)
+	if err != nil {
+		return err
+	}
+	p.Process, err = os.StartProcess(path, argv, attr)
+	return err
+}
+
+// attributes are what os.StartProcess is told of a request.
+func attributes(request guestapi.Process) *os.ProcAttr {
+	attr := &os.ProcAttr{Dir: request.Dir, Env: request.Env, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if attr.Env == nil {
+		attr.Env = []string{} // nil would be the agent's own
+	}
+	if request.UID != 0 || request.GID != 0 || len(request.Groups) > 0 {
+		attr.Sys.Credential = &syscall.Credential{Uid: request.UID, Gid: request.GID, Groups: request.Groups}
+	}
+	return attr
+}
+
+// connect opens the process's standard streams: nothing to read, and pipes to
+// write to. The process's ends, in attr, are closed by closeFiles.
+func (p *process) connect(attr *os.ProcAttr) (closeFiles func(), err error) {
+	closeFiles = func() {
+		for _, f := range attr.Files {
+			_ = f.Close()
+		}
+	}
+
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	attr.Files = []*os.File{null}
+	for _, end := range []**os.File{&p.stdout, &p.stderr} {
+		read, write, err := os.Pipe()
+		if err != nil {
+			closeFiles()
+			return nil, err
+		}
+		*end = read
+		attr.Files = append(attr.Files, write)
+	}
+	return closeFiles, nil
+}
+
+// maxString is MAX_ARG_STRLEN, which bounds one argument or variable with its
+// final NUL, execve(2).
+const maxString = 32 * 4096
+
+// checkSizes names what execve(2) would refuse with E2BIG only.
+func checkSizes(request guestapi.Process) error {
+	for _, s := range request.Argv {
+		if len(s) >= maxString {
+			return fmt.Errorf("an argument of %d bytes is too long: Linux takes %d; put it into a file", len(s), maxString-1)
+		}
+	}
+	for _, s := range request.Env {
+		if len(s) >= maxString {
+			name, _, _ := strings.Cut(s, "=")
+			return fmt.Errorf("variable %.80s with %d bytes is too long: Linux takes %d; put the value into a file",
+				name, len(s), maxString-1)
+		}
+	}
+	return nil
+}
+
+// enterCgroup makes a cgroup for the process and has it start in there.
+func (s *Server) enterCgroup(p *process, attr *syscall.SysProcAttr) (closeFD func(), err error) {
+	if s.Cgroup == "" {
+		return func() {}, nil
+	}
+	s.mu.Lock()
+	s.processes++
+	p.cgroup = filepath.Join(s.Cgroup, fmt.Sprintf("step-%d", s.processes))
+	s.mu.Unlock()
+
+	if err := os.Mkdir(p.cgroup, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.Open(p.cgroup)
+	if err != nil {
+		return nil, err
+	}
+	attr.UseCgroupFD, attr.CgroupFD = true, int(dir.Fd())
+	return func() { _ = dir.Close() }, nil
+}
+
+// forwardSignals passes signals on to the process group until the broker hangs
+// up. They are how a step is cancelled.
+func (p *process) forwardSignals(c *wire.Conn) {
+	for {
+		kind, payload, err := c.Receive()
+		if err != nil {
+			return
+		}
+		signal, err := wire.ReadSignal(payload)
+		if kind != wire.Signal || err != nil {
+			continue
+		}
+
+		p.cancelled.Store(true)
+		if signal == syscall.SIGTERM {
+			defer time.AfterFunc(killAfter, p.kill).Stop()
+		}
+		// The process may be gone already; then there is nobody to tell.
+		_ = syscall.Kill(-p.Pid, signal)
+	}
+}
+
+// wait waits for the process itself, not for its children.
+func (p *process) wait() int {
+	state, err := p.Wait()
+	if err != nil {
+		return 255
+	}
+	return run.ExitStatus(state)
+}
+
+// kill ends the process and everything it has started.
+func (p *process) kill() {
+	if p.cgroup != "" && os.WriteFile(filepath.Join(p.cgroup, "cgroup.kill"), []byte("1"), 0) == nil {
+		return
+	}
+	_ = syscall.Kill(-p.Pid, syscall.SIGKILL)
+}
+
+// close releases what the agent itself holds of the process.
+func (p *process) close() {
+	for _, pipe := range []*os.File{p.stdout, p.stderr} {
+		if pipe != nil {
+			_ = pipe.Close()
+		}
+	}
+	if p.cgroup != "" {
+		// It stays while a child in the background still runs, as it may.
+		_ = os.Remove(p.cgroup)
+	}
+}
