@@ -8,23 +8,31 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
 )
 
-// FindCgroup gives the cgroup2 directory below which the caller may make
+// FindCgroup returns the cgroup2 directory beneath which the caller may make
 // cgroups for guests. Under systemd that is its delegated unit (Delegate=yes),
-// whose own processes sit in the sub-cgroup that DelegateSubgroup= names.
+// whose own processes are in the sub-cgroup that DelegateSubgroup= names.
 func FindCgroup(subgroup string) (string, error) {
-	mount, err := cgroupMount()
+	// Not always /sys/fs/cgroup: a host may still use version 1 beside it.
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("cannot find cgroup2: %w", err)
 	}
+	if len(mounts) == 0 {
+		return "", errors.New("cannot find cgroup2: it is not mounted")
+	}
+
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return "", fmt.Errorf("cannot find own cgroup: %w", err)
 	}
 	for line := range strings.Lines(string(data)) {
+		// The entry of cgroup2, cgroups(7).
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			dir := filepath.Join(mount, path)
+			dir := filepath.Join(mounts[0].Mountpoint, path)
 			if filepath.Base(dir) == subgroup {
 				dir = filepath.Dir(dir)
 			}
@@ -34,33 +42,16 @@ func FindCgroup(subgroup string) (string, error) {
 	return "", errors.New("cannot find own cgroup: this kernel has no cgroup2")
 }
 
-// cgroupMount finds where cgroup2 is mounted: not always at the same place on a
-// host that still uses version 1 beside it.
-func cgroupMount() (string, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return "", fmt.Errorf("cannot find cgroup2: %w", err)
-	}
-	for line := range strings.Lines(string(data)) {
-		before, after, ok := strings.Cut(line, " - ")
-		fields := strings.Fields(before)
-		if ok && len(fields) > 4 && strings.HasPrefix(after, "cgroup2 ") {
-			return unescape(fields[4]), nil
-		}
-	}
-	return "", errors.New("cannot find cgroup2: it is not mounted")
-}
-
-// delegate lets the children of a cgroup be limited. A controller that is not
-// there cannot be used; limits then do not apply.
+// delegate makes limits available to the children of a cgroup. Limits of a
+// controller that the kernel lacks do not apply.
 func delegate(dir string) {
 	for _, controller := range []string{"cpu", "memory", "pids", "io"} {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
 	}
 }
 
-// killCgroup kills every process in a cgroup and below it, waits until they are
-// gone, and removes it. One that does not exist is fine.
+// killCgroup kills every process in a cgroup and beneath it, waits until they
+// are gone, and removes it. It does nothing if the cgroup does not exist.
 func killCgroup(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -68,6 +59,7 @@ func killCgroup(dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0); err != nil {
 		return fmt.Errorf("cannot end the processes of a guest: %w", err)
 	}
+
 	deadline := time.Now().Add(killWait)
 	for {
 		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
@@ -84,10 +76,10 @@ func killCgroup(dir string) error {
 	}
 }
 
-// killWait is how long killed processes may take to vanish.
+// killWait is how long killed processes may take to disappear.
 const killWait = 10 * time.Second
 
-// removeCgroup removes an empty cgroup and those below it.
+// removeCgroup removes a cgroup without processes and those beneath it.
 func removeCgroup(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -83,20 +83,3 @@ func TestRangesAreDisjoint(t *testing.T) {
 		}
 	}
 }
-
-func TestUnescape(t *testing.T) {
-	for in, want := range map[string]string{`/a\040b`: "/a b", `/a\134`: `/a\`, "/plain": "/plain", `/a\04`: `/a\04`, `/a\999`: `/a\999`, "": ""} {
-		if got := unescape(in); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
-}
-
-func FuzzUnescape(f *testing.F) {
-	f.Add(`/a\040b\`)
-	f.Fuzz(func(t *testing.T, s string) {
-		if got := unescape(s); len(got) > len(s) {
-			t.Errorf("%q grew to %q", s, got)
-		}
-	})
-}

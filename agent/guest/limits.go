@@ -8,43 +8,52 @@ import (
 	"path/filepath"
 )
 
-// Limits bound what guests take. Zero means no limit of its own.
+// Limits bound the resources of guests. Zero is no limit.
 type Limits struct {
 	Memory int64   // bytes, without swap
 	Pids   int64   // processes and threads
-	CPUs   float64 // processors' worth of time
+	CPUs   float64 // processors, by time
 }
 
-// cpuPeriod is the kernel's default period of cpu.max, in microseconds.
-const cpuPeriod = 100_000
+// Times of cpu.max, in microseconds.
+const (
+	cpuPeriod = 100_000 // the kernel's default
+	minQuota  = 1000    // the least that the kernel takes
+)
 
-// set writes the limits of a cgroup, as the files of cgroups(7) and the
-// kernel's cgroup-v2 document want them. On a kernel without a controller its
-// limit does not hold.
+// set writes the limits of a cgroup, in the formats of cgroups(7) and the
+// kernel's cgroup-v2 document. A limit whose controller the kernel lacks does
+// not hold.
 func (l Limits) set(cgroup string) error {
-	files := map[string]string{}
 	if l.Memory > 0 {
-		files["memory.max"] = fmt.Sprint(l.Memory)
-		files["memory.swap.max"] = "0"
+		err := errors.Join(writeLimit(cgroup, "memory.max", fmt.Sprint(l.Memory)), writeLimit(cgroup, "memory.swap.max", "0"))
+		if err != nil {
+			return err
+		}
 	}
 	if l.Pids > 0 {
-		files["pids.max"] = fmt.Sprint(l.Pids)
+		if err := writeLimit(cgroup, "pids.max", fmt.Sprint(l.Pids)); err != nil {
+			return err
+		}
 	}
 	if l.CPUs > 0 {
-		files["cpu.max"] = fmt.Sprintf("%d %d", max(1000, int64(l.CPUs*cpuPeriod)), cpuPeriod)
+		quota := max(minQuota, int64(l.CPUs*cpuPeriod))
+		return writeLimit(cgroup, "cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod))
 	}
-	for name, value := range files {
-		f, err := os.OpenFile(filepath.Join(cgroup, name), os.O_WRONLY, 0)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("cannot limit guests: %w", err)
-		}
-		_, err = f.WriteString(value)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return fmt.Errorf("cannot limit guests: cannot set %s to %s: %w", name, value, err)
-		}
+	return nil
+}
+
+func writeLimit(cgroup, name, value string) error {
+	f, err := os.OpenFile(filepath.Join(cgroup, name), os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot limit guests: %w", err)
+	}
+	_, err = f.WriteString(value)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot limit guests to %s of %s: %w", value, name, err)
 	}
 	return nil
 }

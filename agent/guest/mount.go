@@ -1,13 +1,11 @@
 package guest
 
 import (
-	"bufio"
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,19 +18,21 @@ func cloneMount(source *os.File, target string, attributes uint64, idmap *os.Fil
 		return err
 	}
 	defer unix.Close(tree)
+
 	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("cannot mount %s: %w", source.Name(), err)
 	}
 	return nil
 }
 
-// cloneMountOn is cloneMount onto a directory that is open, without a map.
+// cloneMountOn does what cloneMount does onto an open directory, without a map.
 func cloneMountOn(source, target *os.File, attributes uint64) error {
 	tree, err := detachedClone(source, attributes, nil)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(tree)
+
 	flags := unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	if err := unix.MoveMount(tree, "", int(target.Fd()), "", flags); err != nil {
 		return fmt.Errorf("cannot mount %s: %w", source.Name(), err)
@@ -40,11 +40,13 @@ func cloneMountOn(source, target *os.File, attributes uint64) error {
 	return nil
 }
 
+// detachedClone returns a descriptor of a clone that is mounted nowhere yet.
 func detachedClone(source *os.File, attributes uint64, idmap *os.File) (int, error) {
 	tree, err := unix.OpenTree(int(source.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
 	if err != nil {
 		return -1, fmt.Errorf("cannot clone mount of %s: %w", source.Name(), err)
 	}
+
 	attr := unix.MountAttr{Attr_set: attributes, Propagation: unix.MS_PRIVATE}
 	if idmap != nil {
 		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
@@ -58,61 +60,22 @@ func detachedClone(source *os.File, attributes uint64, idmap *os.File) (int, err
 }
 
 // unmountBelow detaches every mount at or beneath dir, and makes sure of it:
-// dir is about to be deleted, and a workspace mounted there must not be.
+// dir is about to be removed, and a workspace mounted there must not be.
 func unmountBelow(dir string) error {
 	for range 3 {
-		points, err := mountsBelow(dir)
+		mounts, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
 		if err != nil {
-			return err
+			return fmt.Errorf("cannot list mounts: %w", err)
 		}
-		if len(points) == 0 {
+		if len(mounts) == 0 {
 			return nil
 		}
-		for _, point := range slices.Backward(points) {
+
+		// They are listed in the order they were mounted.
+		for _, m := range slices.Backward(mounts) {
 			// One that fails shows up again in the next round.
-			_ = unix.Unmount(point, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+			_ = unix.Unmount(m.Mountpoint, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		}
 	}
 	return fmt.Errorf("cannot unmount what is beneath %s", dir)
-}
-
-// mountsBelow lists the mount points at or beneath dir, in the order they were
-// mounted, proc_pid_mountinfo(5).
-func mountsBelow(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	defer f.Close()
-	var points []string
-	scanner := bufio.NewScanner(f)
-	for scanner.Scan() {
-		fields := strings.Fields(scanner.Text())
-		if len(fields) < 5 {
-			continue
-		}
-		if point := unescape(fields[4]); point == dir || strings.HasPrefix(point, dir+"/") {
-			points = append(points, point)
-		}
-	}
-	if err := scanner.Err(); err != nil {
-		return nil, fmt.Errorf("cannot list mounts: %w", err)
-	}
-	return points, nil
-}
-
-// unescape undoes the octal escapes of mountinfo.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(c))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

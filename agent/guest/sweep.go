@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 )
 
-// Sweep removes what guests of an earlier broker left: processes, cgroups,
-// mounts and directories. It also prepares the directories for new ones.
+// Sweep removes the processes, cgroups, mounts and directories of the guests of
+// an earlier broker, and prepares the cgroup and the directory for new ones.
 func (h *Manager) Sweep() error {
 	if err := os.MkdirAll(h.JobsDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make directory for guests: %w", err)
 	}
+
+	// From the top down: a cgroup limits its children only if its parent lets it.
 	delegate(filepath.Dir(h.Cgroup))
 	if err := os.Mkdir(h.Cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make cgroup for guests: %w", err)
@@ -22,6 +24,8 @@ func (h *Manager) Sweep() error {
 	if err := h.Limits.set(h.Cgroup); err != nil {
 		return err
 	}
+
+	// Processes before mounts: a process keeps a mount busy.
 	groups, err := os.ReadDir(h.Cgroup)
 	if err != nil {
 		return fmt.Errorf("cannot sweep: %w", err)
@@ -31,6 +35,7 @@ func (h *Manager) Sweep() error {
 			err = errors.Join(err, killCgroup(filepath.Join(h.Cgroup, e.Name())))
 		}
 	}
+
 	jobs, readErr := os.ReadDir(h.JobsDir)
 	err = errors.Join(err, readErr)
 	for _, e := range jobs {
@@ -45,7 +50,7 @@ func removeDir(dir string) error {
 		return err
 	}
 	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("cannot remove what a guest left: %w", err)
+		return fmt.Errorf("cannot remove the directory of a guest: %w", err)
 	}
 	return nil
 }
