@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/qemu"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -98,7 +99,7 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 
 // Boot switches the machine on; ctx ends it.
 func (l *Lab) Boot(ctx context.Context) (err error) {
-	l.vm, err = qemu.Start(ctx, qemu.Config{Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
+	l.vm, err = qemu.Start(ctx, qemu.Config{Arch: arch.AMD64(), Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
 		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
 		HostForwards:  []qemu.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
 		GuestForwards: []qemu.GuestForward{{Addr: gitHubAddr, Command: "socat - TCP:" + l.listen}}})

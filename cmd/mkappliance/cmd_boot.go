@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/cli"
 	"github.com/mkappliance/mkappliance/internal/qemu"
 	"github.com/mkappliance/mkappliance/internal/spec"
@@ -50,7 +51,7 @@ Exit status:
 }
 
 func (o *bootOptions) run(c *cobra.Command, image string) error {
-	config := qemu.Config{Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
+	config := qemu.Config{Arch: arch.AMD64(), Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
 		Console: c.OutOrStdout(), Keyboard: os.Stdin}
 	var err error
 	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {

@@ -18,11 +18,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Config describes a machine.
 type Config struct {
+	Arch  arch.Arch
 	Image string // raw disk image, not changed
 	Seed  string // NoCloud image shown as a second disk, read-only; empty for none
 	// Dir keeps the overlay and the firmware's variables. Starting again in the
@@ -66,15 +68,6 @@ const (
 	qmpName     = "qmp"
 )
 
-// firmware lists where Debian's ovmf package has UEFI firmware for x86-64, and
-// the variable store that goes with it.
-func firmware() [][2]string {
-	return [][2]string{
-		{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
-		{"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
-	}
-}
-
 // Start switches a machine on. It runs until it powers off, Quit is called or
 // ctx ends.
 func Start(ctx context.Context, c Config) (*Machine, error) {
@@ -82,7 +75,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
-	emulated := tryKVM(ctx, run.Local{})
+	emulated := tryKVM(ctx, run.Local{}, c.Arch.QEMU)
 	argv := c.argv(code, emulated == nil)
 	m := &Machine{Emulated: emulated, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...),
 		qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
@@ -110,9 +103,9 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 // prepare makes the overlay and the variable store unless they are there, and
 // gives the firmware's code.
 func (c Config) prepare(ctx context.Context, executor run.Executor) (code string, err error) {
-	for _, tool := range []string{"qemu-system-x86_64", "qemu-img"} {
+	for _, tool := range []string{c.Arch.QEMU.Program, "qemu-img"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return "", fmt.Errorf("%w; install the packages qemu-system-x86 and qemu-utils", err)
+			return "", fmt.Errorf("%w; install the packages %s", err, strings.Join(c.Arch.QEMU.Packages, " and "))
 		}
 	}
 	image, err := filepath.Abs(c.Image)
@@ -126,25 +119,29 @@ func (c Config) prepare(ctx context.Context, executor run.Executor) (code string
 	if info.Size() > c.DiskSize {
 		return "", fmt.Errorf("a disk of %d bytes cannot hold %s; give it %d or more", c.DiskSize, c.Image, info.Size())
 	}
-	var vars string
-	for _, pair := range firmware() {
-		if _, err := os.Stat(pair[0]); err == nil {
-			code, vars = pair[0], pair[1]
-			break
-		}
-	}
-	if code == "" {
-		return "", errors.New("no UEFI firmware found; install the package ovmf")
+	firmware, err := findFirmware(c.Arch.QEMU)
+	if err != nil {
+		return "", err
 	}
 	// A file system that changes under its overlay is a ruin.
 	origin := fmt.Sprintf("%s, %d bytes, of %s\n", image, info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano))
 	if _, err := os.Stat(filepath.Join(c.Dir, overlayName)); errors.Is(err, fs.ErrNotExist) {
-		return code, c.makeDisk(ctx, executor, image, origin, vars)
+		return firmware.Code, c.makeDisk(ctx, executor, image, origin, firmware.Vars)
 	}
 	if kept, err := os.ReadFile(filepath.Join(c.Dir, originName)); err != nil || string(kept) != origin {
 		return "", fmt.Errorf("%s keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere", c.Dir)
 	}
-	return code, nil
+	return firmware.Code, nil
+}
+
+// findFirmware returns the first UEFI firmware that is installed.
+func findFirmware(q arch.QEMU) (arch.Firmware, error) {
+	for _, firmware := range q.Firmware {
+		if _, err := os.Stat(firmware.Code); err == nil {
+			return firmware, nil
+		}
+	}
+	return arch.Firmware{}, fmt.Errorf("no UEFI firmware found; install the package %s", q.FirmwarePackage)
 }
 
 // makeDisk makes the variable store and, last, the overlay over the image.
@@ -163,18 +160,13 @@ func (c Config) makeDisk(ctx context.Context, executor run.Executor, image, orig
 		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
 }
 
-// emulatedCPU is x86-64-v2, which is what Debian's programs may use at most.
-// What newer processors have, such as AVX, programs choose at run time because
-// it is faster, and emulated it is slower: a boot takes a third less time so.
-const emulatedCPU = "qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"
-
 // argv is the QEMU command, qemu-system(1).
 func (c Config) argv(code string, kvm bool) []string {
-	accel := []string{"-accel", "tcg,thread=multi", "-cpu", emulatedCPU}
+	accel := []string{"-accel", "tcg,thread=multi", "-cpu", c.Arch.QEMU.CPU}
 	if kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	argv := append([]string{"qemu-system-x86_64", "-machine", "q35", "-nodefaults", "-display", "none"}, accel...)
+	argv := append([]string{c.Arch.QEMU.Program, "-machine", c.Arch.QEMU.Machine, "-nodefaults", "-display", "none"}, accel...)
 	argv = append(argv,
 		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10)+"M",
 		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
@@ -300,11 +292,11 @@ func awaitReply(replies *json.Decoder) error {
 // tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The
 // device node says little, and so does making an empty machine: nested or
 // restricted KVM fails only when processors are set up, so that is tried.
-func tryKVM(ctx context.Context, executor run.Executor) error {
+func tryKVM(ctx context.Context, executor run.Executor, q arch.QEMU) error {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)
 	}
-	probe := run.Cmd{Args: []string{"qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host",
+	probe := run.Cmd{Args: []string{q.Program, "-machine", q.Machine, "-accel", "kvm", "-cpu", "host",
 		"-nodefaults", "-display", "none", "-S", "-qmp", "stdio"},
 		Stdin: strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"quit"}`)}
 	if err := executor.Exec(ctx, probe); err != nil {

@@ -15,12 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
 )
 
 func TestArgv(t *testing.T) {
-	c := Config{Seed: "/s,eed.iso", Dir: "/d", Memory: 2 << 30, CPUs: 2, Offline: true,
+	c := Config{Arch: arch.AMD64(), Seed: "/s,eed.iso", Dir: "/d", Memory: 2 << 30, CPUs: 2, Offline: true,
 		HostForwards:  []HostForward{{2222, 22}},
 		GuestForwards: []GuestForward{{"10.0.2.100:8080", "socat -,raw TCP:127.0.0.1:1"}}}
 	for _, test := range []struct {
@@ -43,7 +44,7 @@ func TestArgv(t *testing.T) {
 }
 
 func TestPrepareMakesTheOverlayOnce(t *testing.T) {
-	if _, err := os.Stat(firmware()[0][0]); err != nil {
+	if _, err := os.Stat(arch.AMD64().QEMU.Firmware[0].Code); err != nil {
 		t.Skipf("no UEFI firmware: %v", err)
 	}
 	dir := t.TempDir()
@@ -53,7 +54,7 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	}
 	overlay := filepath.Join(dir, overlayName)
 	fake := &runtest.Fake{Handle: func(context.Context, run.Cmd) error { return os.WriteFile(overlay, nil, 0o600) }}
-	c := Config{Image: image, Dir: dir, DiskSize: 8 << 30}
+	c := Config{Arch: arch.AMD64(), Image: image, Dir: dir, DiskSize: 8 << 30}
 	for range 2 {
 		if _, err := c.prepare(t.Context(), fake); err != nil {
 			t.Fatal(err)
@@ -84,7 +85,7 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 }
 
 func TestStartWithoutImage(t *testing.T) {
-	_, err := Start(t.Context(), Config{Image: "/nonexistent.img", Dir: t.TempDir()})
+	_, err := Start(t.Context(), Config{Arch: arch.AMD64(), Image: "/nonexistent.img", Dir: t.TempDir()})
 	want := "cannot start machine: stat /nonexistent.img: no such file or directory"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -93,13 +94,13 @@ func TestStartWithoutImage(t *testing.T) {
 
 // TestMachine runs a real QEMU, whose firmware finds nothing to boot.
 func TestMachine(t *testing.T) {
-	for _, tool := range []string{"qemu-system-x86_64", "qemu-img", firmware()[0][0]} {
+	for _, tool := range []string{"qemu-system-x86_64", "qemu-img", arch.AMD64().QEMU.Firmware[0].Code} {
 		if _, err := exec.LookPath(tool); err != nil && !errors.Is(err, fs.ErrPermission) {
 			t.Skipf("cannot run machines: %v", err)
 		}
 	}
 	dir := t.TempDir()
-	c := Config{Image: filepath.Join(dir, "x.img"), Dir: dir, DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
+	c := Config{Arch: arch.AMD64(), Image: filepath.Join(dir, "x.img"), Dir: dir, DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
 	if err := os.WriteFile(c.Image, make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestStartWithSmallDisk(t *testing.T) {
 	if err := os.WriteFile(image, make([]byte, 4096), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Start(t.Context(), Config{Image: image, Dir: dir, DiskSize: 4095})
+	_, err := Start(t.Context(), Config{Arch: arch.AMD64(), Image: image, Dir: dir, DiskSize: 4095})
 	want := "cannot start machine: a disk of 4095 bytes cannot hold " + image + "; give it 4096 or more"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)

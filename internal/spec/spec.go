@@ -15,6 +15,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
@@ -27,7 +28,7 @@ type Spec struct {
 // Image describes one image.
 type Image struct {
 	Name         string
-	Architecture string // as dpkg names it; only "amd64" so far
+	Architecture string // as dpkg names it; arch.LookupBakeable accepts it
 	Suite        string // Debian release, as "trixie"
 	Version      string // of the image; in file names and partition labels
 	Mirror       string // of the Debian archive; empty for the build host's own
@@ -129,8 +130,8 @@ func (d *decoder) image(name string, t *table) Image {
 	}
 	img := Image{Name: name, Architecture: t.text("architecture"), Suite: t.text("suite"), Version: t.text("version"),
 		Mirror: t.optionalText("mirror")}
-	if img.Architecture != "" && img.Architecture != "amd64" {
-		d.fail(t.sub("architecture"), "architecture %q is not supported yet; use \"amd64\"", img.Architecture)
+	if _, err := arch.LookupBakeable(img.Architecture); img.Architecture != "" && err != nil {
+		d.fail(t.sub("architecture"), "%v", err)
 	}
 	if img.Suite != "" && img.Suite != "trixie" {
 		d.fail(t.sub("suite"), "suite %q is not supported; use \"trixie\" (Debian 13)", img.Suite)
