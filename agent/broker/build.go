@@ -34,27 +34,27 @@ buildah --storage-driver vfs push --quiet image oci-archive:` + outputTarget + "
 
 // build builds the image of a Dockerfile in a guest of the base tree, unless one
 // of the same content was built before. Its output goes to the client.
-func (s *Server) build(ctx context.Context, client *caller, b brokerapi.Build) (image, error) {
+func (s *Server) build(ctx context.Context, client *caller, b brokerapi.Build) (rootFS, error) {
 	built, err := s.buildOrFind(ctx, client, b)
 	if err != nil {
-		return image{}, fmt.Errorf("cannot build %s: %w", filepath.Base(b.Dockerfile), err)
+		return rootFS{}, fmt.Errorf("cannot build %s: %w", filepath.Base(b.Dockerfile), err)
 	}
 	return built, nil
 }
 
-func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Build) (image, error) {
+func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Build) (rootFS, error) {
 	dir, name := filepath.Split(b.Dockerfile)
 	key, err := s.contextKey(dir, name)
 	if err != nil {
-		return image{}, err
+		return rootFS{}, err
 	}
-	if found, ok := s.store.Lookup(key); ok {
-		return ociImage(found), nil
+	if found, ok := s.parts.Images.Lookup(key); ok {
+		return newOCIRoot(found), nil
 	}
-	spec := containerSpec{image: s.baseImage(), files: map[string]string{"/etc/containers/registries.conf": s.registriesConf()},
+	spec := containerSpec{root: s.baseRoot(), files: map[string]string{"/etc/containers/registries.conf": s.registriesConf()},
 		Container: brokerapi.Container{Env: map[string]string{"HOME": "/root"}, Mounts: []brokerapi.Mount{
 			{Target: contextTarget, Source: filepath.Clean(dir), ReadOnly: true}, {Target: outputTarget, Volume: outputVolume}}}}
-	var result image
+	var result rootFS
 	err = s.withGuest(ctx, spec, nil, func(c *container, volumes string) error {
 		argv := []string{"sh", "-c", buildScript, "sh", contextTarget + "/" + name}
 		status, err := c.guest.Exec(ctx, c.process(argv, c.env, "/"), client.streams())
@@ -73,25 +73,25 @@ func (s *Server) buildOrFind(ctx context.Context, client *caller, b brokerapi.Bu
 
 // importBuilt takes over what a guest has built. The guest chose the file, so
 // nothing but a regular one is opened.
-func (s *Server) importBuilt(ctx context.Context, key, volumes string) (image, error) {
+func (s *Server) importBuilt(ctx context.Context, key, volumes string) (rootFS, error) {
 	archive, err := s.settings.root(volumes).OpenFile(filepath.Join(outputVolume, archiveName))
 	if err != nil {
-		return image{}, fmt.Errorf("cannot read the built image: %w", err)
+		return rootFS{}, fmt.Errorf("cannot read the built image: %w", err)
 	}
 	defer archive.Close()
 
-	built, err := s.store.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(int(archive.Fd())))
+	built, err := s.parts.Images.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(int(archive.Fd())))
 	if err != nil {
-		return image{}, err
+		return rootFS{}, err
 	}
-	return ociImage(built), nil
+	return newOCIRoot(built), nil
 }
 
 // registriesConf is containers-registries.conf(5) with what config.env says.
 func (s *Server) registriesConf() string {
 	var b strings.Builder
 	b.WriteString("unqualified-search-registries = [\"docker.io\"]\n")
-	for _, registry := range s.store.Insecure {
+	for _, registry := range s.settings.InsecureRegistries {
 		fmt.Fprintf(&b, "[[registry]]\nlocation = %q\ninsecure = true\n", registry)
 	}
 	return b.String()

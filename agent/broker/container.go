@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -17,19 +18,19 @@ import (
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
-	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
-// image is the tree of a container with what is known of it.
-type image struct {
-	tree    string
-	owner   int // on disk, of what is root's in the tree
-	boot    bool
+// rootFS is the root file system that a container's guest starts from: that of
+// an OCI image, or a tree that is baked into the appliance.
+type rootFS struct {
+	tree    string // directory on the host
+	owner   int    // on disk, of what is root's in the tree
+	hasInit bool   // runs an init system of its own
 	config  oci.Config
-	release func()
+	release func() // lets the tree be removed
 }
 
 // containerSpec is a container to be started, as root has decided.
@@ -37,7 +38,7 @@ type containerSpec struct {
 	brokerapi.Container
 	options dockeropts.Options // those of Container, parsed
 	ports   []dockeropts.Port
-	image   image
+	root    rootFS
 	address netip.Addr
 	hosts   [][]string        // of the job: address and names of each guest
 	volumes string            // directory of the job's named volumes
@@ -70,7 +71,7 @@ func newContainerSpec(place string, c brokerapi.Container) (containerSpec, error
 // container is a guest with the user and environment of its processes.
 type container struct {
 	id    string
-	guest *guest.Guest
+	guest Guest
 	env   map[string]string
 	user  user
 	dir   string
@@ -95,39 +96,38 @@ type user struct {
 // ociOwner owns on disk what is root's in a pulled image: nobody on the host.
 const ociOwner = guest.SubordinateBase
 
-func (s *Server) baseImage() image { return newTreeImage(s.settings.Base) }
+func (s *Server) baseRoot() rootFS { return newBakedRoot(s.settings.Base) }
 
-// newTreeImage is the image of a baked tree.
-func newTreeImage(tree string) image {
+func newBakedRoot(tree string) rootFS {
 	_, err := os.Lstat(filepath.Join(tree, "sbin/init"))
-	return image{tree: tree, boot: err == nil, release: func() {}}
+	return rootFS{tree: tree, hasInit: err == nil, release: func() {}}
 }
 
-// image finds or pulls the image that a container names.
-func (s *Server) image(ctx context.Context, c brokerapi.Container, tell progress) (image, error) {
+// findRoot finds the baked tree or pulls the OCI image that a container names.
+func (s *Server) findRoot(ctx context.Context, c brokerapi.Container, report progress) (rootFS, error) {
 	name := strings.TrimPrefix(c.Image, "docker://")
 	if tree, ok := s.settings.Images[name]; ok {
-		return newTreeImage(tree), nil
+		return newBakedRoot(tree), nil
 	}
 	var credentials *oci.Credentials
 	if c.Credentials != nil {
 		credentials = (*oci.Credentials)(c.Credentials)
 	}
-	pulled, err := s.store.Pull(ctx, name, credentials, func(line string) { tell("%s", line) })
+	pulled, err := s.parts.Images.Pull(ctx, name, credentials, func(line string) { report("%s", line) })
 	if err != nil {
-		return image{}, err
+		return rootFS{}, err
 	}
-	return ociImage(pulled), nil
+	return newOCIRoot(pulled), nil
 }
 
-func ociImage(i *oci.Image) image {
-	return image{tree: i.Tree, owner: ociOwner, config: i.Config, release: i.Release}
+func newOCIRoot(i Image) rootFS {
+	return rootFS{tree: i.Tree, owner: ociOwner, config: i.Config, release: i.Release}
 }
 
-// imageOf is image for one that may have to be built first.
-func (s *Server) imageOf(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (image, error) {
+// findOrBuildRoot is findRoot for an OCI image that may have to be built first.
+func (s *Server) findOrBuildRoot(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (rootFS, error) {
 	if r.Build == nil {
-		return s.image(ctx, r.Container, progressOf(client.Conn))
+		return s.findRoot(ctx, r.Container, progressOf(client.Conn))
 	}
 	return s.build(ctx, client, *r.Build)
 }
@@ -136,7 +136,7 @@ func (s *Server) imageOf(ctx context.Context, client *caller, r brokerapi.Contai
 // an entrypoint of the workflow's makes the image's command void, as in
 // docker-run(1).
 func (c *containerSpec) argv() []string {
-	entrypoint, args := c.image.config.Entrypoint, c.image.config.Cmd
+	entrypoint, args := c.root.config.Entrypoint, c.root.config.Cmd
 	if c.options.Entrypoint != nil {
 		entrypoint, args = nil, nil
 		if *c.options.Entrypoint != "" {
@@ -154,7 +154,7 @@ func (c *containerSpec) argv() []string {
 
 // environment merges what the image, the options and the workflow say.
 func (c *containerSpec) environment(home string) map[string]string {
-	env := mergeEnv(map[string]string{"HOME": home}, parseEnviron(c.image.config.Env), c.options.Env, c.Env)
+	env := mergeEnv(map[string]string{"HOME": home}, parseEnviron(c.root.config.Env), c.options.Env, c.Env)
 	if env["PATH"] == "" {
 		env["PATH"] = DefaultPath
 	}
@@ -163,7 +163,7 @@ func (c *containerSpec) environment(home string) map[string]string {
 
 // launch starts the guest of a container, joins it to the network and shows it
 // what it is to see.
-func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Network) (_ *container, err error) {
+func (s *Server) launch(ctx context.Context, spec containerSpec, net Network) (_ *container, err error) {
 	u, err := findUser(spec)
 	if err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 		return nil, err
 	}
 	c := &container{id: newID(), guest: g, env: spec.environment(u.home), user: u, drop: spec.options.CapDrop,
-		dir: firstOf(spec.Dir, spec.options.Workdir, spec.image.config.WorkingDir, "/")}
+		dir: cmp.Or(spec.Dir, spec.options.Workdir, spec.root.config.WorkingDir, "/")}
 	if err := g.Configure(ctx, binds, s.guestConfig(spec, c)); err != nil {
 		return nil, err
 	}
@@ -198,7 +198,7 @@ func (s *Server) launch(ctx context.Context, spec containerSpec, net *network.Ne
 }
 
 func findUser(spec containerSpec) (user, error) {
-	u, err := oci.FindUser(spec.image.tree, firstOf(spec.options.User, spec.image.config.User))
+	u, err := oci.FindUser(spec.root.tree, cmp.Or(spec.options.User, spec.root.config.User))
 	if err != nil {
 		return user{}, err
 	}
@@ -208,7 +208,7 @@ func findUser(spec containerSpec) (user, error) {
 // guestSpec is the part of a container that its guest is started with.
 func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
 	o := spec.options
-	g := guest.Spec{ID: machineName(newID()), Tree: spec.image.tree, TreeOwner: spec.image.owner, Boot: spec.image.boot,
+	g := guest.Spec{ID: machineName(newID()), Tree: spec.root.tree, TreeOwner: spec.root.owner, Boot: spec.root.hasInit,
 		Limits: guest.Limits{Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs}}
 	for _, d := range o.Devices {
 		if !slices.Contains(s.settings.Devices, d.Host) {
@@ -224,7 +224,7 @@ func (s *Server) guestSpec(spec containerSpec) (guest.Spec, error) {
 
 // guestConfig is what the guest agent does before the first process.
 func (s *Server) guestConfig(spec containerSpec, c *container) guestapi.Config {
-	hostname := firstOf(spec.options.Hostname, c.guest.ID())
+	hostname := cmp.Or(spec.options.Hostname, c.guest.ID())
 	hosts := append([][]string{{spec.address.String(), hostname}}, spec.hosts...)
 	for _, h := range spec.options.AddHosts {
 		hosts = append(hosts, []string{h.Address, h.Name})
@@ -232,7 +232,7 @@ func (s *Server) guestConfig(spec containerSpec, c *container) guestapi.Config {
 	config := guestapi.Config{
 		Hostname: hostname,
 		Files:    map[string]string{"/etc/hosts": guestapi.Hosts(hosts...), "/etc/hostname": hostname + "\n", "/etc/resolv.conf": s.resolvConf()},
-		Dirs:     slices.Clone(spec.image.config.Volumes),
+		Dirs:     slices.Clone(spec.root.config.Volumes),
 	}
 	maps.Copy(config.Files, spec.files)
 	if spec.makeDir {
@@ -255,22 +255,13 @@ func (s *Server) guestConfig(spec containerSpec, c *container) guestapi.Config {
 // resolvConf is resolv.conf(5) with the host's own name servers.
 func (s *Server) resolvConf() string {
 	var b strings.Builder
-	for _, r := range s.network.Resolvers {
+	for _, r := range s.settings.Resolvers {
 		fmt.Fprintf(&b, "nameserver %s\n", r)
 	}
 	return b.String()
 }
 
 func (c *container) stop() error { return c.guest.Stop() }
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
-}
 
 func newID() string {
 	var raw [16]byte

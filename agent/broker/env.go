@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"maps"
 	"slices"
 	"strings"
 )
@@ -12,9 +13,7 @@ const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 func mergeEnv(envs ...map[string]string) map[string]string {
 	merged := map[string]string{}
 	for _, env := range envs {
-		for key, value := range env {
-			merged[key] = value
-		}
+		maps.Copy(merged, env)
 	}
 	return merged
 }

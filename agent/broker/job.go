@@ -21,26 +21,26 @@ import (
 // job is the job that has guests.
 type job struct {
 	id        string
-	network   *network.Network
+	network   Network
 	container *container // nil for a job that has services only
 	services  []*service
 	hosts     [][]string // address and names of each service
-	images    []image
+	roots     []rootFS
 	stopWatch context.CancelFunc
 
-	mu  sync.Mutex
-	why error // why the broker itself ended it
+	mu    sync.Mutex
+	cause error // why the broker itself ended it
 }
 
-// ended tells why the broker itself ended the job, if it did.
-func (j *job) ended() error {
+// endCause returns why the broker itself ended the job, or nil.
+func (j *job) endCause() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.why
+	return j.cause
 }
 
 // prepare ends the guests of an earlier job and starts those of one.
-func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell progress) (*brokerapi.PrepareReply, error) {
+func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, report progress) (*brokerapi.PrepareReply, error) {
 	// A workflow that asks for too much is refused before anything changes.
 	specs, err := newContainerSpecs(r)
 	if err != nil {
@@ -58,7 +58,7 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 		}
 	}
 	j := &job{id: newID(), stopWatch: func() {}}
-	reply, err := s.startJob(ctx, j, specs, len(r.Services), tell)
+	reply, err := s.startJob(ctx, j, specs, len(r.Services), report)
 	if err != nil {
 		return nil, errors.Join(err, s.stopJob(j))
 	}
@@ -70,26 +70,26 @@ func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, tell p
 
 // startJob starts what a job needs, services first in specs; on an error the
 // caller stops what is there.
-func (s *Server) startJob(ctx context.Context, j *job, specs []containerSpec, services int, tell progress) (*brokerapi.PrepareReply, error) {
-	if err := s.findImages(ctx, j, specs, tell); err != nil {
+func (s *Server) startJob(ctx context.Context, j *job, specs []containerSpec, services int, report progress) (*brokerapi.PrepareReply, error) {
+	if err := s.findRoots(ctx, j, specs, report); err != nil {
 		return nil, err
 	}
 	var err error
-	if j.network, err = s.network.NewNetwork(); err != nil {
+	if j.network, err = s.parts.Networks.NewNetwork(); err != nil {
 		return nil, err
 	}
-	names := newNames()
+	taken := aliases{}
 	for i := range specs {
 		if specs[i].address, err = j.network.Reserve(); err != nil {
 			return nil, err
 		}
 		if i < services {
-			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, names.of(specs[i])...))
+			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, taken.assign(specs[i])...))
 		} else if aliases := specs[i].options.Aliases; len(aliases) > 0 {
 			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, aliases...))
 		}
 	}
-	if err := s.startGuests(ctx, j, specs, services, tell); err != nil {
+	if err := s.startGuests(ctx, j, specs, services, report); err != nil {
 		return nil, err
 	}
 	return j.reply(specs, services)
@@ -116,17 +116,17 @@ func newContainerSpecs(r brokerapi.PrepareRequest) ([]containerSpec, error) {
 	return specs, nil
 }
 
-// findImages finds or pulls the images of all containers at once.
-func (s *Server) findImages(ctx context.Context, j *job, specs []containerSpec, tell progress) error {
+// findRoots finds the root file systems of all containers at once.
+func (s *Server) findRoots(ctx context.Context, j *job, specs []containerSpec, report progress) error {
 	errs := make([]error, len(specs))
 	var pulls sync.WaitGroup
 	for i := range specs {
-		pulls.Go(func() { specs[i].image, errs[i] = s.image(ctx, specs[i].Container, tell) })
+		pulls.Go(func() { specs[i].root, errs[i] = s.findRoot(ctx, specs[i].Container, report) })
 	}
 	pulls.Wait()
 	for _, spec := range specs {
-		if spec.image.release != nil {
-			j.images = append(j.images, spec.image)
+		if spec.root.release != nil {
+			j.roots = append(j.roots, spec.root)
 		}
 	}
 	return errors.Join(errs...)
@@ -134,7 +134,7 @@ func (s *Server) findImages(ctx context.Context, j *job, specs []containerSpec, 
 
 // startGuests starts the job's own container beside its services, and waits
 // until all can be used.
-func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec, services int, tell progress) error {
+func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec, services int, report progress) error {
 	errs := make([]error, len(specs))
 	started := make([]*container, len(specs))
 	j.services = make([]*service, services)
@@ -143,7 +143,7 @@ func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec,
 		specs[i].hosts, specs[i].volumes = j.hosts, s.volumes(j)
 		starts.Go(func() {
 			if i < services {
-				j.services[i], errs[i] = s.startService(ctx, specs[i], j.network, tell)
+				j.services[i], errs[i] = s.startService(ctx, specs[i], j.network, report)
 			} else {
 				started[i], errs[i] = s.launch(ctx, specs[i], j.network)
 			}
@@ -168,14 +168,14 @@ func (j *job) reply(specs []containerSpec, services int) (*brokerapi.PrepareRepl
 			r.Services = append(r.Services, brokerapi.Started{ID: j.services[i].id, Ports: ports})
 		} else {
 			r.Container = &brokerapi.Started{ID: j.container.id, Ports: ports}
-			r.Alpine = oci.IsAlpine(spec.image.tree)
+			r.Alpine = oci.IsAlpine(spec.root.tree)
 		}
 	}
 	return r, nil
 }
 
 // publish makes ports of a guest reachable on the host and says where.
-func publish(n *network.Network, ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
+func publish(n Network, ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
 	published := map[string]string{}
 	for _, p := range ports {
 		host, err := n.Publish(network.Port{Host: p.Host, Container: p.Container, Protocol: p.Protocol}, to)
@@ -244,10 +244,10 @@ func (s *Server) stopJob(j *job) error {
 		}
 		j.network = nil
 	}
-	for _, i := range j.images {
+	for _, i := range j.roots {
 		i.release()
 	}
-	j.images = nil
+	j.roots = nil
 	if err := os.RemoveAll(s.volumes(j)); err != nil {
 		return fmt.Errorf("cannot remove volumes: %w", err)
 	}
@@ -256,7 +256,7 @@ func (s *Server) stopJob(j *job) error {
 
 // volumes is where the named volumes of a job lie, among what guests write.
 func (s *Server) volumes(j *job) string {
-	return filepath.Join(s.guests.JobsDir, "v-"+j.id[:8])
+	return filepath.Join(s.settings.JobsDir, "v-"+j.id[:8])
 }
 
 // restoreOwnership makes the runner the owner of all that guests left in its work
@@ -265,14 +265,12 @@ func (s *Server) restoreOwnership() error {
 	return s.settings.workRoot().RestoreOwnership(guest.SubordinateBase)
 }
 
-// names gives each service names of its own.
-type names map[string]bool
+// aliases are the names on a job's network that are taken.
+type aliases map[string]bool
 
-func newNames() names { return names{} }
-
-// of gives the names of a service: those its options ask for, its host name,
-// and that of its image, with a number behind if another has it already.
-func (n names) of(c containerSpec) []string {
+// assign returns the names of a service: those its options ask for, its host
+// name, and that of its image, with a number behind it if that name is taken.
+func (n aliases) assign(c containerSpec) []string {
 	var list []string
 	for _, name := range append(slices.Clone(c.options.Aliases), c.options.Hostname) {
 		if name != "" && !slices.Contains(list, name) {

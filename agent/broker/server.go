@@ -10,18 +10,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // Settings are root's decisions, which no request can change.
 type Settings struct {
 	WorkRoot     string            // the runner's work directory
+	JobsDir      string            // where guests keep what they write, root's alone
 	Externals    string            // the runner's node.js builds
 	RunnerUID    int               // the only user besides root who may ask; owns the work root
 	RunnerGID    int               // its group
@@ -32,6 +31,9 @@ type Settings struct {
 	Spare        bool              // keep a guest of the base tree started, for the next job
 	KeepWork     bool              // leave tools and workspaces of earlier jobs to later ones
 	Job          JobLimits
+	Resolvers    []netip.Addr // name servers of guests
+	// InsecureRegistries, HOST or HOST:PORT, are spoken to without TLS by builds.
+	InsecureRegistries []string
 }
 
 // HostBind is a host directory that root lets guests see.
@@ -40,9 +42,7 @@ type HostBind struct{ Source, Target string }
 // Server is the broker.
 type Server struct {
 	settings Settings
-	guests   *guest.Manager
-	network  *network.Manager
-	store    *oci.Store
+	parts    Parts
 	log      *slog.Logger
 	spare    spare
 
@@ -51,8 +51,8 @@ type Server struct {
 }
 
 // NewServer makes a broker, which has no guest yet.
-func NewServer(s Settings, guests *guest.Manager, network *network.Manager, store *oci.Store, log *slog.Logger) *Server {
-	return &Server{settings: s, guests: guests, network: network, store: store, log: log}
+func NewServer(s Settings, parts Parts, log *slog.Logger) *Server {
+	return &Server{settings: s, parts: parts, log: log}
 }
 
 // Serve answers requests until ctx ends, then ends the guests.

@@ -19,8 +19,8 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-func TestNames(t *testing.T) {
-	n := newNames()
+func TestAliases(t *testing.T) {
+	taken := aliases{}
 	for i, test := range []struct {
 		c    containerSpec
 		want []string
@@ -31,7 +31,7 @@ func TestNames(t *testing.T) {
 			[]string{"cache", "store", "cache-1", "redis"}},
 		{containerSpec{Container: brokerapi.Container{Image: "redis"}, options: dockeropts.Options{Aliases: []string{"redis"}}}, []string{"redis"}},
 	} {
-		if got := n.of(test.c); !slices.Equal(got, test.want) {
+		if got := taken.assign(test.c); !slices.Equal(got, test.want) {
 			t.Errorf("%d: got %q, want %q", i, got, test.want)
 		}
 	}
@@ -52,7 +52,7 @@ func TestArgv(t *testing.T) {
 		{containerSpec{Container: brokerapi.Container{Args: []string{"a"}}, options: dockeropts.Options{Entrypoint: &empty}}, []string{"a"}},
 	} {
 		spec := test.c
-		spec.image.config = config
+		spec.root.config = config
 		if got := spec.argv(); !slices.Equal(got, test.want) {
 			t.Errorf("%d: got %q, want %q", i, got, test.want)
 		}

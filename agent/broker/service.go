@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
-	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -21,10 +21,10 @@ type service struct {
 }
 
 // startService starts a service and waits until it is healthy.
-func (s *Server) startService(ctx context.Context, spec containerSpec, net *network.Network, tell progress) (*service, error) {
+func (s *Server) startService(ctx context.Context, spec containerSpec, net Network, report progress) (*service, error) {
 	spec.makeDir = true
 	argv := spec.argv()
-	if len(argv) == 0 && !spec.image.boot {
+	if len(argv) == 0 && !spec.root.hasInit {
 		return nil, fmt.Errorf("cannot start service %s: its image names no command", spec.Image)
 	}
 	c, err := s.launch(ctx, spec, net)
@@ -35,8 +35,8 @@ func (s *Server) startService(ctx context.Context, spec containerSpec, net *netw
 	if len(argv) > 0 {
 		sv.spawn(argv)
 	}
-	if err := sv.awaitHealth(ctx, health(spec), tell, spec.Image); err != nil {
-		err = fmt.Errorf("cannot start service %s: %w%s", spec.Image, err, sv.output.quote())
+	if err := sv.awaitHealth(ctx, health(spec), report, spec.Image); err != nil {
+		err = fmt.Errorf("cannot start service %s: %w%s", spec.Image, err, sv.output.lastWords())
 		return nil, errors.Join(err, c.stop())
 	}
 	return sv, nil
@@ -66,7 +66,7 @@ func health(spec containerSpec) dockeropts.Health {
 		return dockeropts.Health{}
 	}
 	if h.Cmd == "" {
-		h.Cmd = spec.image.config.Health
+		h.Cmd = spec.root.config.Health
 	}
 	return h
 }
@@ -84,32 +84,32 @@ const settleTime = 20 * time.Millisecond
 
 // awaitHealth waits until a service is healthy. It is asked sooner and more
 // often than Docker does, since a job waits; it has as long as there.
-func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, tell progress, name string) error {
+func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, report progress, name string) error {
 	if h.Cmd == "" {
 		select {
 		case <-sv.exited:
-			return sv.output.why()
+			return sv.output.cause()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(settleTime):
 			return nil
 		}
 	}
-	limit := h.StartPeriod + time.Duration(orDefault(h.Retries, healthRetries))*orDefault(h.Interval, healthInterval)
+	limit := h.StartPeriod + time.Duration(cmp.Or(h.Retries, healthRetries))*cmp.Or(h.Interval, healthInterval)
 	begin := time.Now()
-	tell("waiting for service %s to be healthy, at most %v", name, limit)
+	report("waiting for service %s to be healthy, at most %v", name, limit)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		status, said, err := sv.check(ctx, h)
+		status, output, err := sv.check(ctx, h)
 		switch {
 		case err == nil && status == 0:
-			tell("service %s is healthy after %v", name, time.Since(begin).Round(10*time.Millisecond))
+			report("service %s is healthy after %v", name, time.Since(begin).Round(10*time.Millisecond))
 			return nil
 		case time.Since(begin) > limit:
-			return fmt.Errorf("it was not healthy after %v: %q gave status %d: %s", limit, h.Cmd, status, said)
+			return fmt.Errorf("it was not healthy after %v: %q ended with status %d: %s", limit, h.Cmd, status, output)
 		}
 		select {
 		case <-sv.exited:
-			return sv.output.why()
+			return sv.output.cause()
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(wait):
@@ -118,8 +118,8 @@ func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, tell pr
 }
 
 // check runs the health command once.
-func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, said string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, orDefault(h.Timeout, healthTimeout))
+func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, output string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(h.Timeout, healthTimeout))
 	defer cancel()
 
 	var out tail
@@ -133,14 +133,6 @@ func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, 
 		return -1, "it did not answer in time", err
 	}
 	return status, strings.TrimSpace(out.String()), nil
-}
-
-func orDefault[T comparable](value, otherwise T) T {
-	var zero T
-	if value == zero {
-		return otherwise
-	}
-	return value
 }
 
 // output keeps the end of what a service prints, and how it ended.
@@ -157,7 +149,7 @@ func (o *output) end(err error) {
 	o.err = err
 }
 
-func (o *output) why() error {
+func (o *output) cause() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err == nil {
@@ -166,13 +158,13 @@ func (o *output) why() error {
 	return o.err
 }
 
-// quote shows the last lines, if there are any, behind an error.
-func (o *output) quote() string {
+// lastWords returns the last lines, if there are any, behind an error.
+func (o *output) lastWords() string {
 	text := strings.TrimSpace(o.String())
 	if text == "" {
 		return ""
 	}
-	return "; it said:\n" + text
+	return "; its last output:\n" + text
 }
 
 // tailLimit is enough for the last words of a service, in bytes.

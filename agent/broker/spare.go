@@ -16,7 +16,7 @@ type spare struct {
 // pending is a guest that starts.
 type pending struct {
 	done  chan struct{} // closed once guest and err are set
-	guest *guest.Guest
+	guest Guest
 	err   error
 }
 
@@ -32,29 +32,29 @@ func (s *Server) startSpare() {
 	go func() {
 		defer close(p.done)
 		// Nobody waits for it, so nothing but its own time limit ends it.
-		if p.guest, p.err = s.guests.Start(context.Background(), s.spareSpec()); p.err != nil {
+		if p.guest, p.err = s.parts.Guests.Start(context.Background(), s.spareSpec()); p.err != nil {
 			s.log.Warn("no spare guest", "error", p.err)
 		}
 	}()
 }
 
 func (s *Server) spareSpec() guest.Spec {
-	base := s.baseImage()
-	return guest.Spec{ID: machineName(newID()), Tree: base.tree, Boot: base.boot}
+	base := s.baseRoot()
+	return guest.Spec{ID: machineName(newID()), Tree: base.tree, Boot: base.hasInit}
 }
 
 // takeGuest gives the spare guest if it is what spec wants, or starts one.
-func (s *Server) takeGuest(ctx context.Context, spec guest.Spec) (*guest.Guest, error) {
+func (s *Server) takeGuest(ctx context.Context, spec guest.Spec) (Guest, error) {
 	if spec.Tree == s.settings.Base && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
 		if g := s.takeSpare(); g != nil {
 			return g, nil
 		}
 	}
-	return s.guests.Start(ctx, spec)
+	return s.parts.Guests.Start(ctx, spec)
 }
 
 // takeSpare gives the spare guest, once it has started; nil if there is none.
-func (s *Server) takeSpare() *guest.Guest {
+func (s *Server) takeSpare() Guest {
 	s.spare.mu.Lock()
 	p := s.spare.next
 	s.spare.next = nil

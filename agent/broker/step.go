@@ -70,7 +70,7 @@ func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecReque
 
 	status, err := c.guest.Exec(ctx, c.process(r.Argv, env, r.Dir), client.streams())
 	if err != nil {
-		if cause := j.ended(); cause != nil {
+		if cause := j.endCause(); cause != nil {
 			return cause
 		}
 		return explainGuest(err)
@@ -91,7 +91,7 @@ func explainGuest(err error) error {
 // command.
 func (s *Server) run(ctx context.Context, client *caller, r brokerapi.RunRequest) error {
 	env := mergeEnv(map[string]string{"HOME": "/root", "LANG": "C.UTF-8"}, r.Env)
-	spec := containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}, image: s.baseImage()}
+	spec := containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}, root: s.baseRoot()}
 	return s.runIn(ctx, client, spec, r.Argv, nil)
 }
 
@@ -101,13 +101,13 @@ func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.C
 	if err != nil {
 		return err
 	}
-	image, err := s.imageOf(ctx, client, r)
+	root, err := s.findOrBuildRoot(ctx, client, r)
 	if err != nil {
 		return err
 	}
-	defer image.release()
+	defer root.release()
 
-	spec.image, spec.makeDir = image, true
+	spec.root, spec.makeDir = root, true
 	argv := spec.argv()
 	if len(argv) == 0 {
 		return fmt.Errorf("cannot run container: image %q names no command, and the step gives none", r.Image)
@@ -140,7 +140,7 @@ func (s *Server) runIn(ctx context.Context, client *caller, spec containerSpec, 
 func (s *Server) withGuest(ctx context.Context, spec containerSpec, j *job, do func(c *container, volumes string) error) (err error) {
 	if j == nil {
 		j = &job{id: newID(), stopWatch: func() {}}
-		if j.network, err = s.network.NewNetwork(); err != nil {
+		if j.network, err = s.parts.Networks.NewNetwork(); err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.stopJob(j)) }()

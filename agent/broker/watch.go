@@ -66,17 +66,17 @@ func (s *Server) exceeded(limits JobLimits, before int64, begin time.Time) error
 // freeSpace gives the bytes free where guests write, statfs(2).
 func (s *Server) freeSpace() (int64, error) {
 	var stat unix.Statfs_t
-	if err := unix.Statfs(s.guests.JobsDir, &stat); err != nil {
+	if err := unix.Statfs(s.settings.JobsDir, &stat); err != nil {
 		return 0, fmt.Errorf("cannot look at the disk: %w", err)
 	}
 	return int64(stat.Bfree) * stat.Bsize, nil
 }
 
-// kill ends the processes of a job's guests, and has its steps tell why. What
+// kill ends the processes of a job's guests, and has its steps report why. What
 // they left goes with the job.
-func (j *job) kill(why error) {
+func (j *job) kill(cause error) {
 	j.mu.Lock()
-	j.why = why
+	j.cause = cause
 	j.mu.Unlock()
 	if j.container != nil {
 		j.container.guest.Kill()

@@ -350,8 +350,8 @@ func (l *lab) healthJob(s *shelf) {
 		want    string
 	}{
 		"unhealthy": {miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'", Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
-			`it was not healthy after 200ms: "echo no; false" gave status 1: no; it said:` + "%0Astarting up"},
-		"ended":      {miniworker.Container{Image: s.scratch, Command: "exit 3"}, "it ended with status 3; it said:%0Aapp: about to end"},
+			`it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` + "%0Astarting up"},
+		"ended":      {miniworker.Container{Image: s.scratch, Command: "exit 3"}, "it ended with status 3; its last output:%0Aapp: about to end"},
 		"no program": {miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"}, "cannot start process: /nothing does not exist in the guest"},
 	} {
 		r := l.job(miniworker.Job{Name: name, Services: []miniworker.Container{test.service}, Steps: []miniworker.Step{{Name: "never", Run: "true"}}})

@@ -94,7 +94,7 @@ func (o *brokerOptions) run(c *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	server := broker.NewServer(o.settings(cfg), host, net, store, log)
+	server := broker.NewServer(o.settings(cfg), broker.NewParts(host, net, store), log)
 	return errors.Join(server.Serve(c.Context(), listener), net.Close())
 }
 
@@ -189,7 +189,7 @@ func (o *brokerOptions) settings(cfg *config.Config) broker.Settings {
 	if o.base != "" {
 		base = o.base
 	}
-	s := broker.Settings{WorkRoot: o.workRoot, Externals: o.externals, RunnerUID: o.uid, RunnerGID: o.gid, Base: base,
+	s := broker.Settings{WorkRoot: o.workRoot, JobsDir: o.jobsDir, Resolvers: network.Resolvers(), InsecureRegistries: cfg.Guests.Insecure, Externals: o.externals, RunnerUID: o.uid, RunnerGID: o.gid, Base: base,
 		Images: map[string]string{}, Devices: cfg.Guests.Devices, Spare: cfg.Guests.Spare, KeepWork: cfg.Guests.KeepWork,
 		Job: broker.JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout}}
 	// The base tree is Debian 13, so these names are true.
