@@ -25,7 +25,12 @@ func TestArgv(t *testing.T) {
 			`--bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
 	} {
 		test.spec.ID = "j-1"
-		g := &Guest{manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits}, idRange: 2, dir: "/jobs/j-1", spec: test.spec}
+		g := &Guest{
+			manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits},
+			idRange: 2,
+			dir:     "/jobs/j-1",
+			spec:    test.spec,
+		}
 		if got := strings.Join(g.argv(), " "); got != common+test.want {
 			t.Errorf("got  %s\nwant %s", got, common+test.want)
 		}

@@ -14,8 +14,8 @@ import (
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// Where the guest finds the agent, the directory of its socket, and what is to
-// be mounted.
+// Paths in the guest: the agent, the directory of its socket, and what is to be
+// mounted.
 const (
 	guestAgent  = "/run/runner/runner-shim"
 	guestSocket = "/run/runner/host"
@@ -25,14 +25,18 @@ const (
 
 // argv is the systemd-nspawn(1) command of the guest.
 func (g *Guest) argv() []string {
-	argv := []string{"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
+	argv := []string{
+		"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
 		"--directory=" + filepath.Join(g.dir, "root"), "--machine=" + g.spec.ID, "--hostname=" + g.spec.ID,
+		// The root's ids are the guest's already, by its id-mapped mount.
 		fmt.Sprintf("--private-users=%d:%d", rangeBase(g.idRange), rangeSize), "--private-users-ownership=off",
+		// Files of /etc are the tree's; Configure writes what differs.
 		"--private-network", "--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe",
 		"--suppress-sync=yes",
 		"--bind-ro=" + escape(g.manager.Agent) + ":" + guestAgent,
 		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
-		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare}
+		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare,
+	}
 	if pids := g.manager.Limits.Pids; pids > 0 {
 		// Also where there is no controller for processes.
 		argv = append(argv, fmt.Sprintf("--rlimit=NPROC=%d", pids))
@@ -43,6 +47,7 @@ func (g *Guest) argv() []string {
 	if !g.spec.Boot {
 		argv = append(argv, "--as-pid2")
 	}
+
 	argv = append(argv, guestAgent, "guest-init")
 	if g.spec.Boot {
 		argv = append(argv, "-become-init")
@@ -66,17 +71,21 @@ func (g *Guest) spawn() error {
 		return err
 	}
 	defer dir.Close()
+
 	argv := g.argv()
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"),
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"),
 		// Guests see one cgroup tree, on hosts that still have two as well.
 		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
-		// No memory-backed /tmp of a tenth of the RAM: builds need more.
-		"SYSTEMD_NSPAWN_TMPFS_TMP=0"}
+		// A memory-backed /tmp has a tenth of the RAM: builds need more.
+		"SYSTEMD_NSPAWN_TMPFS_TMP=0",
+	}
 	cmd.Stdout, cmd.Stderr = g.output, g.output
 	// The guest's processes have nspawn's output, too, and may outlive it.
 	cmd.WaitDelay = outputDelay
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+
 	// A broker that is killed takes its guests along.
 	return run.StartChild(cmd, func(error) {
 		// A killed nspawn leaves the guest's processes running, and steps
@@ -86,7 +95,7 @@ func (g *Guest) spawn() error {
 	})
 }
 
-// outputDelay is how long the end of nspawn's output is waited for once it has
+// outputDelay is how long to wait for the end of nspawn's output once it has
 // ended.
 const outputDelay = 50 * time.Millisecond
 
@@ -95,6 +104,7 @@ func (g *Guest) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, g.manager.ReadyTimeout,
 		fmt.Errorf("it was not ready after %v (RUNNER_NSPAWN_READY_TIMEOUT_S)", g.manager.ReadyTimeout))
 	defer cancel()
+
 	for {
 		if conn, err := g.dial(); err == nil {
 			defer conn.Close()

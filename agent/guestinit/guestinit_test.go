@@ -92,7 +92,8 @@ func TestProcess(t *testing.T) {
 		Argv: []string{"sh", "-c", "pwd; env | grep -v -E '^(PWD|SHLVL|_)='; exit 7"},
 		Env:  []string{"PATH=" + os.Getenv("PATH"), "A=b c"}, Dir: "/tmp",
 	}})
-	if err != nil || status != 7 || !strings.HasPrefix(out, "/tmp\n") || !strings.Contains(out, "A=b c\n") || strings.Contains(out, "HOME=") {
+	if err != nil || status != 7 || !strings.HasPrefix(out, "/tmp\n") || !strings.Contains(out, "A=b c\n") ||
+		strings.Contains(out, "HOME=") {
 		t.Errorf("got status %d, %v, %q", status, err, out)
 	}
 }
@@ -118,7 +119,8 @@ func TestRefusedProcess(t *testing.T) {
 	}, {
 		summary: "long variable",
 		request: guestapi.Request{Exec: &guestapi.Process{Argv: []string{"true"}, Env: []string{"BIG=" + big}}},
-		want:    "cannot start process: variable BIG with 200004 bytes is too long: Linux takes 131071; put the value into a file",
+		want: "cannot start process: variable BIG with 200004 bytes is too long: Linux takes 131071; put the value " +
+			"into a file",
 	}, {
 		summary: "nothing asked for",
 		request: guestapi.Request{},
@@ -126,7 +128,8 @@ func TestRefusedProcess(t *testing.T) {
 	}, {
 		summary: "not a request",
 		request: json.RawMessage(`{"exec":1}`),
-		want:    "cannot read request: json: cannot unmarshal number into Go struct field Request.exec of type guestapi.Process",
+		want: "cannot read request: json: cannot unmarshal number into Go struct field Request.exec of type " +
+			"guestapi.Process",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			_, _, err := exec(t, test.request)

@@ -104,7 +104,9 @@ func (h *Hook) run(ctx context.Context) (int, error) {
 // runner kills a hook that takes too long, and the broker then its process.
 func (h *Hook) step(ctx context.Context, p *Payload) (int, error) {
 	if p.Job == "" {
-		return 0, errors.New(`cannot run step: no container was prepared for this job; see the log of "Initialize containers"`)
+		return 0, errors.New(
+			`cannot run step: no container was prepared for this job; see the log of "Initialize containers"`,
+		)
 	}
 	argv, err := p.Step.argv()
 	if err != nil {

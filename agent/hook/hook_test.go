@@ -3,16 +3,20 @@ package hook_test
 import (
 	"bytes"
 	"context"
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/hook"
@@ -36,7 +40,9 @@ type fake struct {
 
 func (f *fake) calls() int { return len(f.prepared) + len(f.executed) + len(f.ran) + len(f.cleaned) }
 
-func (f *fake) Prepare(_ context.Context, r brokerapi.PrepareRequest, progress io.Writer) (*brokerapi.PrepareReply, error) {
+func (f *fake) Prepare(
+	_ context.Context, r brokerapi.PrepareRequest, progress io.Writer,
+) (*brokerapi.PrepareReply, error) {
 	f.prepared = append(f.prepared, r)
 	_, _ = io.WriteString(progress, f.output)
 	reply := &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Alpine: f.alpine}
@@ -44,7 +50,8 @@ func (f *fake) Prepare(_ context.Context, r brokerapi.PrepareRequest, progress i
 		reply.Container = &brokerapi.Started{ID: "c0"}
 	}
 	for i := range r.Services {
-		reply.Services = append(reply.Services, brokerapi.Started{ID: fmt.Sprintf("d%d", i), Ports: map[string]string{"80": "8080"}})
+		started := brokerapi.Started{ID: fmt.Sprintf("d%d", i), Ports: map[string]string{"80": "8080"}}
+		reply.Services = append(reply.Services, started)
 	}
 	return reply, f.err
 }
@@ -93,7 +100,8 @@ func call(t *testing.T, f *fake, payload string) result {
 		t.Fatal(err)
 	}
 	var stdout bytes.Buffer
-	h := &hook.Hook{Broker: f, Stdin: strings.NewReader(strings.ReplaceAll(payload, "RESPONSE", file)), Stdout: &stdout, Stderr: io.Discard}
+	payload = strings.ReplaceAll(payload, "RESPONSE", file)
+	h := &hook.Hook{Broker: f, Stdin: strings.NewReader(payload), Stdout: &stdout, Stderr: io.Discard}
 	status, err := h.Run(t.Context())
 	response, readErr := os.ReadFile(file)
 	if readErr != nil {
@@ -106,21 +114,72 @@ func call(t *testing.T, f *fake, payload string) result {
 	return r
 }
 
-// The runner's own words: nulls and all, in its order of members.
-const (
-	systemMounts = `[{"userProvidedValue":null,"sourceVolumePath":"/var/run/docker.sock","targetVolumePath":"/var/run/docker.sock","readOnly":false},` +
-		`{"userProvidedValue":null,"sourceVolumePath":"/v/work","targetVolumePath":"/__w","readOnly":false},` +
-		`{"userProvidedValue":null,"sourceVolumePath":"/v/root/externals","targetVolumePath":"/__e","readOnly":true},` +
-		`{"userProvidedValue":null,"sourceVolumePath":"/v/work/_temp","targetVolumePath":"/__w/_temp","readOnly":false},` +
-		`{"userProvidedValue":null,"sourceVolumePath":"/v/workshop","targetVolumePath":"/__t","readOnly":false},` +
-		`{"userProvidedValue":null,"sourceVolumePath":"/v/work/_temp/_github_home","targetVolumePath":"/github/home","readOnly":false}]`
-	container = `{"image":"node:22","dockerfile":null,"entryPointArgs":[],"entryPoint":null,"workingDirectory":"/__w/r/r","createOptions":null,` +
-		`"registry":{"username":"u","password":"hunter2","serverUrl":""},"environmentVariables":{"CI":"false","A":"b"},"portMappings":[],` +
-		`"systemMountVolumes":` + systemMounts + `,"userMountVolumes":[{"userProvidedValue":"/data:/d:ro","sourceVolumePath":"/data","targetVolumePath":"/d","readOnly":true}]}`
-	prepare = `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":` + container + `,"services":[]},"state":null}`
-	script  = `{"command":"run_script_step","responseFile":"RESPONSE","args":{"entryPointArgs":["--norc","-e","/__w/_temp/x.sh"],"entryPoint":"bash",` +
-		`"environmentVariables":{"GITHUB_ACTION":"__run","X":"$HOME"},"prependPath":["/b","/a"],"workingDirectory":"/__w/r/r"},"state":{"job":"3f9c"}}`
+//go:embed testdata/*.json
+var payloads embed.FS
+
+// Payloads in the runner's own words, nulls and all.
+var (
+	prepare       = payload("prepare_job")
+	services      = payload("services")
+	script        = payload("run_script_step")
+	containerStep = payload("run_container_step")
 )
+
+// payload returns a payload of testdata in one line, as the runner sends it.
+func payload(name string) string {
+	data, err := payloads.ReadFile("testdata/" + name + ".json")
+	var line bytes.Buffer
+	if err := errors.Join(err, json.Compact(&line, data)); err != nil {
+		panic(err)
+	}
+	return line.String()
+}
+
+// with returns a payload whose member at path, names and indices separated by
+// dots, has another value: JSON, or nothing to remove it.
+func with(t *testing.T, payload, path, value string) string {
+	t.Helper()
+	var top any
+	if err := json.Unmarshal([]byte(payload), &top); err != nil {
+		t.Fatal(err)
+	}
+
+	names := strings.Split(path, ".")
+	last := names[len(names)-1]
+	at := top
+	for _, name := range names[:len(names)-1] {
+		if list, ok := at.([]any); ok {
+			i, err := strconv.Atoi(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			at = list[i]
+		} else {
+			at = at.(map[string]any)[name]
+		}
+	}
+	switch at := at.(type) {
+	case map[string]any:
+		at[last] = json.RawMessage(value)
+		if value == "" {
+			delete(at, last)
+		}
+	case []any:
+		i, err := strconv.Atoi(last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[i] = json.RawMessage(value)
+	default:
+		t.Fatalf("there is no %s in the payload", path)
+	}
+
+	data, err := json.Marshal(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
 
 func TestPrepare(t *testing.T) {
 	f := &fake{alpine: true}
@@ -128,7 +187,8 @@ func TestPrepare(t *testing.T) {
 	if r.status != 0 || r.err != "" || r.stdout != "" {
 		t.Errorf("got %+v", r)
 	}
-	want := `{"isAlpine":true,"state":{"job":"3f9c"},"context":{"container":{"id":"c0","network":"77ab","ports":{}},"services":[]}}` + "\n"
+	want := `{"isAlpine":true,"state":{"job":"3f9c"},` +
+		`"context":{"container":{"id":"c0","network":"77ab","ports":{}},"services":[]}}` + "\n"
 	if r.response != want {
 		t.Errorf("response is\n%swant\n%s", r.response, want)
 	}
@@ -144,8 +204,8 @@ func TestPrepare(t *testing.T) {
 			{Target: "/d", ReadOnly: true, Source: "/data"},
 		},
 	}}}
-	if !reflect.DeepEqual(f.prepared, request) {
-		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared[0].Container, request[0].Container)
+	if diff := cmp.Diff(request, f.prepared); diff != "" {
+		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
 }
 
@@ -153,12 +213,10 @@ func TestPrepare(t *testing.T) {
 // services are a list in the order of the request.
 func TestServices(t *testing.T) {
 	f := &fake{output: "pulling\n"}
-	r := call(t, f, `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":null,"services":[`+
-		`{"image":"redis","dockerfile":null,"entryPointArgs":["--port","\"63","79\""],"entryPoint":"redis-server -v","workingDirectory":null,"createOptions":"--name cache --health-cmd \"redis-cli ping\"",`+
-		`"registry":null,"environmentVariables":{},"portMappings":["8080:80/udp","80"],"systemMountVolumes":[],`+
-		`"userMountVolumes":[{"sourceVolumePath":null,"targetVolumePath":"/scratch","readOnly":false},{"sourceVolumePath":"my_volume","targetVolumePath":"/v","readOnly":false}]},`+
-		`{"image":"postgres","portMappings":null}]},"state":null}`)
-	want := `{"state":{"job":"3f9c"},"context":{"services":[{"id":"d0","network":"77ab","ports":{"80":"8080"}},{"id":"d1","network":"77ab","ports":{"80":"8080"}}]}}` + "\n"
+	r := call(t, f, services)
+	want := `{"state":{"job":"3f9c"},"context":{"services":[` +
+		`{"id":"d0","network":"77ab","ports":{"80":"8080"}},` +
+		`{"id":"d1","network":"77ab","ports":{"80":"8080"}}]}}` + "\n"
 	if r.status != 0 || r.response != want || r.stdout != f.output {
 		t.Errorf("got %+v\nwant %s", r, want)
 	}
@@ -168,32 +226,44 @@ func TestServices(t *testing.T) {
 		Ports: []string{"8080:80/udp", "80"}, Options: `--name cache --health-cmd "redis-cli ping"`,
 		Mounts: []brokerapi.Mount{{Target: "/scratch", Scratch: true}, {Target: "/v", Volume: "my_volume"}},
 	}, {Image: "postgres", Env: env}}}}
-	if !reflect.DeepEqual(f.prepared, request) {
-		t.Errorf("asked for\n%+v\nwant\n%+v", f.prepared, request)
+	if diff := cmp.Diff(request, f.prepared); diff != "" {
+		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
 }
 
-const containerStep = `{"command":"run_container_step","responseFile":"RESPONSE","args":{"image":"alpine:3","dockerfile":null,"entryPointArgs":["-c","'echo","$A'"],"entryPoint":"/bin/sh",` +
-	`"workingDirectory":"/github/workspace","createOptions":null,"registry":null,"environmentVariables":{"GITHUB_ACTION":"hello","CI":"false"},"portMappings":[],` +
-	`"systemMountVolumes":[{"sourceVolumePath":"/var/run/docker.sock","targetVolumePath":"/var/run/docker.sock","readOnly":false},` +
-	`{"sourceVolumePath":"/v/work/_temp","targetVolumePath":"/github/runner_temp","readOnly":false}],"userMountVolumes":[]},"state":{"job":"3f9c"}}`
-
 func TestContainerStep(t *testing.T) {
 	f := &fake{status: 9, output: "said\n"}
-	if r, want := call(t, f, containerStep), (result{status: 9, stdout: "said\n::error::the container's process ended with status 9\n", response: untouched}); r != want {
+	want := result{
+		status: 9, stdout: "said\n::error::the container's process ended with status 9\n", response: untouched,
+	}
+	if r := call(t, f, containerStep); r != want {
 		t.Errorf("got %+v", r)
 	}
-	want := []brokerapi.ContainerRequest{{Job: "3f9c", Container: brokerapi.Container{Image: "alpine:3", Dir: "/github/workspace",
-		Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"}, Env: map[string]string{"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true", "HOME": "/github/home"},
-		Mounts: []brokerapi.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}}}}}
-	if !reflect.DeepEqual(f.ran, want) {
-		t.Errorf("asked for\n%+v\nwant\n%+v", f.ran, want)
+
+	request := []brokerapi.ContainerRequest{{Job: "3f9c", Container: brokerapi.Container{
+		Image: "alpine:3", Dir: "/github/workspace", Entrypoint: []string{"/bin/sh"}, Args: []string{"-c", "echo $A"},
+		Env: map[string]string{
+			"GITHUB_ACTION": "hello", "CI": "false", "GITHUB_ACTIONS": "true", "HOME": "/github/home",
+		},
+		Mounts: []brokerapi.Mount{{Target: "/github/runner_temp", Source: "/v/work/_temp"}},
+	}}}
+	if diff := cmp.Diff(request, f.ran); diff != "" {
+		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
-	f = &fake{}
-	call(t, f, strings.NewReplacer(`"image":"alpine:3","dockerfile":null`, `"image":null,"dockerfile":"/v/work/_actions/a/Dockerfile"`, `{"job":"3f9c"}`, "null").Replace(containerStep))
-	if len(f.ran) != 1 || f.ran[0].Job != "" || f.ran[0].Image != "" || f.ran[0].Build == nil || f.ran[0].Build.Dockerfile != "/v/work/_actions/a/Dockerfile" {
+}
+
+func TestDockerfileStep(t *testing.T) {
+	f := &fake{}
+	p := with(t, containerStep, "args.image", "null")
+	p = with(t, p, "args.dockerfile", `"/v/work/_actions/a/Dockerfile"`)
+	call(t, f, with(t, p, "state", "null"))
+	if len(f.ran) != 1 || f.ran[0].Job != "" || f.ran[0].Image != "" || f.ran[0].Build == nil ||
+		f.ran[0].Build.Dockerfile != "/v/work/_actions/a/Dockerfile" {
 		t.Errorf("asked for %+v", f.ran)
 	}
+}
+
+func TestContainerStepFails(t *testing.T) {
 	r := call(t, &fake{err: errors.New("cannot pull")}, containerStep)
 	if want := `cannot run container "hello": cannot pull`; r.status != hook.StatusNotStarted || r.err != want {
 		t.Errorf("got %+v, want %s", r, want)
@@ -202,25 +272,30 @@ func TestContainerStep(t *testing.T) {
 
 func TestPrepareNothing(t *testing.T) {
 	f := &fake{}
-	r := call(t, f, `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":null,"services":[]},"state":null}`)
+	r := call(t, f, with(t, prepare, "args.container", "null"))
 	if r.status != 0 || r.response != "{}\n" || f.calls() != 0 {
 		t.Errorf("got %+v, %d calls", r, f.calls())
 	}
 }
 
 func TestUnsupported(t *testing.T) {
-	volume := func(source string) string {
-		return strings.Replace(prepare, `"sourceVolumePath":"/data"`, `"sourceVolumePath":`+source, 1)
-	}
-	tests := []struct{ name, payload, want string }{
-		{"relative volume", volume(`"./data"`), `container: volumes: "./data" is neither a name nor an absolute path`},
-		{"docker socket", strings.Replace(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"/var/run/docker.sock"`, 1), `container: volumes: there is no Docker here, and no socket of it; remove the volume`},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	const volume = "args.container.userMountVolumes.0."
+	for _, test := range []struct{ summary, path, value, want string }{{
+		summary: "relative volume",
+		path:    volume + "sourceVolumePath",
+		value:   `"./data"`,
+		want:    `container: volumes: "./data" is neither a name nor an absolute path`,
+	}, {
+		summary: "socket of Docker",
+		path:    volume + "targetVolumePath",
+		value:   `"/var/run/docker.sock"`,
+		want:    `container: volumes: there is no Docker here, and no socket of it; remove the volume`,
+	}} {
+		t.Run(test.summary, func(t *testing.T) {
 			f := &fake{}
-			want := result{status: hook.StatusUnsupported, err: "cannot prepare job: " + tt.want, stdout: "::error::cannot prepare job: " + tt.want + "\n", response: untouched}
-			if got := call(t, f, tt.payload); got != want {
+			message := "cannot prepare job: " + test.want
+			want := result{hook.StatusUnsupported, message, "::error::" + message + "\n", untouched}
+			if got := call(t, f, with(t, prepare, test.path, test.value)); got != want {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
 			if f.calls() != 0 {
@@ -249,57 +324,136 @@ func TestUnsupportedByBroker(t *testing.T) {
 
 func TestBlankOptionsAreNone(t *testing.T) {
 	f := &fake{}
-	if r := call(t, f, strings.Replace(prepare, `"createOptions":null`, `"createOptions":"  "`, 1)); r.status != 0 || len(f.prepared) != 1 {
+	r := call(t, f, with(t, prepare, "args.container.createOptions", `"  "`))
+	if r.status != 0 || len(f.prepared) != 1 || f.prepared[0].Container.Options != "" {
 		t.Errorf("got %+v", r)
 	}
 }
 
+// TestBadPayloads: the first member that is missing or of a wrong type is
+// named, and the broker is not called.
 func TestBadPayloads(t *testing.T) {
-	change := func(payload, from, to string) string {
-		if !strings.Contains(payload, from) {
-			t.Fatalf("no %s to change", from)
-		}
-		return strings.Replace(payload, from, to, 1)
-	}
-	tests := []struct{ name, payload, want string }{
-		{"empty", "\n", "standard input: is empty; this program is started by the actions runner"},
-		{"too long", strings.Repeat("x", 16<<20+1), "standard input: is longer than 16 MiB; the job's environment is too large"},
-		{"no JSON", prepare[:20], "standard input: is not JSON at byte 20 of its last line; want one object in one line"},
-		{"no object", `[]`, "standard input: is a list; want an object"},
-		{"null", `null`, "standard input: is null; want an object"},
-		{"no command", `{"args":{}}`, "command: is missing; want what the actions runner 2.336 sends"},
-		{"command of wrong type", change(prepare, `"prepare_job"`, `7`), "command: is a number; want a string"},
-		{"unknown command", change(prepare, "prepare_job", "prepare_jobs"), `command: "prepare_jobs" is unknown; want prepare_job, run_script_step, run_container_step or cleanup_job`},
-		{"no arguments", `{"command":"cleanup_job"}`, "args: is missing; want what the actions runner 2.336 sends"},
-		{"no response file", change(prepare, `"RESPONSE"`, `null`), "responseFile: is empty or missing; want the path the runner made"},
-		{"relative response file", change(prepare, `"RESPONSE"`, `"x.json"`), "responseFile: is not an absolute path; want the path the runner made"},
-		{"NUL in response file", change(prepare, `"RESPONSE"`, `"/x\u0000"`), "responseFile: holds a NUL character; want none"},
-		{"services of wrong type", change(prepare, `"services":[]`, `"services":{}`), "args.services: is an object; want a list"},
-		{"container of wrong type", change(prepare, container, `true`), "args.container: is a boolean; want an object"},
-		{"no image", change(prepare, `"image":"node:22",`, ``), "args.container.image: is empty or missing; want the name of an image"},
-		{"null image", change(prepare, `"node:22"`, `null`), "args.container.image: is empty or missing; want the name of an image"},
-		{"empty image", change(prepare, `"node:22"`, `""`), "args.container.image: is empty or missing; want the name of an image"},
-		{"service without image", change(prepare, `"services":[]`, `"services":[{}]`), "args.services[0].image: is empty or missing; want the name of an image"},
-		{"password of wrong type", change(prepare, `"hunter2"`, `7`), "args.container.registry.password: is a number; want a string"},
-		{"variable of wrong type", change(prepare, `"A":"b"`, `"A":1`), "args.container.environmentVariables.A: is a number; want a string"},
-		{"name of variable", change(prepare, `"A":"b"`, `"A=C":"b"`), `args.container.environmentVariables: "A=C" is no name of a variable; want one without '='`},
-		{"mount of wrong type", change(prepare, systemMounts, `["/__w"]`), "args.container.systemMountVolumes[0]: is a string; want an object"},
-		{"no target", change(prepare, `"targetVolumePath":"/__e",`, ``), "args.container.systemMountVolumes[2].targetVolumePath: is missing; want what the actions runner 2.336 sends"},
-		{"relative target", change(prepare, `"targetVolumePath":"/d"`, `"targetVolumePath":"d"`), "args.container.userMountVolumes[0].targetVolumePath: is not an absolute path; want one in the container"},
-		{"readOnly of wrong type", change(prepare, `"targetVolumePath":"/__e","readOnly":true`, `"targetVolumePath":"/__e","readOnly":"yes"`), "args.container.systemMountVolumes[2].readOnly: is a string; want a boolean"},
-		{"state of wrong type", change(script, `{"job":"3f9c"}`, `"3f9c"`), "state: is a string; want an object"},
-		{"job of wrong type", change(script, `"3f9c"`, `9`), "state.job: is a number; want a string"},
-		{"no entry point", change(script, `"entryPoint":`, `"entrypoint":`), "args.entryPoint: is missing; want what the actions runner 2.336 sends"},
-		{"argument of wrong type", change(script, `"-e"`, `["-e"]`), "args.entryPointArgs[1]: is a list; want a string"},
-		{"path of wrong type", change(script, `["/b","/a"]`, `{}`), "args.prependPath: is an object; want a list"},
-		{"NUL in argument", change(script, `"-e"`, `"\u0000"`), "args.entryPointArgs[1]: holds a NUL character; want none"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
+	const (
+		missing = "is missing; want what the actions runner 2.336 sends"
+		noImage = "is empty or missing; want the name of an image"
+		mounts  = "args.container.systemMountVolumes."
+	)
+	for _, test := range []struct {
+		summary string
+		payload string
+		path    string // of the member that is changed; empty for none
+		value   string
+		want    string
+	}{
+		{
+			summary: "empty", payload: "\n",
+			want: "standard input: is empty; this program is started by the actions runner",
+		}, {
+			summary: "too long", payload: strings.Repeat("x", 16<<20+1),
+			want: "standard input: is longer than 16 MiB; the job's environment is too large",
+		}, {
+			summary: "not JSON", payload: prepare[:20],
+			want: "standard input: is not JSON at byte 20 of its last line; want one object in one line",
+		}, {
+			summary: "not an object", payload: `[]`,
+			want: "standard input: is a list; want an object",
+		}, {
+			summary: "null", payload: `null`,
+			want: "standard input: is null; want an object",
+		}, {
+			summary: "no command", payload: prepare, path: "command",
+			want: "command: " + missing,
+		}, {
+			summary: "command of wrong type", payload: prepare, path: "command", value: `7`,
+			want: "command: is a number; want a string",
+		}, {
+			summary: "unknown command", payload: prepare, path: "command", value: `"prepare_jobs"`,
+			want: `command: "prepare_jobs" is unknown; ` +
+				`want prepare_job, run_script_step, run_container_step or cleanup_job`,
+		}, {
+			summary: "no arguments", payload: `{"command":"cleanup_job"}`,
+			want: "args: " + missing,
+		}, {
+			summary: "no response file", payload: prepare, path: "responseFile", value: `null`,
+			want: "responseFile: is empty or missing; want the path the runner made",
+		}, {
+			summary: "relative response file", payload: prepare, path: "responseFile", value: `"x.json"`,
+			want: "responseFile: is not an absolute path; want the path the runner made",
+		}, {
+			summary: "NUL in response file", payload: prepare, path: "responseFile", value: `"/x\u0000"`,
+			want: "responseFile: holds a NUL character; want none",
+		}, {
+			summary: "services of wrong type", payload: prepare, path: "args.services", value: `{}`,
+			want: "args.services: is an object; want a list",
+		}, {
+			summary: "container of wrong type", payload: prepare, path: "args.container", value: `true`,
+			want: "args.container: is a boolean; want an object",
+		}, {
+			summary: "no image", payload: prepare, path: "args.container.image",
+			want: "args.container.image: " + noImage,
+		}, {
+			summary: "null image", payload: prepare, path: "args.container.image", value: `null`,
+			want: "args.container.image: " + noImage,
+		}, {
+			summary: "empty image", payload: prepare, path: "args.container.image", value: `""`,
+			want: "args.container.image: " + noImage,
+		}, {
+			summary: "service without image", payload: prepare, path: "args.services", value: `[{}]`,
+			want: "args.services[0].image: " + noImage,
+		}, {
+			summary: "password of wrong type", payload: prepare, path: "args.container.registry.password", value: `7`,
+			want: "args.container.registry.password: is a number; want a string",
+		}, {
+			summary: "variable of wrong type", payload: prepare,
+			path: "args.container.environmentVariables.A", value: `1`,
+			want: "args.container.environmentVariables.A: is a number; want a string",
+		}, {
+			summary: "name of variable", payload: prepare,
+			path: "args.container.environmentVariables.A=C", value: `"b"`,
+			want: `args.container.environmentVariables: "A=C" is not the name of a variable; want one without '='`,
+		}, {
+			summary: "mount of wrong type", payload: prepare, path: mounts + "0", value: `"/__w"`,
+			want: "args.container.systemMountVolumes[0]: is a string; want an object",
+		}, {
+			summary: "no target", payload: prepare, path: mounts + "2.targetVolumePath",
+			want: "args.container.systemMountVolumes[2].targetVolumePath: " + missing,
+		}, {
+			summary: "relative target", payload: prepare,
+			path: "args.container.userMountVolumes.0.targetVolumePath", value: `"d"`,
+			want: "args.container.userMountVolumes[0].targetVolumePath: " +
+				"is not an absolute path; want one in the container",
+		}, {
+			summary: "readOnly of wrong type", payload: prepare, path: mounts + "2.readOnly", value: `"yes"`,
+			want: "args.container.systemMountVolumes[2].readOnly: is a string; want a boolean",
+		}, {
+			summary: "state of wrong type", payload: script, path: "state", value: `"3f9c"`,
+			want: "state: is a string; want an object",
+		}, {
+			summary: "job of wrong type", payload: script, path: "state.job", value: `9`,
+			want: "state.job: is a number; want a string",
+		}, {
+			summary: "no entry point", payload: script, path: "args.entryPoint",
+			want: "args.entryPoint: " + missing,
+		}, {
+			summary: "argument of wrong type", payload: script, path: "args.entryPointArgs.1", value: `["-e"]`,
+			want: "args.entryPointArgs[1]: is a list; want a string",
+		}, {
+			summary: "path of wrong type", payload: script, path: "args.prependPath", value: `{}`,
+			want: "args.prependPath: is an object; want a list",
+		}, {
+			summary: "NUL in argument", payload: script, path: "args.entryPointArgs.1", value: `"\u0000"`,
+			want: "args.entryPointArgs[1]: holds a NUL character; want none",
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			p := test.payload
+			if test.path != "" {
+				p = with(t, p, test.path, test.value)
+			}
 			f := &fake{}
-			message := "cannot read hook payload: " + tt.want
-			want := result{status: hook.StatusPayload, err: message, stdout: "::error::" + message + "\n", response: untouched}
-			if got := call(t, f, tt.payload); got != want {
+			message := "cannot read hook payload: " + test.want
+			want := result{hook.StatusPayload, message, "::error::" + message + "\n", untouched}
+			if got := call(t, f, p); got != want {
 				t.Errorf("got  %+v\nwant %+v", got, want)
 			}
 			if f.calls() != 0 {
@@ -312,7 +466,10 @@ func TestBadPayloads(t *testing.T) {
 func TestPrepareFails(t *testing.T) {
 	f := &fake{err: errors.New("no image\n100% \"x\"")}
 	r := call(t, f, prepare)
-	want := result{hook.StatusFailed, "cannot prepare job: no image\n100% \"x\"", "::error::cannot prepare job: no image%0A100%25 \"x\"\n", untouched}
+	want := result{
+		hook.StatusFailed, "cannot prepare job: no image\n100% \"x\"",
+		"::error::cannot prepare job: no image%0A100%25 \"x\"\n", untouched,
+	}
 	if r != want {
 		t.Errorf("got %+v", r)
 	}
@@ -323,12 +480,14 @@ func TestPrepareFails(t *testing.T) {
 func TestNoResponse(t *testing.T) {
 	dir := t.TempDir()
 	link := filepath.Join(dir, "link")
-	if err := errors.Join(os.WriteFile(dir+"/victim", []byte(untouched), 0o644), os.Symlink(dir+"/victim", link)); err != nil {
+	err := os.WriteFile(dir+"/victim", []byte(untouched), 0o644)
+	if err := errors.Join(err, os.Symlink(dir+"/victim", link)); err != nil {
 		t.Fatal(err)
 	}
 	f := &fake{}
 	r := call(t, f, strings.Replace(prepare, "RESPONSE", link, 1))
-	if r.status != hook.StatusFailed || r.err != fmt.Sprintf("cannot write response: open %s: too many levels of symbolic links", link) || !reflect.DeepEqual(f.cleaned, []string{"3f9c"}) {
+	want := fmt.Sprintf("cannot write response: open %s: too many levels of symbolic links", link)
+	if r.status != hook.StatusFailed || r.err != want || !slices.Equal(f.cleaned, []string{"3f9c"}) {
 		t.Errorf("got %+v, cleaned %q", r, f.cleaned)
 	}
 	if data, err := os.ReadFile(dir + "/victim"); err != nil || string(data) != untouched {
@@ -349,15 +508,18 @@ func TestResponseFileIsMade(t *testing.T) {
 
 func TestStep(t *testing.T) {
 	f := &fake{status: 7, output: "said\npartial"}
-	if r, want := call(t, f, script), (result{status: 7, stdout: f.output + "\n::error::bash ended with status 7\n", response: untouched}); r != want {
+	want := result{status: 7, stdout: f.output + "\n::error::bash ended with status 7\n", response: untouched}
+	if r := call(t, f, script); r != want {
 		t.Errorf("got %+v", r)
 	}
-	want := []brokerapi.ExecRequest{{
-		Job: "3f9c", Argv: []string{"bash", "--norc", "-e", "/__w/_temp/x.sh"}, Env: map[string]string{"GITHUB_ACTION": "__run", "X": "$HOME"},
+
+	request := []brokerapi.ExecRequest{{
+		Job: "3f9c", Argv: []string{"bash", "--norc", "-e", "/__w/_temp/x.sh"},
+		Env:         map[string]string{"GITHUB_ACTION": "__run", "X": "$HOME"},
 		PrependPath: []string{"/b", "/a"}, Dir: "/__w/r/r",
 	}}
-	if !reflect.DeepEqual(f.executed, want) {
-		t.Errorf("asked for\n%+v\nwant\n%+v", f.executed, want)
+	if diff := cmp.Diff(request, f.executed); diff != "" {
+		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
 }
 
@@ -365,34 +527,48 @@ func TestStep(t *testing.T) {
 // hooks send.
 func TestStepShapes(t *testing.T) {
 	f := &fake{}
-	call(t, f, `{"command":"run_script_step","responseFile":null,"args":{"entryPointArgs":["[\"x\"]"," '\"Mona","the","Octocat\"'"],"entryPoint":"echo","prependPath":"/some/path"},"state":{"job":"a","more":[]}}`)
-	want := []brokerapi.ExecRequest{{Job: "a", Argv: []string{"echo", "[x]", `"Mona the Octocat"`}, Env: map[string]string{}, PrependPath: []string{"/some/path"}}}
-	if !reflect.DeepEqual(f.executed, want) {
-		t.Errorf("asked for\n%+v\nwant\n%+v", f.executed, want)
+	call(t, f, `{"command":"run_script_step","responseFile":null,"args":{`+
+		`"entryPointArgs":["[\"x\"]"," '\"Mona","the","Octocat\"'"],"entryPoint":"echo","prependPath":"/some/path"},`+
+		`"state":{"job":"a","more":[]}}`)
+	want := []brokerapi.ExecRequest{{
+		Job: "a", Argv: []string{"echo", "[x]", `"Mona the Octocat"`}, Env: map[string]string{},
+		PrependPath: []string{"/some/path"},
+	}}
+	if diff := cmp.Diff(want, f.executed); diff != "" {
+		t.Errorf("asked for (-want +got):\n%s", diff)
 	}
 }
 
 func TestStepNotRun(t *testing.T) {
 	const noJob = `cannot run step: no container was prepared for this job; see the log of "Initialize containers"`
-	tests := []struct {
-		name, from, to string
-		err            error
-		want           string
-		calls          int
+	for _, test := range []struct {
+		summary     string
+		path, value string
+		err         error // the broker's
+		want        string
+		calls       int
 	}{
-		{"state null", `{"job":"3f9c"}`, `null`, nil, noJob, 0},
-		{"state empty", `{"job":"3f9c"}`, `{}`, nil, noJob, 0},
-		{"job null", `"3f9c"`, `null`, nil, noJob, 0},
-		{"quote", `"-e"`, `"'"`, nil, `cannot run step "__run": the command line has a quote that is not closed; check the step's shell`, 0},
-		{"backslash", `x.sh"`, `\\"`, nil, `cannot run step "__run": the command line ends in a backslash; check the step's shell`, 0},
-		{"no program", `"bash"`, `"''"`, nil, `cannot run step "__run": the command line is empty; check the step's shell`, 0},
-		{"broker", `"-e"`, `"-e"`, errors.New("the guest is gone"), `cannot run step "__run": the guest is gone`, 1},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			f := &fake{err: tt.err}
-			want := result{hook.StatusNotStarted, tt.want, "::error::" + tt.want + "\n", untouched}
-			if got := call(t, f, strings.Replace(script, tt.from, tt.to, 1)); got != want || f.calls() != tt.calls {
+		{summary: "state null", path: "state", value: `null`, want: noJob},
+		{summary: "state empty", path: "state", value: `{}`, want: noJob},
+		{summary: "job null", path: "state.job", value: `null`, want: noJob},
+		{
+			summary: "quote", path: "args.entryPointArgs.1", value: `"'"`,
+			want: `cannot run step "__run": the command line has a quote that is not closed; check the step's shell`,
+		}, {
+			summary: "backslash", path: "args.entryPointArgs.2", value: `"x\\"`,
+			want: `cannot run step "__run": the command line ends in a backslash; check the step's shell`,
+		}, {
+			summary: "no program", path: "args.entryPoint", value: `"''"`,
+			want: `cannot run step "__run": the command line is empty; check the step's shell`,
+		}, {
+			summary: "broker", path: "args.entryPointArgs.1", value: `"-e"`, err: errors.New("the guest is gone"),
+			want: `cannot run step "__run": the guest is gone`, calls: 1,
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			f := &fake{err: test.err}
+			want := result{hook.StatusNotStarted, test.want, "::error::" + test.want + "\n", untouched}
+			if got := call(t, f, with(t, script, test.path, test.value)); got != want || f.calls() != test.calls {
 				t.Errorf("got  %+v\nwant %+v\n%d calls", got, want, f.calls())
 			}
 		})
@@ -415,14 +591,13 @@ func TestSignal(t *testing.T) {
 }
 
 func TestCleanup(t *testing.T) {
-	tests := []struct {
+	for _, tt := range []struct {
 		state string
 		want  []string
-	}{{"null", nil}, {"{}", nil}, {`{"job":null}`, nil}, {`{"job":"3f9c"}`, []string{"3f9c"}}}
-	for _, tt := range tests {
+	}{{"null", nil}, {"{}", nil}, {`{"job":null}`, nil}, {`{"job":"3f9c"}`, []string{"3f9c"}}} {
 		f := &fake{}
 		payload := `{"command":"cleanup_job","responseFile":"RESPONSE","args":{},"state":` + tt.state + `}`
-		if r := call(t, f, payload); r != (result{response: untouched}) || !reflect.DeepEqual(f.cleaned, tt.want) {
+		if r := call(t, f, payload); r != (result{response: untouched}) || !slices.Equal(f.cleaned, tt.want) {
 			t.Errorf("%s: got %+v, cleaned %q", tt.state, r, f.cleaned)
 		}
 	}
@@ -436,20 +611,27 @@ func TestCleanup(t *testing.T) {
 func TestCleanupWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	h := &hook.Hook{Broker: &fake{}, Stdin: strings.NewReader(`{"command":"cleanup_job","args":{},"state":{"job":"x"}}`), Stdout: io.Discard, Stderr: io.Discard}
+	payload := `{"command":"cleanup_job","args":{},"state":{"job":"x"}}`
+	h := &hook.Hook{Broker: &fake{}, Stdin: strings.NewReader(payload), Stdout: io.Discard, Stderr: io.Discard}
 	if status, err := h.Run(ctx); status != 0 || err != nil {
 		t.Errorf("got %d, %v", status, err)
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{prepare, script, `{"command":"cleanup_job","args":{},"state":{"job":"x"}}`, `{"command":"run_container_step","args":{"a":[{}]},"state":null}`, `{"command":1e9}`, "\xff", `[`, `"\ud800"`} {
+	for _, s := range []string{
+		prepare, services, script, containerStep,
+		`{"command":"cleanup_job","args":{},"state":{"job":"x"}}`,
+		`{"command":"run_container_step","args":{"a":[{}]},"state":null}`,
+		`{"command":1e9}`, "\xff", `[`, `"\ud800"`,
+	} {
 		f.Add([]byte(strings.ReplaceAll(s, "RESPONSE", "/r")))
 	}
 	f.Fuzz(func(t *testing.T, line []byte) {
 		p, err := hook.Parse(line)
 		if err != nil {
-			if p != nil || !strings.HasPrefix(err.Error(), "cannot read hook payload: ") || strings.ContainsAny(err.Error(), "\n\x00") {
+			if p != nil || !strings.HasPrefix(err.Error(), "cannot read hook payload: ") ||
+				strings.ContainsAny(err.Error(), "\n\x00") {
 				t.Errorf("got %+v and %q", p, err)
 			}
 			return

@@ -41,7 +41,8 @@ func TestMain(m *testing.M) {
 type echo struct{}
 
 func (echo) Prepare(_ context.Context, r brokerapi.PrepareRequest, _ io.Writer) (*brokerapi.PrepareReply, error) {
-	return &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Container: &brokerapi.Started{ID: "3f9c"}}, show("prepare", r)
+	reply := &brokerapi.PrepareReply{Job: "3f9c", Network: "77ab", Container: &brokerapi.Started{ID: "3f9c"}}
+	return reply, show("prepare", r)
 }
 
 func (echo) Container(_ context.Context, r brokerapi.ContainerRequest, s wire.Streams) (int, error) {
@@ -92,15 +93,23 @@ func TestRunner(t *testing.T) {
 	w := newWorker(t, nil)
 	early := w.RunScriptArgs(t.Context(), "early", "bash", "-e x", nil)
 	// The error comes on both streams, in any order.
-	told := slices.ContainsFunc(early.Output, func(line string) bool { return strings.HasPrefix(line, "::error::cannot run step") })
+	told := slices.ContainsFunc(early.Output, func(line string) bool {
+		return strings.HasPrefix(line, "::error::cannot run step")
+	})
 	if early.Exit != hook.StatusNotStarted || !told {
 		t.Errorf("before prepare_job: %s", early)
 	}
-	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "base", Env: map[string]string{"A": "b"}, Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"}}, nil)
+	r := w.PrepareJob(t.Context(), &miniworker.Container{
+		Image: "base", Env: map[string]string{"A": "b"},
+		Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"},
+	}, nil)
 	want := `prepare {"container":{"image":"base","credentials":{"username":"u","password":"hunter2"},` +
-		`"env":{"A":"b","CI":"true","GITHUB_ACTIONS":"true","HOME":"/github/home"},"dir":"/__w/repo/repo","mounts":[{"target":"/__w","source":"WORK"},` +
-		`{"target":"/__e","read_only":true,"externals":true},{"target":"/__w/_temp","source":"WORK/_temp"},{"target":"/__w/_actions","source":"WORK/_actions"},` +
-		`{"target":"/__w/_tool","source":"WORK/_tool"},{"target":"/github/home","source":"WORK/_temp/_github_home"},{"target":"/github/workflow","source":"WORK/_temp/_github_workflow"}]}}`
+		`"env":{"A":"b","CI":"true","GITHUB_ACTIONS":"true","HOME":"/github/home"},"dir":"/__w/repo/repo",` +
+		`"mounts":[{"target":"/__w","source":"WORK"},` +
+		`{"target":"/__e","read_only":true,"externals":true},{"target":"/__w/_temp","source":"WORK/_temp"},` +
+		`{"target":"/__w/_actions","source":"WORK/_actions"},` +
+		`{"target":"/__w/_tool","source":"WORK/_tool"},{"target":"/github/home","source":"WORK/_temp/_github_home"},` +
+		`{"target":"/github/workflow","source":"WORK/_temp/_github_workflow"}]}}`
 	want = strings.ReplaceAll(want, "WORK", filepath.Dir(filepath.Dir(w.Workspace())))
 	if r.Conclusion != miniworker.Success || !slices.Equal(r.Output, []string{want}) {
 		t.Errorf("%s\nwant %s", r, want)
@@ -114,7 +123,8 @@ func TestRunner(t *testing.T) {
 		t.Errorf("%s\nwant %s", r, want)
 	}
 	r = w.RunContainerStep(t.Context(), miniworker.Step{Uses: &miniworker.Container{Image: "alpine", Command: "a 'b c'"}})
-	if r.Exit != 6 || !slices.Equal(r.Output, []string{`container ["a","b c"]`, "::error::the container's process ended with status 6"}) {
+	if r.Exit != 6 ||
+		!slices.Equal(r.Output, []string{`container ["a","b c"]`, "::error::the container's process ended with status 6"}) {
 		t.Error(r)
 	}
 	r = w.Cleanup(t.Context())
@@ -133,7 +143,8 @@ func TestRunnerCancels(t *testing.T) {
 	})
 	w.SetState(json.RawMessage(`{"job":"3f9c"}`))
 	r := w.RunScriptArgs(ctx, "wait", "bash", "wait", nil)
-	if r.Exit != 130 || r.Duration > 5*time.Second || !slices.Equal(r.Output, []string{"waiting", "interrupt", "::error::bash was ended by signal 2 (interrupt)"}) {
+	if r.Exit != 130 || r.Duration > 5*time.Second ||
+		!slices.Equal(r.Output, []string{"waiting", "interrupt", "::error::bash was ended by signal 2 (interrupt)"}) {
 		t.Error(r)
 	}
 }

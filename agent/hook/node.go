@@ -104,7 +104,7 @@ func (n node) env() map[string]string {
 	env := make(map[string]string, len(o.members))
 	for _, name := range slices.Sorted(maps.Keys(o.members)) {
 		if name == "" || strings.ContainsAny(name, "=\x00") {
-			n.fail(fmt.Sprintf("%.40q is no name of a variable; want one without '='", name))
+			n.fail(fmt.Sprintf("%.40q is not the name of a variable; want one without '='", name))
 		}
 		env[name] = o.get(name).text()
 	}

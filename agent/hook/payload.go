@@ -81,7 +81,9 @@ func Read(r io.Reader) (*Payload, error) {
 	case err != nil:
 		return nil, fmt.Errorf("cannot read hook payload: %w", err)
 	case len(data) > maxPayload:
-		return nil, errors.New("cannot read hook payload: standard input: is longer than 16 MiB; the job's environment is too large")
+		return nil, errors.New(
+			"cannot read hook payload: standard input: is longer than 16 MiB; the job's environment is too large",
+		)
 	}
 	data = bytes.TrimSpace(data)
 	return Parse(data[bytes.LastIndexByte(data, '\n')+1:])
@@ -92,11 +94,16 @@ func Read(r io.Reader) (*Payload, error) {
 // holds a value, which might be a secret.
 func Parse(line []byte) (*Payload, error) {
 	if len(line) == 0 {
-		return nil, errors.New("cannot read hook payload: standard input: is empty; this program is started by the actions runner")
+		return nil, errors.New(
+			"cannot read hook payload: standard input: is empty; this program is started by the actions runner",
+		)
 	}
 	var syntax *json.SyntaxError
 	if err := json.Unmarshal(line, new(json.RawMessage)); errors.As(err, &syntax) {
-		return nil, fmt.Errorf("cannot read hook payload: standard input: is not JSON at byte %d of its last line; want one object in one line", syntax.Offset)
+		return nil, fmt.Errorf(
+			"cannot read hook payload: standard input: is not JSON at byte %d of its last line; want one object in one line",
+			syntax.Offset,
+		)
 	}
 	var first error
 	p := parse(node{raw: line, first: &first}.object())
@@ -128,7 +135,9 @@ func parse(top object) *Payload {
 		p.Container = parseContainer(args, "")
 	case cleanupJob:
 	default:
-		command.fail(fmt.Sprintf("%.40q is unknown; want prepare_job, run_script_step, run_container_step or cleanup_job", p.Command))
+		command.fail(
+			fmt.Sprintf("%.40q is unknown; want prepare_job, run_script_step, run_container_step or cleanup_job", p.Command),
+		)
 	}
 	return p
 }
@@ -187,7 +196,11 @@ func parseVolumes(n node) []Volume {
 	for _, e := range n.list() {
 		o := e.object()
 		target := o.get("targetVolumePath")
-		v := Volume{Source: o.optional("sourceVolumePath").text(), Target: target.text(), ReadOnly: o.optional("readOnly").boolean()}
+		v := Volume{
+			Source:   o.optional("sourceVolumePath").text(),
+			Target:   target.text(),
+			ReadOnly: o.optional("readOnly").boolean(),
+		}
 		if !path.IsAbs(v.Target) {
 			target.fail("is not an absolute path; want one in the container")
 		}
