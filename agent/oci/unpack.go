@@ -29,7 +29,7 @@ type opener func(i int) (io.ReadCloser, error)
 // unpack lays the layers of an image over each other in a new directory. Each
 // has to be what the image's configuration says, its "diff id".
 func (s *Store) unpack(ctx context.Context, root string, layers []v1.Hash, open opener) error {
-	if err := errors.Join(os.Mkdir(root, 0o755), os.Chown(root, s.Owner, s.Owner)); err != nil {
+	if err := errors.Join(os.Mkdir(root, 0o755), os.Lchown(root, s.Owner, s.Owner)); err != nil {
 		return err
 	}
 	left := s.MaxBytes
