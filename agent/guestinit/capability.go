@@ -1,47 +1,48 @@
 package guestinit
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
 )
 
-// capabilities are the names of capabilities(7) by their numbers, in the order
-// of linux/capability.h.
-var capabilities = strings.Fields(
-	`CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
-	NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
-	SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP
-	MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE`,
-)
-
-// dropCapabilities takes capabilities, by their names without CAP_ or ALL, from
-// the calling thread and from all it executes.
+// dropCapabilities drops capabilities, by their names without CAP_ or all of
+// them by ALL, from the calling thread and from all programs it executes.
 func dropCapabilities(drop []string) error {
-	for number, name := range capabilities {
-		if !slices.Contains(drop, name) && !slices.Contains(drop, "ALL") {
+	last, err := capability.LastCap()
+	if err != nil {
+		return fmt.Errorf("cannot drop capabilities: %w", err)
+	}
+
+	// All that the kernel knows: ALL includes those newer than this program.
+	all := slices.Contains(drop, "ALL")
+	for c := capability.Cap(0); c <= last; c++ {
+		name := strings.ToUpper(c.String())
+		if !all && !slices.Contains(drop, name) {
 			continue
 		}
-		// A kernel that does not know it has nobody who has it.
-		if err := unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(number), 0, 0, 0); err != nil && !errors.Is(err, unix.EINVAL) {
+		if err := capability.DropBound(c); err != nil {
 			return fmt.Errorf("cannot drop capability %s: %w", name, err)
 		}
 	}
+
 	if err := clearInheritable(); err != nil {
 		return fmt.Errorf("cannot drop capabilities: %w", err)
 	}
 	return nil
 }
 
-// clearInheritable empties the sets from which root would get back at execve(2)
-// what the bounding set denies it.
+// clearInheritable empties the sets from which root would regain at execve(2)
+// capabilities that are not in the bounding set, capabilities(7).
 func clearInheritable() error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+	if err := capability.ResetAmbient(); err != nil {
 		return err
 	}
+
+	// Not by the library, which clears only those it knows and needs /proc.
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
