@@ -84,7 +84,7 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 
 // explain says where to look for the reason of a broker that ended.
 func explain(err error) error {
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("cannot go on: the broker ended, and the guest with it; see 'journalctl -u runner-guestd'")
 	}
 	return err

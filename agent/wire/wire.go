@@ -88,6 +88,9 @@ func (c *Conn) Receive() (Kind, []byte, error) {
 	}
 	payload := make([]byte, size)
 	if _, err := io.ReadFull(c.r, payload); err != nil {
+		if err == io.EOF { // not the end between two frames
+			err = io.ErrUnexpectedEOF
+		}
 		return 0, nil, fmt.Errorf("cannot receive: %w", err)
 	}
 	return Kind(header[0]), payload, nil

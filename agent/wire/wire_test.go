@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"strings"
@@ -33,37 +34,69 @@ func TestFrames(t *testing.T) {
 }
 
 func TestReceiveErrors(t *testing.T) {
-	for input, want := range map[string]string{
-		"o\x00":                     "cannot receive: unexpected EOF",
-		"o\x00\x00\x00\x05abc":      "cannot receive: unexpected EOF",
-		"o\xff\xff\xff\xff":         "cannot receive: a frame of 4294967295 bytes is more than the 100 allowed",
-		"o\x00\x00\x00\x65" + "abc": "cannot receive: a frame of 101 bytes is more than the 100 allowed",
+	for _, test := range []struct{ summary, input, want string }{
+		{summary: "part of a header", input: "o\x00", want: "cannot receive: unexpected EOF"},
+		{summary: "header alone", input: "o\x00\x00\x00\x05", want: "cannot receive: unexpected EOF"},
+		{summary: "part of a payload", input: "o\x00\x00\x00\x05abc", want: "cannot receive: unexpected EOF"},
+		{
+			summary: "largest size", input: "o\xff\xff\xff\xff",
+			want: "cannot receive: a frame of 4294967295 bytes is more than the 100 allowed",
+		},
+		{
+			summary: "one byte too many", input: "o\x00\x00\x00\x65abc",
+			want: "cannot receive: a frame of 101 bytes is more than the 100 allowed",
+		},
 	} {
 		_, _, err := NewConn(struct {
 			io.Reader
 			io.Writer
-		}{strings.NewReader(input), io.Discard}, 100).Receive()
-		if err == nil || err.Error() != want {
-			t.Errorf("%q: got %v, want %s", input, err, want)
+		}{strings.NewReader(test.input), io.Discard}, 100).Receive()
+		if err == nil || err.Error() != test.want {
+			t.Errorf("%s: got %v, want %s", test.summary, err, test.want)
 		}
 	}
 }
 
+// FuzzReceive: frames are taken up to the limit, and sending what was received
+// makes the bytes that came in, up to the end or the frame that is refused.
 func FuzzReceive(f *testing.F) {
+	const limit = 1024
 	f.Add([]byte("q\x00\x00\x00\x02{}"))
+	f.Add([]byte("o\x00\x00\x00\x00x\x00\x00\x00\x01\x07o\x00\x00\x00\x05cut"))
+	f.Add([]byte("o\x00\x00\x04\x01"))
 	f.Fuzz(func(t *testing.T, input []byte) {
-		c := NewConn(bytes.NewBuffer(input), 1024)
+		in, out := NewConn(bytes.NewBuffer(input), limit), new(bytes.Buffer)
+		again := NewConn(out, limit)
 		for {
-			_, payload, err := c.Receive()
+			kind, payload, err := in.Receive()
 			if err != nil {
-				if errors.Is(err, io.EOF) && len(payload) != 0 {
-					t.Error("payload with EOF")
-				}
+				checkRefused(t, input[out.Len():], err, limit)
 				return
 			}
-			if len(payload) > 1024 {
-				t.Fatalf("accepted %d bytes", len(payload))
+			if err := again.Send(kind, payload); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.HasPrefix(input, out.Bytes()) {
+				t.Fatalf("%q was received as %q", input, out)
 			}
 		}
 	})
+}
+
+// checkRefused requires that rest, which Receive answered with an error, is
+// nothing, a part of a frame, or a frame above the limit.
+func checkRefused(t *testing.T, rest []byte, err error, limit uint32) {
+	t.Helper()
+	switch {
+	case len(rest) == 0:
+		if err != io.EOF {
+			t.Errorf("got %v at the end, want EOF", err)
+		}
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		if len(rest) >= headerSize && uint64(len(rest)-headerSize) >= uint64(binary.BigEndian.Uint32(rest[1:])) {
+			t.Errorf("the whole frame %q was refused: %v", rest, err)
+		}
+	case len(rest) < headerSize || binary.BigEndian.Uint32(rest[1:]) <= limit:
+		t.Errorf("%q was refused: %v", rest, err)
+	}
 }
