@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,14 +38,10 @@ func TestGuestJob(t *testing.T) {
 	for _, step := range result.Steps {
 		t.Log(step)
 	}
-	for name, want := range map[string]string{
+	l.said(result, map[string]string{
 		"state": "state\n/__w/repo/repo\n0\nci true true /github/home",
 		"env":   "<a\nb 'c' \"d\" $HOME ${HOME} $(id)>",
-	} {
-		if got := strings.Join(result.Step(name).Output, "\n"); got != want {
-			t.Errorf("step %s printed %q, want %q", name, got, want)
-		}
-	}
+	})
 	if got := result.Step("write").Outputs["result"]; got != "7" {
 		t.Errorf("output is %q, want 7", got)
 	}
@@ -79,90 +76,104 @@ func request(c brokerapi.Container) brokerapi.PrepareRequest {
 // TestGuestRequests are single requests to one broker.
 func TestGuestRequests(t *testing.T) {
 	l := newLab(t)
-	t.Run("UnknownImage", func(t *testing.T) {
-		_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
+	l.run("UnknownImage", func(l *lab) {
+		_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "127.0.0.1:1/node:22"}), io.Discard)
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot pull 127.0.0.1:1/node:22: ") {
-			t.Errorf("got %v", err)
+			l.Errorf("got %v", err)
 		}
 	})
-	t.Run("ExecWithoutPrepare", func(t *testing.T) {
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: "none", Argv: []string{"true"}}, wire.Streams{})
+	l.run("ExecWithoutPrepare", func(l *lab) {
+		_, err := l.exec("none", "true")
 		want := "cannot run step: the guest of this job is gone; it was ended, or never started"
 		if err == nil || err.Error() != want {
-			t.Errorf("got %v\nwant %s", err, want)
+			l.Errorf("got %v\nwant %s", err, want)
 		}
 	})
-	t.Run("CleanupOfNothing", func(t *testing.T) { l.cleanup("none"); l.noResidue() })
-	t.Run("PrepareTwice", func(t *testing.T) {
+	l.run("CleanupOfNothing", func(l *lab) { l.cleanup("none"); l.noResidue() })
+	l.run("PrepareTwice", func(l *lab) {
 		first := l.prepare()
 		second := l.prepare()
-		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: first, Argv: []string{"true"}}, wire.Streams{}); err == nil {
-			t.Error("the first job still has a guest")
+		if _, err := l.exec(first, "true"); err == nil {
+			l.Error("the first job still has a guest")
 		}
 		if children := l.children(); len(children) != 1 {
-			t.Errorf("%d guests run, want 1", len(children))
+			l.Errorf("%d guests run, want 1", len(children))
 		}
 		l.cleanup(second)
 		l.cleanup(second)
 		l.noResidue()
 	})
-	t.Run("LinkInWorkRoot", func(t *testing.T) {
-		canary := t.TempDir()
+	l.run("LinkInWorkRoot", func(l *lab) {
+		canary := l.TempDir()
 		link := l.path("work/_link") // another would be wiped
 		if err := os.Symlink(canary, link); err != nil {
-			t.Fatal(err)
+			l.Fatal(err)
 		}
 		defer os.Remove(link)
 		for _, name := range []string{"_link", "_link/sub"} {
-			_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
+			_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
 			if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
-				t.Errorf("%s: got %v, want a refusal", name, err)
+				l.Errorf("%s: got %v, want a refusal", name, err)
 			}
 		}
 		if left, _ := os.ReadDir(canary); len(left) != 0 {
-			t.Errorf("something was written through the link: %v", left)
+			l.Errorf("something was written through the link: %v", left)
 		}
 		l.noResidue()
 	})
-	t.Run("VolumeNotAllowed", func(t *testing.T) {
-		for source, want := range map[string]string{
-			"/etc":                 "volume /etc is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env",
-			l.path("work/../etc"):  "volume " + l.path("work/../etc") + " is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env",
-			l.path("work/_update"): "_update belongs to the runner",
-			l.path("work/_temp/_runner_hook_responses/x"): "_temp/_runner_hook_responses/x belongs to the runner",
+	l.run("VolumeNotAllowed", func(l *lab) {
+		const outside = " is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env"
+		for _, test := range []struct{ source, want string }{
+			{source: "/etc", want: "volume /etc" + outside},
+			{source: l.path("work/../etc"), want: "volume " + l.path("work/../etc") + outside},
+			{source: l.path("work/_update"), want: "_update belongs to the runner"},
+			{source: l.path("work/_temp/_runner_hook_responses/x"), want: "_temp/_runner_hook_responses/x belongs to the runner"},
 		} {
-			_, err := l.client.Prepare(t.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: source}}}), io.Discard)
-			if want = "cannot mount /x: " + want; err == nil || err.Error() != want {
-				t.Errorf("got %v\nwant %s", err, want)
+			_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "debian:13",
+				Mounts: []brokerapi.Mount{{Target: "/x", Source: test.source}}}), io.Discard)
+			if want := "cannot mount /x: " + test.want; err == nil || err.Error() != want {
+				l.Errorf("got %v\nwant %s", err, want)
 			}
 		}
 	})
-	t.Run("OtherUser", func(t *testing.T) {
+	l.run("OtherUser", func(l *lab) {
 		if err := os.Chmod(l.client.Socket, 0o666); err != nil {
-			t.Fatal(err)
+			l.Fatal(err)
 		}
-		out, err := exec.Command("setpriv", "--reuid", "12345", "--clear-groups", l.agent, "run", "--socket", l.client.Socket, "--", "true").CombinedOutput()
-		if err == nil {
-			t.Errorf("another user was let in: %s", out)
+		for _, test := range []struct {
+			summary string
+			user    int
+			status  int
+			in      bool
+		}{
+			{summary: "the runner", user: runnerID, status: 0, in: true},
+			{summary: "somebody else", user: 12345, status: 125, in: false},
+		} {
+			out, err := exec.Command("setpriv", "--reuid", strconv.Itoa(test.user), "--clear-groups",
+				l.agent, "run", "--socket", l.client.Socket, "--", "echo", "in").CombinedOutput()
+			if status := exitStatus(err); status != test.status || (string(out) == "in\n") != test.in {
+				l.Errorf("%s: status %d, %s", test.summary, status, out)
+			}
 		}
+		l.noResidue()
 	})
-	t.Run("HostileClients", func(t *testing.T) {
+	l.run("HostileClients", func(l *lab) {
 		for _, input := range []string{"garbage", "q\xff\xff\xff\xff", "q\x00\x00\x00\x02[]", "q\x00\x00\x00\x02{}", ""} {
 			conn, err := net.Dial("unix", l.client.Socket)
 			if err != nil {
-				t.Fatal(err)
+				l.Fatal(err)
 			}
 			_, _ = io.WriteString(conn, input)
 			defer conn.Close() // slow: still open while others are served
 		}
-		if err := l.client.Reset(t.Context()); err != nil {
-			t.Error(err)
+		if err := l.client.Reset(l.Context()); err != nil {
+			l.Error(err)
 		}
 	})
-	t.Run("RunByHand", func(t *testing.T) {
+	l.run("RunByHand", func(l *lab) {
 		out, err := exec.Command(l.agent, "run", "--socket", l.client.Socket, "--cwd", "/tmp", "--env", "A=b c", "--", "sh", "-c", `pwd; echo "$A"; exit 3`).Output()
 		if status := exitStatus(err); string(out) != "/tmp\nb c\n" || status != 3 {
-			t.Errorf("got %q, status %d", out, status)
+			l.Errorf("got %q, status %d", out, status)
 		}
 		l.noResidue()
 	})
@@ -179,14 +190,20 @@ func exitStatus(err error) int {
 func TestGuestSteps(t *testing.T) {
 	l := newLab(t)
 	job := l.prepare()
-	t.Run("Status", func(t *testing.T) {
-		for script, want := range map[string]int{"exit 0": 0, "exit 7": 7, "exit 255": 255, "kill -TERM $$": 143} {
-			if status, _ := l.sh(job, script); status != want {
-				t.Errorf("%q gave %d, want %d", script, status, want)
+	l.run("Status", func(l *lab) {
+		for _, test := range []struct {
+			script string
+			want   int
+		}{
+			{script: "exit 0", want: 0}, {script: "exit 7", want: 7}, {script: "exit 255", want: 255},
+			{script: "kill -TERM $$", want: 143},
+		} {
+			if status, _ := l.sh(job, test.script); status != test.want {
+				l.Errorf("%q ended with %d, want %d", test.script, status, test.want)
 			}
 		}
 	})
-	t.Run("NotStarted", func(t *testing.T) {
+	l.run("NotStarted", func(l *lab) {
 		for _, test := range []struct {
 			request brokerapi.ExecRequest
 			want    string
@@ -195,59 +212,59 @@ func TestGuestSteps(t *testing.T) {
 			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
 			{brokerapi.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
-			_, err := l.client.Exec(t.Context(), test.request, wire.Streams{})
+			_, err := l.client.Exec(l.Context(), test.request, wire.Streams{})
 			if err == nil || err.Error() != test.want {
-				t.Errorf("got %v\nwant %s", err, test.want)
+				l.Errorf("got %v\nwant %s", err, test.want)
 			}
 		}
 	})
-	t.Run("BigOutput", func(t *testing.T) {
+	l.run("BigOutput", func(l *lab) {
 		var out bytes.Buffer
 		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, wire.Streams{Stdout: &out, Stderr: io.Discard})
+		_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, wire.Streams{Stdout: &out, Stderr: io.Discard})
 		if err != nil {
-			t.Fatal(err)
+			l.Fatal(err)
 		}
 		data, ok := bytes.CutSuffix(out.Bytes(), []byte("partial"))
 		_, want := l.sh(job, "sha256sum </tmp/big")
 		if got := fmt.Sprintf("%x  -", sha256.Sum256(data)); !ok || got != want {
-			t.Errorf("got %d bytes with hash %s, want %s", len(data), got, want)
+			l.Errorf("got %d bytes with hash %s, want %s", len(data), got, want)
 		}
 	})
-	t.Run("BackgroundChild", func(t *testing.T) {
+	l.run("BackgroundChild", func(l *lab) {
 		begin := time.Now()
 		if _, out := l.sh(job, "sleep 60 & echo complete"); out != "complete" {
-			t.Errorf("got %q", out)
+			l.Errorf("got %q", out)
 		}
 		if d := time.Since(begin); d > 2*time.Second {
-			t.Errorf("the child in the background held the step up for %v", d)
+			l.Errorf("the child in the background held the step up for %v", d)
 		}
 		if _, out := l.sh(job, "pgrep -c -x sleep"); out != "1" {
-			t.Errorf("%s children in the background, want it to live on", out)
+			l.Errorf("%s children in the background, want it to live on", out)
 		}
 		l.sh(job, "pkill -x sleep")
 	})
-	t.Run("Parallel", func(t *testing.T) {
+	l.run("Parallel", func(l *lab) {
 		var steps sync.WaitGroup
 		for i := range 10 {
 			steps.Go(func() {
 				if status, out := l.sh(job, fmt.Sprintf("sleep 0.2; echo %d; exit %d", i, i)); status != i || out != fmt.Sprint(i) {
-					t.Errorf("step %d gave %d, %q", i, status, out)
+					l.Errorf("step %d gave %d, %q", i, status, out)
 				}
 			})
 		}
 		steps.Wait()
 	})
-	t.Run("ManyWithoutGrowth", func(t *testing.T) {
+	l.run("ManyWithoutGrowth", func(l *lab) {
 		count := func() (fds, groups int) {
 			open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.broker.Process.Pid))
 			if err != nil {
-				t.Fatal(err)
+				l.Fatal(err)
 			}
 			_, out := l.sh(job, "ls -d /sys/fs/cgroup/runner/step-* | wc -l; ls /proc/$(pgrep -o -x runner-shim)/fd | wc -l")
 			var agent int
 			if _, err := fmt.Sscan(out, &groups, &agent); err != nil {
-				t.Fatal(err)
+				l.Fatal(err)
 			}
 			return len(open) + agent, groups
 		}
@@ -256,30 +273,30 @@ func TestGuestSteps(t *testing.T) {
 			l.sh(job, "true")
 		}
 		if f, g := count(); f > fds+2 || g > groups {
-			t.Errorf("after 100 steps %d descriptors and %d cgroups, before %d and %d", f, g, fds, groups)
+			l.Errorf("after 100 steps %d descriptors and %d cgroups, before %d and %d", f, g, fds, groups)
 		}
 	})
-	t.Run("HookKilled", func(t *testing.T) {
+	l.run("HookKilled", func(l *lab) {
 		l.killedStep(job, syscall.SIGKILL)
 	})
-	t.Run("Signal", func(t *testing.T) {
+	l.run("Signal", func(l *lab) {
 		signals := make(chan os.Signal, 1)
 		out := &notifyWriter{seen: make(chan struct{})}
 		go func() {
 			<-out.seen
 			signals <- syscall.SIGINT
 		}()
-		status, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
+		status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
 			wire.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
 		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
-			t.Errorf("got %d, %v, %q", status, err, out.String())
+			l.Errorf("got %d, %v, %q", status, err, out.String())
 		}
 	})
-	t.Run("Isolation", func(t *testing.T) {
-		_, out := l.sh(job, "awk '{print $1, $2 != 0, $3}' /proc/self/uid_map; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; ls /sys/class/net; ls -A /__e; touch /__e/x 2>&1; mount -t tmpfs x /mnt 2>&1 && echo mounted; ls /run/docker.sock /var/run/docker.sock 2>&1")
+	l.run("Isolation", func(l *lab) {
+		_, out := l.sh(job, "awk '{print $1, $2 != 0, $3}' /proc/self/uid_map; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; ls /sys/class/net; ls -A /__e; touch /__e/x 2>&1; mount -t tmpfs x /mnt 2>&1 && echo mounted")
 		for _, want := range []string{"0 1 65536", "Seccomp:\t2", "\neth0\nlo\n", "Read-only file system", "mounted"} {
 			if !strings.Contains(out, want) {
-				t.Errorf("no %q in\n%s", want, out)
+				l.Errorf("no %q in\n%s", want, out)
 			}
 		}
 	})
@@ -366,7 +383,7 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(init, syscall.SIGKILL)
 			}
 		}
-		if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sleep", "4321"}}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard}); err == nil {
+		if _, err := l.exec(job, "sleep", "4321"); err == nil {
 			t.Error("a step ran in a guest without init")
 		}
 		l.cleanup(job)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
@@ -47,8 +48,8 @@ func (l *lab) response(r miniworker.JobResult) response {
 // said checks what steps of a job printed, and that they succeeded.
 func (l *lab) said(r miniworker.JobResult, want map[string]string) {
 	l.Helper()
-	for name, text := range want {
-		step := r.Step(name)
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		text, step := want[name], r.Step(name)
 		output := slices.DeleteFunc(slices.Clone(step.Output), func(line string) bool { return progressLine.MatchString(line) })
 		if got := strings.Join(output, "\n"); got != text || step.Conclusion != miniworker.Success {
 			l.Errorf("step %s printed %q, want %q\n%v", name, got, text, step)
@@ -71,24 +72,22 @@ func TestHooks(t *testing.T) {
 	}
 	l.addNode()
 	s := l.newShelf()
-	run := func(t *testing.T, name string, f func(l *lab, s *shelf)) {
-		t.Run(name, func(t *testing.T) {
-			sub := *l
-			sub.T = t
-			f(&sub, s)
-			sub.noResidue()
+	run := func(name string, test func(*lab, *shelf)) {
+		l.run(name, func(l *lab) {
+			test(l, s)
+			l.noResidue()
 		})
 	}
-	run(t, "Job_D1-D5_D7_K3_K4_K6_K12", (*lab).jobWithServices)
-	run(t, "ServicesOnly_D6", (*lab).servicesOnly)
-	run(t, "Steps_D8-D11_K13-K17", (*lab).scriptSteps)
-	run(t, "ContainerStep_D14_D15_K18", (*lab).containerSteps)
-	run(t, "Volumes_K2", (*lab).volumes)
-	run(t, "Alpine_D3_K7", (*lab).alpineJob)
-	run(t, "NonRoot_K11", (*lab).nonRootJob)
-	run(t, "Options", (*lab).optionsJob)
-	run(t, "Health", (*lab).healthJob)
-	run(t, "Registry", (*lab).registryJob)
+	run("Job_D1-D5_D7_K3_K4_K6_K12", (*lab).jobWithServices)
+	run("ServicesOnly_D6", (*lab).servicesOnly)
+	run("Steps_D8-D11_K13-K17", (*lab).scriptSteps)
+	run("ContainerStep_D14_D15_K18", (*lab).containerSteps)
+	run("Volumes_K2", (*lab).volumes)
+	run("Alpine_D3_K7", (*lab).alpineJob)
+	run("NonRoot_K11", (*lab).nonRootJob)
+	run("Options", (*lab).optionsJob)
+	run("Health", (*lab).healthJob)
+	run("Registry", (*lab).registryJob)
 }
 
 func (l *lab) jobWithServices(s *shelf) {
@@ -163,17 +162,21 @@ func (l *lab) scriptSteps(s *shelf) {
 		"PATH":   "/some/other/path:/some/path:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"dollar": "$VAR|${VAR}|$(VAR)|\\ `id` \" ' = \n2|", "flags": "true true", "big": "100000", "bytes": "a\uFFFDb\npartial",
 	})
-	for name, want := range map[string]struct {
+	for _, test := range []struct {
+		step string
 		exit int
-		text string
+		text string // a line of its output
 	}{
-		"too big":      {125, "::error::cannot run step \"__run\": cannot start process: variable BIG with 1048580 bytes is too long: Linux takes 131071; put the value into a file"},
-		"no directory": {125, "::error::cannot run step \"__run\": cannot start process: working directory /foo/bar does not exist in the guest"},
-		"status":       {42, ""}, "signal": {137, ""},
+		{step: "too big", exit: 125, text: "::error::cannot run step \"__run\": cannot start process: " +
+			"variable BIG with 1048580 bytes is too long: Linux takes 131071; put the value into a file"},
+		{step: "no directory", exit: 125, text: "::error::cannot run step \"__run\": cannot start process: " +
+			"working directory /foo/bar does not exist in the guest"},
+		{step: "status", exit: 42},
+		{step: "signal", exit: 137},
 	} {
-		step := r.Step(name)
-		if step.Exit != want.exit || want.text != "" && !slices.Contains(step.Output, want.text) {
-			l.Errorf("step %v\nwant %d, %s", step, want.exit, want.text)
+		step := r.Step(test.step)
+		if step.Exit != test.exit || test.text != "" && !slices.Contains(step.Output, test.text) {
+			l.Errorf("step %v\nwant %d, %s", step, test.exit, test.text)
 		}
 	}
 	l.said(l.payloads(s), map[string]string{
@@ -331,36 +334,52 @@ func (l *lab) optionsJob(s *shelf) {
 	r = l.job(miniworker.Job{Name: "no-capabilities", Container: &miniworker.Container{Image: s.debian, Options: "--cap-drop ALL --cap-add CHOWN --user 7:8"},
 		Steps: []miniworker.Step{{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; id -g"}}})
 	l.said(r, map[string]string{"look": "CapEff:\t0000000000000000CapBnd:\t00000000000000017\n8"})
-	for options, want := range map[string]string{
-		"--privileged":      "container: options: option --privileged is not supported",
-		"--device /dev/kvm": "device /dev/kvm is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env",
-		"--network host":    "container: options: option --network is not supported",
+	for _, test := range []struct{ options, want string }{
+		{options: "--privileged", want: "container: options: option --privileged is not supported"},
+		{options: "--device /dev/kvm", want: "device /dev/kvm is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env"},
+		{options: "--network host", want: "container: options: option --network is not supported"},
 	} {
-		r := l.job(miniworker.Job{Name: "refused", Container: &miniworker.Container{Image: s.debian, Options: options}})
-		if step := r.Step("Initialize containers"); step.Exit == 0 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: "+want) {
-			l.Errorf("%s: step %v", options, step)
+		r := l.job(miniworker.Job{Name: "refused", Container: &miniworker.Container{Image: s.debian, Options: test.options}})
+		step := r.Step("Initialize containers")
+		if step.Exit == 0 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: "+test.want) {
+			l.Errorf("%s: step %v", test.options, step)
 		}
 	}
 }
 
 // healthJob: a service that is not well says why.
 func (l *lab) healthJob(s *shelf) {
-	for name, test := range map[string]struct {
+	for _, test := range []struct {
+		summary string
 		service miniworker.Container
 		want    string
 	}{
-		"unhealthy": {miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'", Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
-			`it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` + "%0Astarting up"},
-		"ended":      {miniworker.Container{Image: s.scratch, Command: "exit 3"}, "it ended with status 3; its last output:%0Aapp: about to end"},
-		"no program": {miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"}, "cannot start process: /nothing does not exist in the guest"},
+		{
+			summary: "unhealthy",
+			service: miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'",
+				Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
+			want: `it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` + "%0Astarting up",
+		},
+		{
+			summary: "ended",
+			service: miniworker.Container{Image: s.scratch, Command: "exit 3"},
+			want:    "it ended with status 3; its last output:%0Aapp: about to end",
+		},
+		{
+			summary: "no program",
+			service: miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"},
+			want:    "cannot start process: /nothing does not exist in the guest",
+		},
 	} {
-		r := l.job(miniworker.Job{Name: name, Services: []miniworker.Container{test.service}, Steps: []miniworker.Step{{Name: "never", Run: "true"}}})
+		r := l.job(miniworker.Job{Name: test.summary, Services: []miniworker.Container{test.service},
+			Steps: []miniworker.Step{{Name: "never", Run: "true"}}})
 		step := r.Step("Initialize containers")
-		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: cannot start service "+test.service.Image+": "+test.want) {
-			l.Errorf("%s: step %v", name, step)
+		want := "::error::cannot prepare job: cannot start service " + test.service.Image + ": " + test.want
+		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), want) {
+			l.Errorf("%s: step %v", test.summary, step)
 		}
 		if r.Step("never").Conclusion != miniworker.Skipped {
-			l.Errorf("%s: the job went on", name)
+			l.Errorf("%s: the job went on", test.summary)
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -35,12 +37,11 @@ func TestJavaScript(t *testing.T) {
 	if main.Conclusion != miniworker.Success {
 		t.Fatalf("step %v", main)
 	}
-	for output, want := range map[string]string{
+	wantOutputs := map[string]string{
 		"greeting": "hello Mona the Octocat\nand a second line", "exec": "5: /tmp, two words", "tool": "/__w/_tool/my-tool/1.2.3/x64",
-	} {
-		if got := main.Outputs[output]; got != want {
-			t.Errorf("output %s is %q, want %q", output, got, want)
-		}
+	}
+	if diff := cmp.Diff(wantOutputs, main.Outputs); diff != "" {
+		t.Errorf("outputs (-want +got):\n%s", diff)
 	}
 	said := strings.Join(main.Output, "\n")
 	for _, want := range []string{"::add-mask::***", "it is ***", "::warning::a warning", "::group::a group\nin the group\n::endgroup::"} {

@@ -117,6 +117,20 @@ func newLab(t *testing.T, config ...string) *lab {
 	return l
 }
 
+// with returns the same lab for a subtest: a method that fails the parent's T
+// from a subtest's goroutine would end both without its message. The copy may
+// not start another broker.
+func (l *lab) with(t *testing.T) *lab {
+	sub := *l
+	sub.T = t
+	return &sub
+}
+
+// run runs a subtest with the lab as its own.
+func (l *lab) run(name string, test func(*lab)) {
+	l.T.Run(name, func(t *testing.T) { test(l.with(t)) })
+}
+
 func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 // start starts the broker and waits until it answers.
@@ -194,6 +208,11 @@ func (l *lab) sh(job, script string) (status int, output string) {
 		l.Fatalf("%v\n%s", err, out.String())
 	}
 	return status, strings.TrimSpace(out.String())
+}
+
+// exec runs a program in the guest and leaves its output.
+func (l *lab) exec(job string, argv ...string) (status int, err error) {
+	return l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: argv}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 }
 
 func (l *lab) cleanup(job string) {
