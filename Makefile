@@ -10,7 +10,13 @@
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.
 export GOTOOLCHAIN = auto
-LDFLAGS := -ldflags='-s -w'
+# The source goes into the programs, and nothing of the clock or this machine:
+# the same commit yields the same bytes. Outside of a clone the values are empty.
+VERSION := $(shell git describe --tags --always --dirty --abbrev=12 2>/dev/null)
+COMMIT  := $(shell git rev-parse HEAD 2>/dev/null)
+DATE    := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
+INFO    := github.com/mkappliance/mkappliance/internal/buildinfo
+LDFLAGS := -ldflags='-s -w -X $(INFO).version=$(VERSION) -X $(INFO).commit=$(COMMIT) -X $(INFO).date=$(DATE)'
 
 .PHONY: all deps image test check test-slow bench lint clean
 # The set-up comes before what uses it.

@@ -18,5 +18,6 @@ func newRootCommand() *cobra.Command {
 		Short: "Bake bootable appliance images for one GitHub Actions runner",
 	}
 	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand(), newCheckCommand(), newManCommand())
+	cli.AddVersion(root)
 	return root
 }

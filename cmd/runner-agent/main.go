@@ -18,5 +18,6 @@ func newRootCommand() *cobra.Command {
 		Short: "Register, supervise and isolate one GitHub Actions runner",
 	}
 	root.AddCommand(newInstallCommand(), newServiceCommand(), newBrokerCommand(), newUnpackCommand(), newRunCommand())
+	cli.AddVersion(root)
 	return root
 }

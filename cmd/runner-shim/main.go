@@ -24,11 +24,13 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/internal/buildinfo"
 )
 
 const usage = `usage: runner-shim hook [SOCKET]
        runner-shim guest-init [-become-init | -await-init] SOCKET
-       runner-shim exec-restricted RESTRICTION PATH ARGV...`
+       runner-shim exec-restricted RESTRICTION PATH ARGV...
+       runner-shim --version`
 
 func main() {
 	args := os.Args[1:]
@@ -45,6 +47,8 @@ func main() {
 		fail(serve(args[2], true))
 	case len(args) > 0 && args[0] == guestinit.ExecRestricted:
 		fail(guestinit.RunRestricted(args[1:]))
+	case len(args) == 1 && args[0] == "--version":
+		fmt.Println("runner-shim version", buildinfo.Read())
 	default:
 		fmt.Fprintln(os.Stderr, usage)
 		os.Exit(2)
