@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stands for the entrypoint of Docker's own postgres image, in spirit: makes the
-# cluster and the database that the environment asks for, then serves.
+# Does what matters of the entrypoint of Docker's postgres image: creates the cluster
+# and the database that the environment names, then starts the server.
 set -eu
 data=/var/lib/postgresql/data
 user=${POSTGRES_USER:-postgres}

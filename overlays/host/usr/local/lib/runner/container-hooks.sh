@@ -1,4 +1,5 @@
 #!/bin/bash
-# What ACTIONS_RUNNER_CONTAINER_HOOKS names: the runner takes no program without
-# an extension. It signals this one process only, hence exec.
+# ACTIONS_RUNNER_CONTAINER_HOOKS names this script, because the actions runner
+# refuses a program without a file name extension. It signals only the process it
+# started, hence exec.
 exec /usr/local/bin/runner-shim hook

@@ -1,8 +1,8 @@
 #!/bin/bash
 # shellcheck disable=SC2154 # dracut sets moddir, initdir, systemdsystemunitdir
 # shellcheck disable=SC2317 # dracut calls the functions
-# dracut module: mount /var and lay the transient /etc before the switch to the
-# real root.
+# dracut module: mounts /var and the transient /etc before the switch to the real
+# root.
 
 check() {
     require_binaries mount mkfs.ext4 e2fsck sfdisk || return 1

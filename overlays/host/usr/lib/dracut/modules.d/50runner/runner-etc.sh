@@ -1,8 +1,8 @@
 #!/bin/sh
-# Lays a memory-backed layer over the image's /etc, so that nothing written
-# there outlives the boot by accident, and puts into it what must: the machine
-# id, kept in /var/lib/runner/host. The image's own files always win, because
-# nothing else is kept.
+# Mounts an overlay over the image's /etc. Its upper layer is in memory, so nothing
+# written to /etc outlives the boot by accident, and a file of a later image is
+# never hidden by an older copy. The machine id has to outlive the boot: it is
+# kept in /var/lib/runner/host and copied into the overlay.
 set -eu
 etc=/sysroot/etc
 keep=/sysroot/var/lib/runner/host
@@ -15,8 +15,8 @@ mkdir -p "$keep"
 if [ -s "$keep/machine-id" ]; then
     cat "$keep/machine-id" >"$etc/machine-id"
 else
-    # systemd-machine-id-setup(1) takes the firmware's or hypervisor's id if
-    # there is one, and a random one if not.
+    # systemd-machine-id-setup(1) uses the id of the firmware or hypervisor if
+    # there is one, and a random id otherwise.
     systemd-machine-id-setup --root=/sysroot
     cp "$etc/machine-id" "$keep/.machine-id.tmp"
     sync -f "$keep/.machine-id.tmp"
@@ -25,6 +25,6 @@ else
 fi
 chmod 0444 "$etc/machine-id"
 
-# cloud-init remembers which hostname it wrote to /etc, and would not write it
-# again to the new one.
+# cloud-init remembers which host name it wrote to /etc, and would not write it
+# again into the new /etc.
 rm -f /sysroot/var/lib/cloud/data/set-hostname /sysroot/var/lib/cloud/data/previous-hostname
