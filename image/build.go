@@ -1,348 +1,248 @@
-// Package image turns composed trees into the bytes of a disk: file systems,
-// verity hash trees, UKI, ESP and partition table.
 package image
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
+	"syscall"
+	"time"
 
-	"github.com/mkappliance/mkappliance/internal/atomicfile"
 	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
+	"github.com/mkappliance/mkappliance/internal/store"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
-// Options says what to build and where.
-type Options struct {
-	Spec     *spec.Image
-	Programs []string // the appliance's own static programs to put in
-	OutDir   string
-	CacheDir string
-	Epoch    int64 // SOURCE_DATE_EPOCH, seconds since 1970
+// Environment is what builds and checks use beside their input.
+type Environment struct {
+	CacheDir string // directory of layers, tools trees, downloads and work
+	Epoch    int64  // SOURCE_DATE_EPOCH, seconds since 1970
 	Executor run.Executor
 	Progress *progress.Reporter
 }
 
-// Result tells of a finished build.
+// Options is the input of a build.
+type Options struct {
+	Environment
+	Spec     *spec.Image // the description of the image
+	Programs []string    // paths of the appliance's own static programs
+	OutDir   string      // directory of the output, made if it is missing
+}
+
+// Result describes a finished build.
 type Result struct {
-	Image    string `json:"image"`    // path of the disk image
-	Manifest string `json:"manifest"` // path of the manifest beside it
-	Version  string `json:"version"`
-	RootHash string `json:"root_hash"` // of the verity tree over the root file system
-	SHA256   string `json:"sha256"`    // of the disk image
+	Image    string `json:"image"`     // path of the disk image
+	Manifest string `json:"manifest"`  // path of the manifest beside it
+	Version  string `json:"version"`   // of the image
+	RootHash string `json:"root_hash"` // of the verity tree over the root file system, in hex
+	SHA256   string `json:"sha256"`    // of the disk image, in hex
 	Bytes    int64  `json:"bytes"`     // apparent size of the disk image
 }
 
-// Name gives the path of the image file a build writes.
+// Name returns the path of the image file that a build writes.
 func Name(outDir string, s *spec.Image) string {
 	return filepath.Join(outDir, s.Name+"_"+s.Version+".img")
 }
 
-// build is one build under way.
-type build struct {
-	Options
-	cache *rootfs.Cache
-	work  string // removed at the end
-}
-
 // Build bakes the image. Nothing appears under the final name unless all of it
-// succeeded. The caller must be root, if only of a user namespace.
+// succeeded. The caller must be root, if only of a user namespace. Build sets
+// the umask of the process while it runs.
 func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := os.MkdirAll(o.OutDir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot make directory: %w", err)
 	}
-	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
-	work, release, err := b.cache.WorkDir()
+	b, release, err := newBuild(o.Environment)
 	if err != nil {
 		return nil, err
 	}
+	defer b.prune()
 	defer release()
-	b.work = work
-	archive, err := b.fetchRunner(ctx)
+
+	resolved, err := b.resolve(ctx, o.Spec)
 	if err != nil {
 		return nil, err
 	}
-	layers, err := b.layers(ctx)
+	p := newPlan(o, resolved)
+	trees, err := b.makeTrees(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	tree, err := b.compose(ctx, layers, archive)
+	fileSystems, err := b.makeFileSystems(ctx, p, trees)
 	if err != nil {
 		return nil, err
 	}
-	return b.disk(ctx, layers.tools, tree)
+	return b.publish(o.OutDir, p, trees.tools, fileSystems)
 }
 
-// GuestBase writes the guest base tree alone to OutDir, which must not exist.
+// GuestBase writes the guest base tree alone to o.OutDir, which must not exist.
+// The caller must be root, if only of a user namespace. GuestBase sets the umask
+// of the process while it runs.
 func GuestBase(ctx context.Context, o Options) error {
-	b := &build{Options: o, cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
-	layers, err := b.layers(ctx)
-	if err != nil {
-		return err
-	}
 	if err := os.MkdirAll(filepath.Dir(o.OutDir), 0o755); err != nil {
 		return fmt.Errorf("cannot make directory: %w", err)
 	}
-	temp, err := os.MkdirTemp(filepath.Dir(o.OutDir), ".guest-base-")
+	b, release, err := newBuild(o.Environment)
+	if err != nil {
+		return err
+	}
+	defer release()
+
+	sources, err := b.resolveSources(ctx, o.Spec.Suite, o.Spec.Mirror)
+	if err != nil {
+		return err
+	}
+	p := newPlan(o, resolved{sources: *sources})
+	recipe := p.host.Guest
+	if recipe.Layer, err = b.layer(ctx, p.guestLayer); err != nil {
+		return err
+	}
+	return b.writeGuestBase(ctx, recipe, o.OutDir)
+}
+
+// writeGuestBase composes the tree beside its final name, so that what carries
+// the name is whole.
+func (b *build) writeGuestBase(ctx context.Context, recipe rootfs.TreeSpec, dir string) error {
+	temp, err := os.MkdirTemp(filepath.Dir(dir), ".guest-base-")
 	if err != nil {
 		return fmt.Errorf("cannot make directory: %w", err)
 	}
 	defer os.RemoveAll(temp)
-	err = b.stage("guest base tree", func(log io.Writer) (string, error) {
-		return o.OutDir, rootfs.ComposeGuest(ctx, b.Executor, b.host(layers, "", log), temp)
+
+	_, err = stage(b, "guest base tree", func(log io.Writer) (struct{}, string, error) {
+		return struct{}{}, dir, b.composer(log).Guest(ctx, recipe, temp)
 	})
 	if err != nil {
 		return err
 	}
-	if err := os.Chmod(temp, 0o755); err != nil {
+	if err := errors.Join(os.Chmod(temp, 0o755), os.Rename(temp, dir)); err != nil {
 		return fmt.Errorf("cannot finish guest base tree: %w", err)
 	}
-	return os.Rename(temp, o.OutDir)
-}
-
-// stage runs do as one reported stage; do returns a note for the report.
-func (b *build) stage(name string, do func(log io.Writer) (string, error)) error {
-	s := b.Progress.Stage(name)
-	note, err := do(s.Writer())
-	if err != nil {
-		s.Fail(err)
-		return err
-	}
-	s.Done(note)
 	return nil
 }
 
-func (b *build) fetchRunner(ctx context.Context) (string, error) {
-	var archive string
-	c := b.Spec.Runner
-	err := b.stage("actions runner", func(io.Writer) (note string, err error) {
-		archive, err = b.cache.Fetch(ctx, rootfs.Component{
-			Name: "actions runner", Version: c.Version, URL: c.URL, Path: c.Path, SHA256: c.SHA256})
-		return c.Version, err
-	})
-	return archive, err
+// build is one build, or check, under way.
+type build struct {
+	Environment
+	store *store.Store
+	work  string // work directory, removed at the end
 }
 
-// layerPaths are the package layers of a build: tar files, and the directory
-// of the tools.
-type layerPaths struct{ host, guest, tools string }
+// treeUmask is in force while trees are made: the modes in an image must not
+// depend on the caller's.
+const treeUmask = 0o022
 
-func (b *build) layers(ctx context.Context) (*layerPaths, error) {
-	base, err := b.archive(ctx)
+// newBuild prepares a build. Calling release removes its work directory.
+func newBuild(e Environment) (b *build, release func(), err error) {
+	b = &build{Environment: e, store: &store.Store{Dir: e.CacheDir}}
+	unlock, err := b.store.Use()
+	if err != nil {
+		return nil, nil, err
+	}
+	work, removeWork, err := b.store.WorkDir()
+	if err != nil {
+		unlock()
+		return nil, nil, err
+	}
+	b.work = work
+
+	callers := syscall.Umask(treeUmask)
+	return b, func() {
+		syscall.Umask(callers)
+		removeWork()
+		unlock()
+	}, nil
+}
+
+// keepUnused is how long the store keeps what no build uses. The archive
+// changes every few days, and each change makes all layers anew.
+const keepUnused = 30 * 24 * time.Hour
+
+// prune removes what has not been used for long. It is no part of the build:
+// its failure leaves the image as good as it is.
+func (b *build) prune() {
+	err := b.store.Prune(time.Now().Add(-keepUnused))
+	if err == nil || errors.Is(err, store.ErrInUse) {
+		return
+	}
+	b.Progress.Stage("cache").Fail(err)
+}
+
+// stage runs do as one reported stage and returns its result. do also returns a
+// note for the report.
+func stage[T any](b *build, name string, do func(log io.Writer) (result T, note string, err error)) (T, error) {
+	s := b.Progress.Stage(name)
+	result, note, err := do(s.Writer())
+	if err != nil {
+		s.Fail(err)
+		var none T
+		return none, err
+	}
+	s.Done(note)
+	return result, nil
+}
+
+// file returns the path of a file in the work directory.
+func (b *build) file(name string) string { return filepath.Join(b.work, name) }
+
+// layer returns the path of a layer.
+func (b *build) layer(ctx context.Context, l *rootfs.Layer) (string, error) {
+	builder := rootfs.Builder{Store: b.store, Executor: b.Executor}
+	return stage(b, l.Name+" packages", func(log io.Writer) (string, string, error) {
+		path, cached, err := builder.Layer(ctx, l, log)
+		return path, cachedNote(cached), err
+	})
+}
+
+// makeTools returns the tools tree of a layer.
+func (b *build) makeTools(ctx context.Context, l *rootfs.Layer) (*rootfs.Tools, error) {
+	builder := rootfs.Builder{Store: b.store, Executor: b.Executor}
+	return stage(b, l.Name+" packages", func(log io.Writer) (*rootfs.Tools, string, error) {
+		tools, cached, err := builder.Tools(ctx, l, log)
+		return tools, cachedNote(cached), err
+	})
+}
+
+func cachedNote(cached bool) string {
+	if cached {
+		return "cached"
+	}
+	return ""
+}
+
+func (b *build) composer(log io.Writer) *rootfs.Composer {
+	return &rootfs.Composer{Executor: b.Executor, Epoch: b.Epoch, Log: log}
+}
+
+// trees are the trees of a build.
+type trees struct {
+	tools *rootfs.Tools
+	host  *rootfs.HostTree
+}
+
+// makeTrees makes the tools tree and the host tree.
+func (b *build) makeTrees(ctx context.Context, p *plan) (*trees, error) {
+	tools, err := b.makeTools(ctx, p.toolsLayer)
 	if err != nil {
 		return nil, err
 	}
-	var paths layerPaths
-	if paths.tools, err = b.tools(ctx, base); err != nil {
+	recipe := p.host
+	if recipe.Layer, err = b.layer(ctx, p.hostLayer); err != nil {
 		return nil, err
 	}
-	if paths.host, err = b.layer(ctx, base, "host", "essential", b.Spec.Host, b.cache.Get); err != nil {
+	if recipe.Guest.Layer, err = b.layer(ctx, p.guestLayer); err != nil {
 		return nil, err
 	}
-	paths.guest, err = b.layer(ctx, base, "guest", "apt", b.Spec.Guest, b.cache.Get)
-	return &paths, err
-}
 
-// archive gives what all layers have in common: the archive they come from and
-// the state it is in.
-func (b *build) archive(ctx context.Context) (rootfs.Layer, error) {
-	base := rootfs.Layer{Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, Epoch: b.Epoch}
-	err := b.stage("archive", func(io.Writer) (note string, err error) {
-		if base.Sources, err = rootfs.FindSources(ctx, b.Executor, b.Spec.Suite, b.Spec.Mirror); err != nil {
-			return "", err
-		}
-		base.Archive, err = rootfs.ArchiveState(ctx, b.Executor, base.Sources)
-		return b.Spec.Suite, err
-	})
-	return base, err
-}
-
-// tools gives the directory of the tools tree.
-func (b *build) tools(ctx context.Context, base rootfs.Layer) (string, error) {
-	return b.layer(ctx, base, "tools", "apt", spec.Tree{Packages: toolPackages()}, b.cache.ToolsTree)
-}
-
-// layer gets one layer from the cache, by Get or ToolsTree.
-func (b *build) layer(ctx context.Context, layer rootfs.Layer, name, variant string, tree spec.Tree,
-	get func(context.Context, *rootfs.Layer, io.Writer) (string, error)) (path string, err error) {
-	layer.Name, layer.Variant, layer.Packages, layer.ExcludePaths = name, variant, tree.Packages, tree.ExcludePaths
-	cached := b.cache.Has(&layer)
-	err = b.stage(name+" packages", func(log io.Writer) (note string, err error) {
-		path, err = get(ctx, &layer, log)
-		if cached {
-			note = "cached"
-		}
-		return note, err
-	})
-	return path, err
-}
-
-func (b *build) host(layers *layerPaths, archive string, log io.Writer) rootfs.Host {
-	return rootfs.Host{Layer: layers.host, GuestLayer: layers.guest,
-		Overlays: b.Spec.Host.Overlays, GuestOverlays: b.Spec.Guest.Overlays,
-		Programs: b.Programs, Runner: archive, RunnerVersion: b.Spec.Runner.Version,
-		ImageID: b.Spec.Name, ImageVersion: b.Spec.Version,
-		Files: repartFiles(b.Spec.Disk), Epoch: b.Epoch, Log: log}
-}
-
-func (b *build) compose(ctx context.Context, layers *layerPaths, archive string) (*rootfs.HostTree, error) {
-	var tree *rootfs.HostTree
-	err := b.stage("host tree", func(log io.Writer) (note string, err error) {
-		tree, err = rootfs.ComposeHost(ctx, b.Executor, b.host(layers, archive, log), b.work)
-		if err == nil {
-			note = "kernel " + tree.KernelRelease
-		}
-		return note, err
-	})
-	return tree, err
-}
-
-// disk makes the file systems and joins them to the image file.
-func (b *build) disk(ctx context.Context, tools string, tree *rootfs.HostTree) (*Result, error) {
-	s, d := b.Spec, b.Spec.Disk
-	ids := func(role string) string { return id(s.Name, s.Version, role) }
-	box := func(log io.Writer) toolbox {
-		return toolbox{run: b.Executor, tree: tools, work: b.work, epoch: b.Epoch, log: log}
-	}
-	osRelease, err := os.ReadFile(filepath.Join(tree.Root, "usr/lib/os-release"))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the tree's os-release: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(b.work, "os-release"), osRelease, 0o644); err != nil {
-		return nil, fmt.Errorf("cannot copy the tree's os-release: %w", err)
-	}
-	var rootHash, rootID, verityID string
-	stages := []struct {
-		name string
-		do   func(log io.Writer) (string, error)
-	}{
-		{"root file system", func(log io.Writer) (string, error) {
-			err := box(log).makeErofs(ctx, "root", "root.erofs", d.Compression, ids("root fs"))
-			return sizeNote(filepath.Join(b.work, "root.erofs")), err
-		}},
-		{"verity", func(log io.Writer) (note string, err error) {
-			salt := sha256.Sum256([]byte(ids("salt")))
-			rootHash, err = box(log).makeVerity(ctx, "root.erofs", "root.verity", ids("verity"), hex.EncodeToString(salt[:]))
-			if err != nil {
-				return "", err
-			}
-			rootID, verityID, err = verityPartitionIDs(rootHash)
-			return "root hash " + rootHash[:16] + "...", err
-		}},
-		{"UKI", func(log io.Writer) (string, error) {
-			return "", box(log).makeUKI(ctx, "vmlinuz", "initrd", "os-release", tree.KernelRelease, "uki.efi",
-				kernelCommandLine(rootHash, d.KernelArguments))
-		}},
-		{"ESP", func(log io.Writer) (string, error) {
-			return "", box(log).makeESP(ctx, "esp.vfat", "uki.efi", s.Version, strings.ReplaceAll(ids("esp fs"), "-", "")[:8], d.ESP)
-		}},
-		{"var file system", func(log io.Writer) (string, error) {
-			return "", box(log).makeExt4(ctx, "var", "var.ext4", "runner-var", ids("var fs"), d.Var)
-		}},
-		{"disk", func(io.Writer) (string, error) {
-			img := filepath.Join(b.work, "disk.img")
-			err := writeDisk(img, ids("disk"), []partition{
-				{typeESP, "esp", ids("esp"), d.ESP, filepath.Join(b.work, "esp.vfat")},
-				{typeVerity, "runner_" + s.Version + "_verity", verityID, d.Verity, filepath.Join(b.work, "root.verity")},
-				{typeRoot, "runner_" + s.Version, rootID, d.Root, filepath.Join(b.work, "root.erofs")},
-				{typeVar, "runner-var", ids("var"), d.Var, filepath.Join(b.work, "var.ext4")},
-			})
-			return sizeNote(img), err
-		}},
-	}
-	for _, stage := range stages {
-		if err := b.stage(stage.name, stage.do); err != nil {
-			return nil, err
-		}
-	}
-	return b.publish(rootHash)
-}
-
-// kernelCommandLine is what the UKI carries: which root to trust, and that a
-// version which cannot boot must reset rather than wait, so that the boot
-// loader's counter can do its work.
-func kernelCommandLine(rootHash string, more []string) []string {
-	return append([]string{"root=/dev/mapper/root", "roothash=" + rootHash, "rootfstype=erofs", "ro",
-		"systemd.verity_root_options=panic-on-corruption", "gpt", "panic=10", "rd.shell=0", "rd.emergency=reboot"}, more...)
-}
-
-// publish gives the image its name, and writes the manifest beside it.
-func (b *build) publish(rootHash string) (*Result, error) {
-	r := &Result{Image: Name(b.OutDir, b.Spec), Version: b.Spec.Version, RootHash: rootHash}
-	r.Manifest = manifestName(r.Image)
-	err := b.stage("image file", func(io.Writer) (note string, err error) {
-		f, err := os.Open(filepath.Join(b.work, "disk.img"))
+	host, err := stage(b, "host tree", func(log io.Writer) (*rootfs.HostTree, string, error) {
+		tree, err := b.composer(log).Host(ctx, recipe, b.work)
 		if err != nil {
-			return "", err
+			return nil, "", err
 		}
-		defer f.Close()
-		sum := sha256.New()
-		if r.Bytes, err = io.Copy(sum, f); err != nil {
-			return "", err
-		}
-		r.SHA256 = hex.EncodeToString(sum.Sum(nil))
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return "", err
-		}
-		if err := publishSparse(r.Image, f, r.Bytes); err != nil {
-			return "", err
-		}
-		return r.Image, b.writeManifest(r)
+		return tree, "kernel " + tree.KernelRelease, nil
 	})
-	return r, err
-}
-
-// publishSparse copies f to path, keeping holes; cache and output may be on
-// different file systems, so it cannot be renamed there.
-func publishSparse(path string, f *os.File, size int64) error {
-	out, err := atomicfile.Create(path, 0o644)
-	if err != nil {
-		return err
-	}
-	defer out.Abandon()
-	if err := out.Truncate(size); err != nil {
-		return fmt.Errorf("cannot write image: %w", err)
-	}
-	if err := copySparse(out, 0, f); err != nil {
-		return fmt.Errorf("cannot write image: %w", err)
-	}
-	return out.Commit()
-}
-
-// manifest is the file beside an image that says what the image is.
-type manifest struct {
-	Result
-	Image         string `json:"image"`              // file name alone
-	Manifest      string `json:"manifest,omitempty"` // left out
-	Name          string `json:"name"`
-	Architecture  string `json:"architecture"`
-	Suite         string `json:"suite"`
-	RunnerVersion string `json:"runner_version"`
-}
-
-func manifestName(image string) string { return strings.TrimSuffix(image, ".img") + ".json" }
-
-func (b *build) writeManifest(r *Result) error {
-	data, err := json.MarshalIndent(manifest{Result: *r, Image: filepath.Base(r.Image), Name: b.Spec.Name,
-		Architecture: b.Spec.Architecture, Suite: b.Spec.Suite, RunnerVersion: b.Spec.Runner.Version}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("cannot write manifest: %w", err)
-	}
-	return atomicfile.Write(r.Manifest, append(data, '\n'), 0o644)
-}
-
-func sizeNote(path string) string {
-	info, err := os.Stat(path)
-	if err != nil {
-		return ""
-	}
-	return fmt.Sprintf("%d MiB", info.Size()/mebibyte)
+	return &trees{tools: tools, host: host}, err
 }

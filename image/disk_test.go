@@ -2,12 +2,19 @@ package image
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/mkappliance/mkappliance/internal/layout"
+	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
 func testPartitions(t *testing.T) []partition {
@@ -19,15 +26,28 @@ func testPartitions(t *testing.T) []partition {
 		t.Fatal(err)
 	}
 	return []partition{
-		{typeESP, "esp", id("i", "1", "esp"), 4 * mebibyte, content},
-		{typeVerity, "runner_1.0_verity", id("i", "1", "v"), 8 * mebibyte, content},
-		{typeRoot, "runner_1.0", id("i", "1", "r"), 64 * mebibyte, content},
+		{layout.ESP, typeESP, "esp", id("i", "1", "esp"), 4 * mebibyte, content},
+		{layout.Verity, typeVerity, "runner_1.0_verity", id("i", "1", "v"), 8 * mebibyte, content},
+		{layout.Root, typeRoot, "runner_1.0", id("i", "1", "r"), 64 * mebibyte, content},
 	}
 }
 
+// writeTestDisk writes a disk to a new file.
+func writeTestDisk(t *testing.T, partitions []partition) (path string, disk *writtenDisk, err error) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "disk.img")
+	out, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	disk, err = writeDisk(out, id("i", "1", "disk"), partitions)
+	return path, disk, err
+}
+
 func TestWriteDisk(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "disk.img")
-	if err := writeDisk(path, id("i", "1", "disk"), testPartitions(t)); err != nil {
+	path, written, err := writeTestDisk(t, testPartitions(t))
+	if err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.Command("sgdisk", "--verify", path).CombinedOutput()
@@ -63,6 +83,20 @@ DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCA
 			t.Errorf("partition at sector %d holds %q", start, got)
 		}
 	}
+	if want := hashOf(disk); written.sha256 != want || written.bytes != int64(len(disk)) {
+		t.Errorf("got sha256 %s of %d bytes, want %s of %d", written.sha256, written.bytes, want, len(disk))
+	}
+	for i, p := range testPartitions(t) {
+		content, err := os.ReadFile(p.content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := written.contents[i]
+		if a.Role != string(p.role) || a.SHA256 != hashOf(content) || a.Bytes != int64(len(content)) {
+			t.Errorf("got artefact %+v of %s, want sha256 %s of %d bytes", a, p.role, hashOf(content), len(content))
+		}
+	}
+
 	var stat syscall.Stat_t
 	if err := syscall.Stat(path, &stat); err != nil {
 		t.Fatal(err)
@@ -72,16 +106,19 @@ DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCA
 	}
 }
 
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
 func TestWriteDiskTwiceIsIdentical(t *testing.T) {
-	dir := t.TempDir()
 	partitions := testPartitions(t)
 	var disks [2][]byte
 	for i := range disks {
-		path := filepath.Join(dir, "disk.img")
-		if err := writeDisk(path, id("i", "1", "disk"), partitions); err != nil {
+		path, _, err := writeTestDisk(t, partitions)
+		if err != nil {
 			t.Fatal(err)
 		}
-		var err error
 		if disks[i], err = os.ReadFile(path); err != nil {
 			t.Fatal(err)
 		}
@@ -94,11 +131,20 @@ func TestWriteDiskTwiceIsIdentical(t *testing.T) {
 func TestWriteDiskRefusesContentLargerThanPartition(t *testing.T) {
 	partitions := testPartitions(t)
 	partitions[0].size = 2 * mebibyte
-	err := writeDisk(filepath.Join(t.TempDir(), "disk.img"), id("i", "1", "disk"), partitions)
-	want := "cannot write partition esp: its content has 3 MiB, images.toml allows 2 MiB: raise it under disk"
+	_, _, err := writeTestDisk(t, partitions)
+	want := "cannot write partition esp: its content takes 3 MiB, disk.esp allows 2 MiB; raise disk.esp in images.toml"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
+}
+
+func TestRepartFiles(t *testing.T) {
+	files := repartFiles(spec.Disk{ESP: 512 << 20, Root: 2 << 30, Verity: 32 << 20, Var: 256 << 20})
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		text.WriteString("== " + name + "\n" + files[name])
+	}
+	golden(t, "repart.golden", text.String())
 }
 
 func TestVerityPartitionIDs(t *testing.T) {

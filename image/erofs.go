@@ -7,24 +7,24 @@ import (
 	"strconv"
 )
 
-// makeErofs writes the directory tree, as file system image out, by
-// mkfs.erofs(1). Every time stamp is the epoch.
-func (t toolbox) makeErofs(ctx context.Context, tree, out, compression, uuid string) error {
+// makeErofs writes the directory tree as an EROFS file system to the file out,
+// by mkfs.erofs(1). Every time stamp is the epoch.
+func (t tools) makeErofs(ctx context.Context, tree, out, compression, uuid string) error {
 	args := []string{"mkfs.erofs", "--quiet", "-T", strconv.FormatInt(t.epoch, 10), "-U", uuid, "-L", "runner-root"}
 	if compression != "none" {
 		// 64 KiB clusters: small enough for random reads, large enough to
-		// compress.
+		// compress. Fragments pack the tails of files into common clusters.
 		args = append(args, "-z"+compression, "-C65536", "-Efragments")
 	}
-	return t.do(ctx, "make root file system", append(args, t.path(out), t.path(tree))...)
+	return t.run(ctx, "make root file system", append(args, t.inSandbox(out), t.inSandbox(tree))...)
 }
 
-// makeVerity writes the hash tree of data to the file hash, by
-// veritysetup(8), and gives the root hash in hex. The salt makes the hash of
-// equal blocks differ between images; it is no secret.
-func (t toolbox) makeVerity(ctx context.Context, data, hash, uuid, salt string) (string, error) {
+// makeVerity writes the hash tree of the file data to the file hash, by
+// veritysetup(8), and returns the root hash in hex. The salt makes the hash of
+// equal blocks differ between images; it is not a secret.
+func (t tools) makeVerity(ctx context.Context, data, hash, uuid, salt string) (string, error) {
 	out, err := t.output(ctx, "make verity hash tree", "veritysetup", "format", "--uuid", uuid, "--salt", salt,
-		"--data-block-size", "4096", "--hash-block-size", "4096", t.path(data), t.path(hash))
+		"--data-block-size", "4096", "--hash-block-size", "4096", t.inSandbox(data), t.inSandbox(hash))
 	if err != nil {
 		return "", err
 	}

@@ -3,23 +3,31 @@ package image
 import (
 	"fmt"
 
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
 
-// repartFiles gives the repart.d(5) definitions by which the first boot adds
+// repartFiles returns the repart.d(5) definitions by which the first boot adds
 // slot B and lets var take the rest of the disk. They describe the partitions
 // of the image file too, because systemd-repart matches by type and order.
 func repartFiles(disk spec.Disk) map[string]string {
-	fixed := func(kind string, size int64, more string) string {
-		return fmt.Sprintf("[Partition]\nType=%s\nSizeMinBytes=%d\nSizeMaxBytes=%d\n%s", kind, size, size, more)
+	files := map[string]string{}
+	for i, p := range layout.Partitions() {
+		name := fmt.Sprintf("usr/lib/repart.d/%d0-%s.conf", i+1, p.Name())
+		files[name] = repartDefinition(p, sizeOf(disk, p.Role))
 	}
-	const free = "Label=_empty\n"
-	return map[string]string{
-		"usr/lib/repart.d/10-esp.conf":      fixed("esp", disk.ESP, ""),
-		"usr/lib/repart.d/20-verity-a.conf": fixed("root-verity", disk.Verity, ""),
-		"usr/lib/repart.d/30-root-a.conf":   fixed("root", disk.Root, ""),
-		"usr/lib/repart.d/40-verity-b.conf": fixed("root-verity", disk.Verity, free),
-		"usr/lib/repart.d/50-root-b.conf":   fixed("root", disk.Root, free),
-		"usr/lib/repart.d/60-var.conf":      fmt.Sprintf("[Partition]\nType=var\nLabel=runner-var\nSizeMinBytes=%d\n", disk.Var),
+	return files
+}
+
+func repartDefinition(p layout.Partition, size int64) string {
+	head := fmt.Sprintf("[Partition]\nType=%s\n", p.RepartType())
+	if p.Grows {
+		return head + fmt.Sprintf("Label=%s\nSizeMinBytes=%d\n", layout.VarLabel, size)
 	}
+
+	definition := head + fmt.Sprintf("SizeMinBytes=%d\nSizeMaxBytes=%[1]d\n", size)
+	if !p.Baked {
+		definition += "Label=" + layout.EmptyLabel + "\n"
+	}
+	return definition
 }

@@ -3,33 +3,20 @@ package image
 import (
 	"context"
 	"debug/pe"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/diskfs/go-diskfs"
-	"github.com/diskfs/go-diskfs/partition/gpt"
-
-	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
-	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
-
-// VerifyOptions says which image to check.
-type VerifyOptions struct {
-	Image    string // path of the .img file; its manifest lies beside it
-	CacheDir string // where the tools tree is, or is put
-	Epoch    int64  // SOURCE_DATE_EPOCH of builds, by which that tree is found
-	Executor run.Executor
-	Progress *progress.Reporter
-}
 
 // Check is the outcome of one check.
 type Check struct {
@@ -38,33 +25,32 @@ type Check struct {
 	Problem string `json:"problem,omitempty"` // empty if OK
 }
 
-// Verify checks a baked image file without changing or mounting it, with the
-// tools that made it. It gives every check's outcome to report, and an error if
-// it could not check at all. The caller must be root, if only of a user
-// namespace.
-func Verify(ctx context.Context, o VerifyOptions, report func(Check)) (clean bool, err error) {
-	m, err := readManifest(o.Image)
+// Verify checks the baked image file at path, and the manifest beside it,
+// without changing or mounting it. It reports the outcome of every check, and
+// whether all are OK; the error is set if it could not check at all.
+//
+// The tools are those that baked the image. If the cache does not have them,
+// they are the tools used last; only if the cache has none are they made, for
+// which the archive must be reachable. The caller must be root, if only of a
+// user namespace.
+func Verify(ctx context.Context, e Environment, path string, report func(Check)) (clean bool, err error) {
+	img, err := Open(path)
 	if err != nil {
 		return false, err
 	}
-	b := &build{Options: Options{Spec: &spec.Image{Architecture: m.Architecture, Suite: m.Suite},
-		Epoch: o.Epoch, Executor: o.Executor, Progress: o.Progress},
-		cache: &rootfs.Cache{Dir: o.CacheDir, Executor: o.Executor}}
-	base, err := b.archive(ctx)
-	if err != nil {
-		return false, err
-	}
-	tools, err := b.tools(ctx, base)
-	if err != nil {
-		return false, err
-	}
-	work, release, err := b.cache.WorkDir()
+	defer img.Close()
+	b, release, err := newBuild(e)
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	v := &verification{manifest: m, image: o.Image,
-		tools: toolbox{run: o.Executor, tree: tools, work: work, epoch: o.Epoch, log: io.Discard}}
+	tree, err := b.findTools(ctx, img.Manifest())
+	if err != nil {
+		return false, err
+	}
+
+	v := &verification{image: img, path: path,
+		tools: tools{executor: b.Executor, tree: tree, work: b.work, epoch: b.Epoch, log: io.Discard}}
 	clean = true
 	for _, check := range v.checks() {
 		err := check.do(ctx)
@@ -80,35 +66,53 @@ func Verify(ctx context.Context, o VerifyOptions, report func(Check)) (clean boo
 	return clean, nil
 }
 
-func readManifest(image string) (*manifest, error) {
-	data, err := os.ReadFile(manifestName(image))
+// findTools returns the tools tree to check an image with.
+func (b *build) findTools(ctx context.Context, m *Manifest) (*rootfs.Tools, error) {
+	found, err := stage(b, "tools", func(io.Writer) (*rootfs.Tools, string, error) {
+		tree, err := rootfs.FindTools(b.store, m.Suite, m.Architecture, m.Tools)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, "not in the cache", nil
+		case err != nil:
+			return nil, "", err
+		case tree.Digest != m.Tools:
+			return tree, "from the cache, not those that baked the image", nil
+		}
+		return tree, "those that baked the image", nil
+	})
+	if found != nil || err != nil {
+		return found, err
+	}
+
+	src, err := b.resolveSources(ctx, m.Suite, "")
 	if err != nil {
-		return nil, fmt.Errorf("cannot read manifest: %w", err)
+		return nil, err
 	}
-	var m manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return nil, fmt.Errorf("cannot read manifest %s: %w", manifestName(image), err)
-	}
-	return &m, nil
+	return b.makeTools(ctx, newToolsLayer(m.Architecture, m.Suite, *src, b.Epoch))
 }
 
 // verification is one run of the checks. Those in the order of checks prepare
 // files in the work directory for those after them.
 type verification struct {
-	manifest *manifest
-	image    string
-	tools    toolbox
+	image *Image
+	path  string // of the image
+	tools tools
 }
 
-// Files of the work directory.
+// file returns the path of a file in the work directory.
+func (v *verification) file(name string) string { return filepath.Join(v.tools.work, name) }
+
+// Files in the work directory.
 const (
-	cutTable  = "table.img" // the image without the content of its partitions
-	cutESP    = "esp.vfat"
-	cutVerity = "root.verity"
-	cutRoot   = "root.erofs"
-	cutVar    = "var.ext4"
-	cutUKI    = "uki.efi"
+	tableFile = "table.img" // the image without the content of its partitions
+	ukiFile   = "uki.efi"
 )
+
+// partitionFile returns the path of a copy of a partition.
+func (v *verification) partitionFile(r layout.Role) string { return v.file("partition-" + string(r)) }
+
+// inSandbox returns the path by which the tools see the copy of a partition.
+func (v *verification) inSandbox(r layout.Role) string { return v.tools.inSandbox(v.partitionFile(r)) }
 
 type namedCheck struct {
 	name string
@@ -119,30 +123,29 @@ func (v *verification) checks() []namedCheck {
 	tool := func(args ...string) func(context.Context) error {
 		return func(ctx context.Context) error { return v.run(ctx, args...) }
 	}
-	path := v.tools.path
 	return []namedCheck{
 		{"manifest", v.checkManifest},
-		{"partitions", v.cut},
+		{"partitions", v.copyPartitions},
 		{"partition table", v.checkTable},
-		{"ESP", tool("fsck.vfat", "-n", path(cutESP))},
+		{"ESP", tool("fsck.vfat", "-n", v.inSandbox(layout.ESP))},
 		// With --extract, but to nowhere: decode every file.
-		{"root file system", tool("fsck.erofs", "--extract", path(cutRoot))},
+		{"root file system", tool("fsck.erofs", "--extract", v.inSandbox(layout.Root))},
 		{"verity", v.checkVerity},
-		{"var file system", tool("e2fsck", "-f", "-n", path(cutVar))},
+		{"var file system", tool("e2fsck", "-f", "-n", v.inSandbox(layout.Var))},
 		{"no identity in root", v.checkRootIdentity},
 		{"no identity in var", v.checkVarIdentity},
 	}
 }
 
-// run runs a tool whose exit status alone tells. Such tools say what is wrong
-// on standard output too, so its last line goes into the error.
+// run runs a tool for its exit status. Such tools report problems on standard
+// output too, so its last line goes into the error.
 func (v *verification) run(ctx context.Context, args ...string) error {
 	_, err := v.output(ctx, args...)
 	return err
 }
 
 func (v *verification) output(ctx context.Context, args ...string) (string, error) {
-	out, err := run.Output(ctx, v.tools.run, v.tools.box().Command(args...))
+	out, err := run.Output(ctx, v.tools.executor, v.tools.sandbox().Command(args...))
 	text := strings.TrimSpace(string(out))
 	if exit := (*run.ExitError)(nil); errors.As(err, &exit) {
 		lines := strings.Split(strings.TrimSpace(text+"\n"+exit.Stderr), "\n")
@@ -152,83 +155,33 @@ func (v *verification) output(ctx context.Context, args ...string) (string, erro
 }
 
 func (v *verification) checkManifest(context.Context) error {
-	if name := filepath.Base(v.image); v.manifest.Image != name {
-		return fmt.Errorf("it is about %q, not %q", v.manifest.Image, name)
+	m := v.image.Manifest()
+	if name := filepath.Base(v.path); m.Image != name {
+		return fmt.Errorf("it is about %q, not %q", m.Image, name)
 	}
-	_, err := rootfs.FileHash(v.image, v.manifest.SHA256)
-	return err
+	return rootfs.CheckFileHash(v.path, m.SHA256)
 }
 
-// cut copies the partitions, and the tables around them, to files of their own.
-func (v *verification) cut(context.Context) error {
-	disk, err := diskfs.Open(v.image, diskfs.WithOpenMode(diskfs.ReadOnly))
-	if err != nil {
-		return err
-	}
-	defer disk.Close()
-	table, err := disk.GetPartitionTable()
-	if err != nil {
-		return err
-	}
-	parts, ok := table.(*gpt.Table)
-	if !ok {
-		return errors.New("the partition table is not a GPT")
-	}
-	image, err := os.Open(v.image)
-	if err != nil {
-		return err
-	}
-	defer image.Close()
-	rootID, verityID, err := verityPartitionIDs(v.manifest.RootHash)
-	if err != nil {
-		return err
-	}
-	want := []struct {
-		kind              gpt.Type
-		label, uuid, file string
-	}{
-		{typeESP, "esp", "", cutESP},
-		{typeVerity, "runner_" + v.manifest.Version + "_verity", verityID, cutVerity},
-		{typeRoot, "runner_" + v.manifest.Version, rootID, cutRoot},
-		{typeVar, "runner-var", "", cutVar},
-	}
-	for i, w := range want {
-		if i >= len(parts.Partitions) {
-			return fmt.Errorf("partition %d (%s) is missing", i+1, w.label)
+// copyPartitions copies the partitions, and the tables around them, to files of
+// their own.
+func (v *verification) copyPartitions(context.Context) error {
+	for _, b := range layout.Baked() {
+		content, err := v.image.Partition(b.Role)
+		if err != nil {
+			return err
 		}
-		p := parts.Partitions[i]
-		if !strings.EqualFold(string(p.Type), string(w.kind)) || p.Name != w.label || w.uuid != "" && !strings.EqualFold(p.GUID, w.uuid) {
-			return fmt.Errorf("partition %d is %q with type %s and UUID %s, want %q with %s %s", i+1, p.Name, p.Type, p.GUID, w.label, w.kind, w.uuid)
-		}
-		if err := v.copyOut(image, w.file, int64(p.Start)*sectorSize, int64(p.End-p.Start+1)*sectorSize); err != nil {
+		err = v.write(v.partitionFile(b.Role), content.Size(), func(out *os.File) error {
+			return copySparse(out, 0, content)
+		})
+		if err != nil {
 			return err
 		}
 	}
-	return v.cutTable(image)
+	return v.write(v.file(tableFile), v.image.Size(), func(out *os.File) error { return v.image.copyTable(out) })
 }
 
-// copyOut copies a part of the image to a file of the work directory.
-func (v *verification) copyOut(image io.ReaderAt, name string, offset, size int64) error {
-	return v.write(name, size, func(out *os.File) error {
-		return copySparse(out, 0, io.NewSectionReader(image, offset, size))
-	})
-}
-
-// cutTable copies the first and the last MiB, with a hole between them.
-func (v *verification) cutTable(image *os.File) error {
-	info, err := image.Stat()
-	if err != nil {
-		return err
-	}
-	return v.write(cutTable, info.Size(), func(out *os.File) error {
-		end := info.Size() - mebibyte
-		return errors.Join(copySparse(out, 0, io.NewSectionReader(image, 0, mebibyte)),
-			copySparse(out, end, io.NewSectionReader(image, end, mebibyte)))
-	})
-}
-
-func (v *verification) write(name string, size int64, fill func(*os.File) error) error {
-	path := v.tools.file(name)
+// write makes a sparse file and fills it.
+func (v *verification) write(path string, size int64, fill func(*os.File) error) error {
 	if err := createSized(path, size); err != nil {
 		return err
 	}
@@ -239,11 +192,10 @@ func (v *verification) write(name string, size int64, fill func(*os.File) error)
 	return errors.Join(fill(out), out.Close())
 }
 
-// checkTable looks at what sgdisk(8) says: it exits zero for problems too, and
-// a table of which one of the two copies is broken it calls no problem, but
-// corrupt.
+// checkTable reads the output of sgdisk(8), which exits with 0 for problems too.
+// If one of the two copies is broken it finds no problem, but prints "corrupt".
 func (v *verification) checkTable(ctx context.Context) error {
-	out, err := v.output(ctx, "sgdisk", "--verify", v.tools.path(cutTable))
+	out, err := v.output(ctx, "sgdisk", "--verify", v.tools.inSandbox(v.file(tableFile)))
 	if err != nil {
 		return err
 	}
@@ -254,25 +206,29 @@ func (v *verification) checkTable(ctx context.Context) error {
 }
 
 // checkVerity verifies the root file system against the root hash that the
-// kernel will be given.
+// kernel gets.
 func (v *verification) checkVerity(ctx context.Context) error {
-	uki := "::EFI/Linux/" + ukiName(v.manifest.Version)
-	if err := v.run(ctx, "mcopy", "-i", v.tools.path(cutESP), uki, v.tools.path(cutUKI)); err != nil {
-		return err
-	}
-	cmdline, err := ukiCommandLine(v.tools.file(cutUKI))
+	m := v.image.Manifest()
+	uki := v.file(ukiFile)
+	err := v.run(ctx, "mcopy", "-i", v.inSandbox(layout.ESP), "::"+ukiPath(m.Version), v.tools.inSandbox(uki))
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(cmdline, func(s string) bool { return strings.HasPrefix(s, "roothash=") })
+	cmdline, err := ukiCommandLine(uki)
+	if err != nil {
+		return err
+	}
+
+	const key = "roothash="
+	i := slices.IndexFunc(cmdline, func(s string) bool { return strings.HasPrefix(s, key) })
 	if i < 0 {
-		return errors.New("the UKI's command line has no roothash=")
+		return errors.New("the UKI's command line has no " + key)
 	}
-	hash := strings.TrimPrefix(cmdline[i], "roothash=")
-	if hash != v.manifest.RootHash {
-		return fmt.Errorf("the UKI's root hash is %s, the manifest's %s", hash, v.manifest.RootHash)
+	rootHash := strings.TrimPrefix(cmdline[i], key)
+	if rootHash != m.RootHash {
+		return fmt.Errorf("the UKI's root hash is %s, the manifest's %s", rootHash, m.RootHash)
 	}
-	return v.run(ctx, "veritysetup", "verify", v.tools.path(cutRoot), v.tools.path(cutVerity), hash)
+	return v.run(ctx, "veritysetup", "verify", v.inSandbox(layout.Root), v.inSandbox(layout.Verity), rootHash)
 }
 
 // ukiCommandLine reads the words of the section .cmdline (UAPI.5).
@@ -293,39 +249,45 @@ func ukiCommandLine(path string) ([]string, error) {
 	return strings.Fields(strings.TrimRight(string(data), "\x00")), nil
 }
 
-// checkRootIdentity looks for what must differ between two machines, in the
-// root tree and in the guests' base tree.
+// checkRootIdentity looks for what must differ between two appliances, in the
+// root file system and in the guest base.
 func (v *verification) checkRootIdentity(ctx context.Context) error {
-	for _, tree := range []string{"", "/usr/lib/runner/base"} {
-		ssh, err := v.output(ctx, "dump.erofs", "--ls", "--path="+tree+"/etc/ssh", v.tools.path(cutRoot))
+	root := v.inSandbox(layout.Root)
+	hostKey := regexp.MustCompile(`ssh_host_\S+`)
+	emptyFile := regexp.MustCompile(`(?m)^Size: 0 .*regular file$`)
+	for _, tree := range []string{"", layout.GuestBase} {
+		ssh, err := v.output(ctx, "dump.erofs", "--ls", "--path="+tree+"/etc/ssh", root)
 		if err != nil {
 			return err
 		}
-		if key := regexp.MustCompile(`ssh_host_\S+`).FindString(ssh); key != "" {
+		if key := hostKey.FindString(ssh); key != "" {
 			return fmt.Errorf("it holds the ssh host key %s/etc/ssh/%s", tree, key)
 		}
-		id, err := v.output(ctx, "dump.erofs", "--path="+tree+"/etc/machine-id", v.tools.path(cutRoot))
+
+		id, err := v.output(ctx, "dump.erofs", "--path="+tree+"/etc/machine-id", root)
 		if err != nil {
 			return err
 		}
-		if !regexp.MustCompile(`(?m)^Size: 0 .*regular file$`).MatchString(id) {
+		if !emptyFile.MatchString(id) {
 			return fmt.Errorf("%s/etc/machine-id is not an empty file", tree)
 		}
 	}
 	return nil
 }
 
-// checkVarIdentity looks for what a registration leaves behind. debugfs(8)
-// exits zero for a missing file and says so on standard error.
+// checkVarIdentity looks for what a registration or a boot leaves behind.
+// debugfs(8) exits with 0 for a missing file and reports it on standard error.
 func (v *verification) checkVarIdentity(ctx context.Context) error {
-	for _, name := range []string{"/lib/runner/etc/config.env", "/lib/runner/installed", "/lib/runner/actions-runner/.credentials",
-		"/lib/runner/actions-runner/.runner", "/lib/dbus/machine-id", "/lib/systemd/random-seed"} {
-		out, err := v.output(ctx, "debugfs", "-R", "stat "+name, v.tools.path(cutVar))
+	for _, path := range []string{layout.KeptConfigFile, layout.Registered,
+		layout.ActionsRunner + "/.credentials", layout.ActionsRunner + "/.runner",
+		"/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed"} {
+		inVar := strings.TrimPrefix(path, "/var")
+		out, err := v.output(ctx, "debugfs", "-R", "stat "+inVar, v.inSandbox(layout.Var))
 		if err != nil {
 			return err
 		}
 		if strings.Contains(out, "Inode:") {
-			return fmt.Errorf("it holds /var%s", name)
+			return fmt.Errorf("it holds %s", path)
 		}
 	}
 	return nil

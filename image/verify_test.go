@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
+	"github.com/mkappliance/mkappliance/rootfs"
 )
 
 func TestVerifyIdentity(t *testing.T) {
@@ -43,13 +46,13 @@ func TestVerifyIdentity(t *testing.T) {
 						return err
 					}
 				}
-				if strings.HasSuffix(strings.Join(words, " "), "/etc/machine-id /mnt/root.erofs") {
+				if strings.HasSuffix(strings.Join(words, " "), "/etc/machine-id /mnt/partition-root") {
 					_, err := io.WriteString(c.Stdout, emptyID)
 					return err
 				}
 				return nil
 			}}
-			v := &verification{tools: toolbox{run: fake, work: t.TempDir()}}
+			v := &verification{tools: tools{executor: fake, tree: &rootfs.Tools{}, work: t.TempDir()}}
 			for _, check := range []struct {
 				do   func(context.Context) error
 				want string
@@ -71,7 +74,7 @@ func TestVerifyToolFails(t *testing.T) {
 		_, _ = io.WriteString(c.Stdout, "pass 1\nroot inode is damaged\n")
 		return &run.ExitError{Tool: "bwrap", Status: 4}
 	}}
-	v := &verification{tools: toolbox{run: fake, work: t.TempDir()}}
+	v := &verification{tools: tools{executor: fake, tree: &rootfs.Tools{}, work: t.TempDir()}}
 	err := v.run(t.Context(), "e2fsck", "-fn")
 	if want := "e2fsck failed with status 4: root inode is damaged"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
@@ -80,5 +83,63 @@ func TestVerifyToolFails(t *testing.T) {
 	fake.Handle = func(context.Context, run.Cmd) error { return broken }
 	if err := v.run(t.Context(), "e2fsck"); !errors.Is(err, broken) {
 		t.Errorf("got %v, want %v", err, broken)
+	}
+}
+
+// TestVerifyTools asserts where the tools of a verification come from: only if
+// the cache has none may it ask the archive.
+func TestVerifyTools(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		spoil   func(*testing.T, Options, *Result)
+		network bool
+		note    string
+	}{
+		{"those that baked the image", func(*testing.T, Options, *Result) {}, false, "those that baked the image"},
+		{"others", func(t *testing.T, _ Options, r *Result) {
+			m, err := readManifest(r.Manifest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.Tools = strings.Repeat("0", 64)
+			if err := m.write(r.Manifest); err != nil {
+				t.Fatal(err)
+			}
+		}, false, "from the cache, not those that baked the image"},
+		{"none", func(t *testing.T, o Options, _ *Result) {
+			if err := os.RemoveAll(o.CacheDir); err != nil {
+				t.Fatal(err)
+			}
+		}, true, "not in the cache"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			o, result := buildTestImage(t)
+			test.spoil(t, o, result)
+
+			tools, report := &fakeTools{}, &strings.Builder{}
+			fake := &runtest.Fake{Handle: tools.exec}
+			o.Executor, o.Progress = fake, progress.New(report, progress.Plain)
+			checks := 0
+			if _, err := Verify(t.Context(), o.Environment, result.Image, func(Check) { checks++ }); err != nil {
+				t.Fatal(err)
+			}
+			if checks != 9 {
+				t.Errorf("got %d checks, want 9", checks)
+			}
+
+			var asked []string
+			for _, c := range fake.Calls() {
+				if strings.Contains(c.Args[0], "apt") || c.Args[0] == "mmdebstrap" {
+					asked = append(asked, c.Args[0])
+				}
+			}
+			if (len(asked) > 0) != test.network {
+				t.Errorf("ran %q, want the network to be used: %v", asked, test.network)
+			}
+			if !strings.Contains(report.String(), test.note+"\n") {
+				t.Errorf("the report lacks %q:\n%s", test.note, report)
+			}
+			noWorkLeft(t, o)
+		})
 	}
 }

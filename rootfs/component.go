@@ -1,89 +1,83 @@
 package rootfs
 
 import (
-	"bufio"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/ulikunitz/xz"
-
-	"github.com/mkappliance/mkappliance/internal/atomicfile"
-	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/store"
 )
 
-// Component is a release archive that is not a Debian package.
+// Component is a release tarball of something that is not a Debian package.
+// Exactly one of URL and Path is set.
 type Component struct {
-	Name    string // for people
+	Name    string // for messages
 	Version string
-	URL     string // where to download it, or
-	Path    string // where it lies on this host
-	SHA256  string // hex; what is not exactly this is refused
+	URL     string // where to download it
+	Path    string // where it is on this host
+	// SHA256 is the hex digest that the file must have. It may be empty, for
+	// any, if Path is set.
+	SHA256 string
 }
 
-// Fetch gives the path of the component's archive, its hash checked. A download
-// is kept in the cache under its hash.
-func (c *Cache) Fetch(ctx context.Context, comp Component) (string, error) {
-	if comp.Path != "" {
-		return comp.Path, c.verify(comp, comp.Path)
+// componentsKind is the kind of components in the store.
+const componentsKind = "components"
+
+// Fetch returns the path of a component's tarball, its digest checked. A
+// download is kept in the store.
+func Fetch(ctx context.Context, s *store.Store, c Component) (string, error) {
+	if c.Path != "" {
+		if c.SHA256 == "" {
+			return c.Path, nil
+		}
+		return c.Path, c.check(c.Path)
 	}
-	path := filepath.Join(c.Dir, "components", comp.SHA256+"-"+filepath.Base(comp.URL))
-	if _, err := os.Stat(path); err == nil {
-		return path, c.verify(comp, path)
+
+	key := c.SHA256 + "-" + filepath.Base(c.URL)
+	path, err := s.Get(componentsKind, key)
+	if err == nil {
+		return path, c.check(path)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("cannot make the component cache: %w", err)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
 	}
-	if err := download(ctx, comp, path); err != nil {
-		return "", fmt.Errorf("cannot download %s %s: %w", comp.Name, comp.Version, err)
+	path, err = s.Put(componentsKind, key, func(path string) error { return c.download(ctx, path) })
+	if err != nil {
+		return "", fmt.Errorf("cannot download %s %s: %w", c.Name, c.Version, err)
 	}
 	return path, nil
 }
 
-func (c *Cache) verify(comp Component, path string) error {
-	got, err := FileHash(path, "")
+// check compares the digest of a file on this host.
+func (c *Component) check(path string) error {
+	got, err := FileHash(path)
 	if err != nil {
-		return fmt.Errorf("cannot read %s: %w", comp.Name, err)
+		return fmt.Errorf("cannot read %s: %w", c.Name, err)
 	}
-	return comp.compare(got, path)
-}
-
-// FileHash gives the sha256 of a file in hex. If want is not empty the file
-// must have that hash.
-func FileHash(path, want string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", err
-	}
-	got := hex.EncodeToString(sum.Sum(nil))
-	if want != "" && got != strings.ToLower(want) {
-		return "", fmt.Errorf("%s has sha256 %s, not %s", path, got, want)
-	}
-	return got, nil
-}
-
-func (comp Component) compare(got, from string) error {
-	if got != strings.ToLower(comp.SHA256) {
-		return fmt.Errorf("cannot use %s: its sha256 is %s, images.toml says %s", from, got, comp.SHA256)
+	if err := c.compare(got, path); err != nil {
+		return fmt.Errorf("cannot use %w", err)
 	}
 	return nil
 }
 
-// download writes the archive to path if, and only if, its hash is right.
-func download(ctx context.Context, comp Component, path string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, comp.URL, nil)
+func (c *Component) compare(got, from string) error {
+	if got != strings.ToLower(c.SHA256) {
+		return fmt.Errorf("%s: its sha256 is %s, images.toml says %s", from, got, c.SHA256)
+	}
+	return nil
+}
+
+// download writes the tarball to path and checks its digest.
+func (c *Component) download(ctx context.Context, path string) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL, nil)
 	if err != nil {
 		return err
 	}
@@ -95,53 +89,45 @@ func download(ctx context.Context, comp Component, path string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("the server answered %s", response.Status)
 	}
-	f, err := atomicfile.Create(path, 0o644)
+
+	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	defer f.Abandon()
+	defer f.Close()
 	sum := sha256.New()
 	if _, err := io.Copy(io.MultiWriter(f, sum), response.Body); err != nil {
 		return err
 	}
-	if err := comp.compare(hex.EncodeToString(sum.Sum(nil)), comp.URL); err != nil {
+	if err := c.compare(hex.EncodeToString(sum.Sum(nil)), c.URL); err != nil {
 		return err
 	}
-	return f.Commit()
+	return f.Close()
 }
 
-// UnpackComponent extracts a .tar, .tar.gz or .tar.xz below dir as root's files.
-func UnpackComponent(ctx context.Context, executor run.Executor, archive, dir string) error {
-	f, err := os.Open(archive)
+// FileHash returns the sha256 of a file in lower-case hex.
+func FileHash(path string) (string, error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("cannot unpack component: %w", err)
+		return "", err
 	}
 	defer f.Close()
-	tar, err := decompress(archive, f)
-	if err != nil {
-		return fmt.Errorf("cannot unpack %s: %w", archive, err)
+
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot unpack component: %w", err)
-	}
-	cmd := run.Cmd{Args: []string{"tar", "--extract", "--file", "-", "--directory", dir,
-		"--no-same-owner", "--owner=root", "--group=root"}, Stdin: tar}
-	if err := executor.Exec(ctx, cmd); err != nil {
-		return fmt.Errorf("cannot unpack %s: %w", archive, err)
-	}
-	return nil
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-func decompress(name string, r io.Reader) (io.Reader, error) {
-	// xz reads single bytes, so without a buffer each costs a system call.
-	buffered := bufio.NewReaderSize(r, 1<<20)
-	switch {
-	case strings.HasSuffix(name, ".tar.gz"), strings.HasSuffix(name, ".tgz"):
-		return gzip.NewReader(buffered)
-	case strings.HasSuffix(name, ".tar.xz"):
-		return xz.NewReader(buffered)
-	case strings.HasSuffix(name, ".tar"):
-		return buffered, nil
+// CheckFileHash compares the sha256 of a file with a digest in hex.
+func CheckFileHash(path, want string) error {
+	got, err := FileHash(path)
+	if err != nil {
+		return err
 	}
-	return nil, fmt.Errorf("unknown archive type: want .tar, .tar.gz or .tar.xz")
+	if got != strings.ToLower(want) {
+		return fmt.Errorf("%s has sha256 %s, not %s", path, got, want)
+	}
+	return nil
 }

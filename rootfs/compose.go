@@ -1,5 +1,3 @@
-// Package rootfs makes the trees an image consists of: layers of Debian
-// packages, overlays over them, and the guest base tree inside the host tree.
 package rootfs
 
 import (
@@ -8,179 +6,211 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// Places inside the host tree.
 const (
-	guestBaseDir = "usr/lib/runner/base"
-	runnerDir    = "usr/lib/runner/actions-runner"
-	programsDir  = "usr/local/bin"
-	dpkgDir      = "usr/lib/sysimage/dpkg"
-	initrdName   = ".mkappliance-initrd"
+	// dpkgDir is where the package database is in the root file system: it
+	// describes the image, so it must change with the image.
+	dpkgDir    = "usr/lib/sysimage/dpkg"
+	initrdName = ".mkappliance-initrd"
 )
 
-// Host says what a host tree is composed of.
-type Host struct {
-	Layer, GuestLayer       string   // tar files of the two package layers
-	Overlays, GuestOverlays []string // directories laid over them
-	Programs                []string // the appliance's own static programs
-	Runner                  string   // the actions runner's archive
-	RunnerVersion           string
-	ImageID, ImageVersion   string            // os-release(5) IMAGE_ID and IMAGE_VERSION
-	Files                   map[string]string // further small files, path -> content
-	Epoch                   int64             // SOURCE_DATE_EPOCH
-	Log                     io.Writer
+// inTree returns the path of a fixed path of the appliance, relative to a tree.
+func inTree(path string) string { return strings.TrimPrefix(path, "/") }
+
+// TreeSpec is the recipe of a tree: a layer of packages with overlays over it.
+type TreeSpec struct {
+	Layer    string   // path of a tar file, as Builder.Layer returns it
+	Overlays []string // directories; a later one replaces files of an earlier
+}
+
+// HostSpec is the recipe of a host tree.
+type HostSpec struct {
+	TreeSpec
+	Guest         TreeSpec          // of the guest base, inside the host tree
+	Programs      []string          // paths of the appliance's own static programs
+	RunnerTarball string            // path of the actions runner's release
+	RunnerVersion string            // os-release(5) RUNNER_VERSION
+	ImageID       string            // os-release(5) IMAGE_ID
+	ImageVersion  string            // os-release(5) IMAGE_VERSION
+	Files         map[string]string // further small files: path in the tree -> content
 }
 
 // HostTree is a composed host tree: the root file system without /var and
 // without what only the boot loader reads.
 type HostTree struct {
-	Root   string // what becomes the root file system
-	Var    string // what becomes the var file system
-	Kernel string // the kernel image
-	Initrd string
-	// KernelRelease is the version as uname -r gives it.
-	KernelRelease string
+	Root          string // directory of the root file system
+	Var           string // directory of the var file system
+	Kernel        string // path of the kernel image
+	Initrd        string // path of the initrd
+	KernelRelease string // version of the kernel, as uname -r prints it
 }
 
-// ComposeHost makes the host tree in the empty directory dir. It must run as
-// root, or as root of a user namespace.
-func ComposeHost(ctx context.Context, executor run.Executor, h Host, dir string) (*HostTree, error) {
-	tree := &HostTree{Root: filepath.Join(dir, "root"), Var: filepath.Join(dir, "var"),
-		Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}
+// OSRelease returns the path of the tree's os-release(5).
+func (t *HostTree) OSRelease() string { return filepath.Join(t.Root, osRelease) }
+
+const osRelease = "usr/lib/os-release"
+
+// Composer makes trees from recipes. It must run as root, or as root of a user
+// namespace.
+type Composer struct {
+	Executor run.Executor
+	Epoch    int64     // SOURCE_DATE_EPOCH, seconds since 1970
+	Log      io.Writer // gets the steps and the output of tools
+}
+
+// Host makes the host tree in the empty directory dir.
+func (c *Composer) Host(ctx context.Context, s HostSpec, dir string) (*HostTree, error) {
+	tree := &HostTree{
+		Root:   filepath.Join(dir, "root"),
+		Var:    filepath.Join(dir, "var"),
+		Kernel: filepath.Join(dir, "vmlinuz"),
+		Initrd: filepath.Join(dir, "initrd"),
+	}
 	for _, d := range []string{tree.Root, tree.Var} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			return nil, fmt.Errorf("cannot compose host tree: %w", err)
 		}
 	}
-	steps := []struct {
-		what string
-		do   func() error
-	}{
-		{"unpack host packages", func() error { return unpackLayer(ctx, executor, h.Layer, tree.Root) }},
-		{"add overlays", func() error { return h.addFiles(tree.Root) }},
-		{"unpack the actions runner", func() error {
-			return UnpackComponent(ctx, executor, h.Runner, filepath.Join(tree.Root, runnerDir))
-		}},
-		{"compose guest base tree", func() error { return h.composeGuest(ctx, executor, filepath.Join(tree.Root, guestBaseDir)) }},
-		{"create users", func() error { return h.inside(ctx, executor, tree.Root, "systemd-sysusers") }},
-		{"apply unit presets", func() error { return h.inside(ctx, executor, tree.Root, "systemctl", "preset-all") }},
-		{"make the initrd", func() error { return h.makeInitrd(ctx, executor, tree) }},
+
+	runner := filepath.Join(tree.Root, inTree(layout.BakedActionsRunner))
+	guest := filepath.Join(tree.Root, inTree(layout.GuestBase))
+	steps := []step{
+		{"unpack host packages", func() error { return unpackLayer(ctx, c.Executor, s.Layer, tree.Root) }},
+		{"add overlays", func() error { return addFiles(tree.Root, s) }},
+		{"unpack the actions runner", func() error { return unpackTarball(ctx, c.Executor, s.RunnerTarball, runner) }},
+		{"compose guest base tree", func() error { return c.composeGuest(ctx, s.Guest, guest) }},
+		{"create users", func() error { return c.runInTree(ctx, tree.Root, "systemd-sysusers") }},
+		{"apply unit presets", func() error { return c.runInTree(ctx, tree.Root, "systemctl", "preset-all") }},
+		{"make the initrd", func() error { return c.makeInitrd(ctx, tree) }},
 		{"remove what belongs to one machine", func() error { return scrub(tree.Root) }},
-		{"part var from root", func() error { return splitVar(tree) }},
+		{"separate var from root", func() error { return splitVar(tree) }},
 	}
-	for _, step := range steps {
-		if h.Log != nil {
-			fmt.Fprintln(h.Log, step.what)
-		}
-		if err := step.do(); err != nil {
-			return nil, fmt.Errorf("cannot %s: %w", step.what, err)
-		}
+	if err := c.follow(steps); err != nil {
+		return nil, err
 	}
 	return tree, nil
 }
 
-// inside runs args with root as its root directory.
-func (h Host) inside(ctx context.Context, executor run.Executor, root string, args ...string) error {
-	box := Sandbox{Root: root, Writable: true, Epoch: h.Epoch, Log: h.Log}
-	return executor.Exec(ctx, box.Command(args...))
+// Guest makes the guest base tree alone, in the empty directory dir, as it is
+// in the image.
+func (c *Composer) Guest(ctx context.Context, s TreeSpec, dir string) error {
+	return c.follow([]step{
+		{"compose guest base tree", func() error { return c.composeGuest(ctx, s, dir) }},
+	})
 }
 
-// unpackLayer unpacks a layer without the name and the resolver that
-// mmdebstrap(1) copies from the build host for its own use.
-func unpackLayer(ctx context.Context, executor run.Executor, tar, dir string) error {
-	return Unpack(ctx, executor, tar, dir, "--exclude=./etc/hostname", "--exclude=./etc/resolv.conf")
+// step is one step of a recipe.
+type step struct {
+	what string // continues "cannot"
+	do   func() error
 }
 
-// addFiles lays the overlays, the programs and the generated files over the tree.
-func (h Host) addFiles(root string) error {
-	for _, overlay := range h.Overlays {
+// follow runs steps up to the first that fails.
+func (c *Composer) follow(steps []step) error {
+	for _, s := range steps {
+		if c.Log != nil {
+			fmt.Fprintln(c.Log, s.what)
+		}
+		if err := s.do(); err != nil {
+			return fmt.Errorf("cannot %s: %w", s.what, err)
+		}
+	}
+	return nil
+}
+
+// runInTree runs a program of a tree with that tree as its root directory.
+func (c *Composer) runInTree(ctx context.Context, root string, args ...string) error {
+	sandbox := Sandbox{Root: root, Writable: true, Epoch: c.Epoch, Log: c.Log}
+	return c.Executor.Exec(ctx, sandbox.Command(args...))
+}
+
+// addFiles copies the overlays, the programs and the generated files to the tree.
+func addFiles(root string, s HostSpec) error {
+	for _, overlay := range s.Overlays {
 		if err := MergeOverlay(root, overlay); err != nil {
 			return err
 		}
 	}
+
 	tree, err := os.OpenRoot(root)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
-	for _, program := range h.Programs {
-		if err := copyInto(tree, filepath.Join(programsDir, filepath.Base(program)), program, 0o755); err != nil {
+	for _, program := range s.Programs {
+		name := filepath.Join(inTree(layout.Programs), filepath.Base(program))
+		if err := copyInto(tree, name, program, 0o755); err != nil {
 			return err
 		}
 	}
-	for name, content := range h.Files {
+	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
 		if err := tree.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err
 		}
-		if err := tree.WriteFile(name, []byte(content), 0o644); err != nil {
+		if err := tree.WriteFile(name, []byte(s.Files[name]), 0o644); err != nil {
 			return err
 		}
 	}
-	return h.stampRelease(tree)
+	return stampRelease(tree, s)
 }
 
-// stampRelease names image and version in os-release(5), which is how the
-// running system, and systemd-sysupdate, know what they are.
-func (h Host) stampRelease(tree *os.Root) error {
-	const name = "usr/lib/os-release"
-	release, err := tree.ReadFile(name)
+// stampRelease writes image and version to os-release(5), where the running
+// system and systemd-sysupdate look for them.
+func stampRelease(tree *os.Root, s HostSpec) error {
+	release, err := tree.ReadFile(osRelease)
 	if err != nil {
 		return err
 	}
-	stamp := fmt.Sprintf("IMAGE_ID=%s\nIMAGE_VERSION=%s\nRUNNER_VERSION=%s\n", h.ImageID, h.ImageVersion, h.RunnerVersion)
-	return tree.WriteFile(name, append(release, stamp...), 0o644)
+	stamp := fmt.Sprintf("IMAGE_ID=%s\nIMAGE_VERSION=%s\nRUNNER_VERSION=%s\n", s.ImageID, s.ImageVersion, s.RunnerVersion)
+	return tree.WriteFile(osRelease, append(release, stamp...), 0o644)
 }
 
-// composeGuest makes the guest base tree in dir, which is inside the host tree.
-func (h Host) composeGuest(ctx context.Context, executor run.Executor, dir string) error {
+func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if err := unpackLayer(ctx, executor, h.GuestLayer, dir); err != nil {
+	if err := unpackLayer(ctx, c.Executor, s.Layer, dir); err != nil {
 		return err
 	}
-	for _, overlay := range h.GuestOverlays {
+	for _, overlay := range s.Overlays {
 		if err := MergeOverlay(dir, overlay); err != nil {
 			return err
 		}
 	}
-	if err := h.inside(ctx, executor, dir, "systemctl", "preset-all"); err != nil {
+	if err := c.runInTree(ctx, dir, "systemctl", "preset-all"); err != nil {
 		return err
 	}
 	return scrub(dir)
 }
 
-// ComposeGuest makes the guest base tree alone, in the empty directory dir, as
-// it will stand in the image.
-func ComposeGuest(ctx context.Context, executor run.Executor, h Host, dir string) error {
-	if err := h.composeGuest(ctx, executor, dir); err != nil {
-		return fmt.Errorf("cannot compose guest base tree: %w", err)
-	}
-	return nil
-}
-
-// makeInitrd runs the tree's own dracut(8) and takes kernel and initrd out of
+// makeInitrd runs the tree's own dracut(8) and moves kernel and initrd out of
 // the tree: they go into the UKI.
-func (h Host) makeInitrd(ctx context.Context, executor run.Executor, tree *HostTree) error {
+func (c *Composer) makeInitrd(ctx context.Context, tree *HostTree) error {
 	release, err := kernelRelease(tree.Root)
 	if err != nil {
 		return err
 	}
 	tree.KernelRelease = release
-	err = h.inside(ctx, executor, tree.Root, "dracut", "--force", "--kver", release, "/"+initrdName)
+	err = c.runInTree(ctx, tree.Root, "dracut", "--force", "--kver", release, "/"+initrdName)
 	if err != nil {
 		return err
 	}
+
+	boot := filepath.Join(tree.Root, "boot")
 	err = errors.Join(
 		os.Rename(filepath.Join(tree.Root, initrdName), tree.Initrd),
-		os.Rename(filepath.Join(tree.Root, "boot", "vmlinuz-"+release), tree.Kernel),
-		emptyDir(filepath.Join(tree.Root, "boot")))
+		os.Rename(filepath.Join(boot, "vmlinuz-"+release), tree.Kernel),
+		emptyDir(boot))
+
 	// Debian's kernel packages keep links to kernel and initrd at the top.
 	for _, link := range []string{"vmlinuz", "vmlinuz.old", "initrd.img", "initrd.img.old"} {
 		err = errors.Join(err, ignoreMissing(os.Remove(filepath.Join(tree.Root, link))))
@@ -195,27 +225,38 @@ func kernelRelease(root string) (string, error) {
 		return "", err
 	}
 	if len(kernels) != 1 {
-		return "", fmt.Errorf("found %d kernels in the host tree, want exactly one: list one linux-image package in images.toml", len(kernels))
+		return "", fmt.Errorf("found %d kernels in the host tree, want exactly one:"+
+			" list one linux-image package in images.toml", len(kernels))
 	}
 	return strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-"), nil
 }
 
-// scrub removes what the package scripts made for the machine they ran on:
-// identity, the build host's name and resolver, logs and caches.
+// madeForOneMachine returns what the package scripts left behind for the machine
+// they ran on, beside ssh host keys: identity, logs and caches.
+func madeForOneMachine() []string {
+	return []string{
+		"var/lib/dbus/machine-id", "var/lib/systemd/random-seed",
+		"etc/apt/apt.conf.d/99mmdebstrap", "var/lib/apt/lists",
+		"var/log/bootstrap.log", "var/log/alternatives.log", "var/log/dpkg.log", "var/log/apt",
+		"var/cache/ldconfig/aux-cache", "var/cache/apt", "var/cache/debconf",
+		"etc/.pwd.lock", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-",
+	}
+}
+
+// scrub removes everything from a tree that must not be the same on two
+// machines, or is of no use on another.
 func scrub(root string) error {
 	tree, err := os.OpenRoot(root)
 	if err != nil {
 		return err
 	}
 	defer tree.Close()
+
 	hostKeys, err := fs.Glob(tree.FS(), "etc/ssh/ssh_host_*")
 	if err != nil {
 		return err
 	}
-	for _, name := range append(hostKeys, "etc/apt/apt.conf.d/99mmdebstrap", "var/lib/dbus/machine-id",
-		"var/lib/systemd/random-seed", "var/log/bootstrap.log", "var/log/alternatives.log", "var/log/dpkg.log",
-		"var/log/apt", "var/cache/ldconfig/aux-cache", "var/cache/apt", "var/cache/debconf",
-		"var/lib/apt/lists", "etc/.pwd.lock", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-") {
+	for _, name := range append(hostKeys, madeForOneMachine()...) {
 		if err := tree.RemoveAll(name); err != nil {
 			return err
 		}
@@ -225,17 +266,20 @@ func scrub(root string) error {
 			return err
 		}
 	}
+
+	// apt and debconf fail without these.
 	for _, dir := range []string{"var/cache/apt/archives/partial", "var/lib/apt/lists/partial", "var/cache/debconf"} {
 		if err := tree.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
 	}
+
 	for _, name := range []string{
-		// Empty means: to be set at boot; missing would be an error on a
+		// An empty file asks for an id at boot; a missing one is an error on a
 		// read-only root, machine-id(5).
 		"etc/machine-id",
-		// What systemd-update-done.service(8) would do at every boot, since
-		// /etc forgets, has been done by the package scripts.
+		// The package scripts have done what systemd-update-done.service(8)
+		// would do again at every boot, because /etc forgets.
 		"etc/.updated", "var/.updated",
 	} {
 		if err := tree.WriteFile(name, nil, 0o444); err != nil {
@@ -245,34 +289,38 @@ func scrub(root string) error {
 	return nil
 }
 
-// splitVar moves /var out of the tree, and what must change with the image
-// rather than stay on the disk, dpkg's data base, back in.
+// splitVar moves /var out of the tree, but for the package database, and the
+// homes, which are data too, into /var.
 func splitVar(tree *HostTree) error {
-	from := filepath.Join(tree.Root, "var")
-	dpkg := filepath.Join(tree.Root, dpkgDir)
+	from, dpkg := filepath.Join(tree.Root, "var"), filepath.Join(tree.Root, dpkgDir)
 	if err := os.MkdirAll(filepath.Dir(dpkg), 0o755); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Rename(filepath.Join(from, "lib/dpkg"), dpkg), os.Remove(tree.Var)); err != nil {
+	if err := os.Rename(filepath.Join(from, "lib/dpkg"), dpkg); err != nil {
+		return err
+	}
+	if err := os.Symlink("../../"+dpkgDir, filepath.Join(from, "lib/dpkg")); err != nil {
+		return err
+	}
+
+	if err := os.Remove(tree.Var); err != nil {
 		return err
 	}
 	if err := os.Rename(from, tree.Var); err != nil {
 		return err
 	}
-	for link, target := range map[string]string{
-		filepath.Join(tree.Var, "lib/dpkg"): "../../" + dpkgDir,
-	} {
-		if err := os.Symlink(target, link); err != nil {
-			return err
-		}
-	}
-	// Homes are data too.
+
 	for _, home := range []struct{ name, in string }{{"home", "home"}, {"root", "roothome"}} {
 		dir := filepath.Join(tree.Root, home.name)
-		if err := errors.Join(os.Rename(dir, filepath.Join(tree.Var, home.in)), os.Symlink("var/"+home.in, dir)); err != nil {
+		if err := os.Rename(dir, filepath.Join(tree.Var, home.in)); err != nil {
+			return err
+		}
+		if err := os.Symlink("var/"+home.in, dir); err != nil {
 			return err
 		}
 	}
+
+	// Mount points, because the root is read-only.
 	for _, mount := range []string{"var", "efi"} {
 		if err := os.MkdirAll(filepath.Join(tree.Root, mount), 0o755); err != nil {
 			return err

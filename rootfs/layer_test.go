@@ -3,7 +3,9 @@ package rootfs
 import (
 	"context"
 	"errors"
+	"flag"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -11,24 +13,19 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
+	"github.com/mkappliance/mkappliance/internal/store"
 )
+
+var update = flag.Bool("update", false, "write the golden files")
 
 func testLayer() *Layer {
 	return &Layer{Name: "host", Variant: "essential", Architecture: "amd64", Suite: "trixie", Packages: []string{"systemd", "dracut"},
-		ExcludePaths: []string{"/usr/share/man/*"}, Archive: "abc", Epoch: 7,
+		ExcludePaths: []string{"/usr/share/man/*"}, IndexHash: "abc", Epoch: 7,
 		Sources: &Sources{Lines: []string{"deb http://archive.test/debian trixie main"}, Options: []string{`Acquire::Retries "3"`}}}
-}
-
-func TestLayerArgv(t *testing.T) {
-	want := []string{"mmdebstrap", "--mode=root", "--format=tar", "--variant=essential", "--architectures=amd64",
-		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=Acquire::Retries "3"`,
-		"--dpkgopt=path-exclude=/usr/share/man/*", "--include=systemd", "--include=dracut", "trixie", "out.tar", "list"}
-	if got := testLayer().Argv("out.tar", "list"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %q\nwant %q", got, want)
-	}
 }
 
 func TestLayerKey(t *testing.T) {
@@ -41,9 +38,10 @@ func TestLayerKey(t *testing.T) {
 		{"name", func(l *Layer) { l.Name = "guest" }, true},
 		{"how the archive is reached", func(l *Layer) { l.Sources.Options = nil }, true},
 		{"package", func(l *Layer) { l.Packages = append(l.Packages, "less") }, false},
-		{"archive", func(l *Layer) { l.Archive = "def" }, false},
+		{"archive", func(l *Layer) { l.IndexHash = "def" }, false},
 		{"source", func(l *Layer) { l.Sources.Lines[0] += " contrib" }, false},
 		{"exclusion", func(l *Layer) { l.ExcludePaths = nil }, false},
+		{"order of packages", func(l *Layer) { slices.Reverse(l.Packages) }, false},
 		{"variant", func(l *Layer) { l.Variant = "apt" }, false},
 		{"epoch", func(l *Layer) { l.Epoch++ }, false},
 	} {
@@ -60,40 +58,39 @@ func mmdebstrap(_ context.Context, c run.Cmd) error {
 	return os.WriteFile(c.Args[len(c.Args)-2], []byte("layer"), 0o644)
 }
 
-func TestCacheGet(t *testing.T) {
-	fake := &runtest.Fake{Handle: mmdebstrap}
-	cache := &Cache{Dir: t.TempDir(), Executor: fake}
-	for range 2 {
-		path, err := cache.Get(t.Context(), testLayer(), io.Discard)
+func newBuilder(t *testing.T, handle func(context.Context, run.Cmd) error) (*Builder, *runtest.Fake) {
+	fake := &runtest.Fake{Handle: handle}
+	return &Builder{Store: &store.Store{Dir: t.TempDir()}, Executor: fake}, fake
+}
+
+func TestBuilderLayer(t *testing.T) {
+	b, fake := newBuilder(t, mmdebstrap)
+	for _, wantCached := range []bool{false, true} {
+		path, cached, err := b.Layer(t.Context(), testLayer(), io.Discard)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if data, err := os.ReadFile(path); err != nil || string(data) != "layer" {
-			t.Fatalf("got %q, %v", data, err)
+		if data, err := os.ReadFile(path); err != nil || string(data) != "layer" || cached != wantCached {
+			t.Errorf("got %q, cached: %v, %v; want cached: %v", data, cached, err, wantCached)
 		}
 	}
 	if calls := fake.Calls(); len(calls) != 1 {
 		t.Errorf("made the layer %d times, want once", len(calls))
 	}
-	left, _ := filepath.Glob(filepath.Join(cache.Dir, "layers", ".new-*"))
-	if len(left) != 0 {
-		t.Errorf("left behind %q", left)
-	}
 }
 
-func TestCacheGetFailureKeepsNothing(t *testing.T) {
-	fake := &runtest.Fake{Handle: func(ctx context.Context, c run.Cmd) error {
+func TestBuilderLayerFailureKeepsNothing(t *testing.T) {
+	b, _ := newBuilder(t, func(ctx context.Context, c run.Cmd) error {
 		_ = mmdebstrap(ctx, c)
 		return &run.ExitError{Tool: "mmdebstrap", Status: 25, Stderr: "E: no such package: x"}
-	}}
-	cache := &Cache{Dir: t.TempDir(), Executor: fake}
-	_, err := cache.Get(t.Context(), testLayer(), io.Discard)
-	want := "cannot make host tree: mmdebstrap failed with status 25: E: no such package: x"
+	})
+	_, _, err := b.Layer(t.Context(), testLayer(), io.Discard)
+	want := "cannot make host layer: mmdebstrap failed with status 25: E: no such package: x"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	if cache.Has(testLayer()) {
-		t.Error("the failed layer is in the cache")
+	if left, _ := filepath.Glob(filepath.Join(b.Store.Dir, "*", "*")); len(left) != 0 {
+		t.Errorf("left behind %q", left)
 	}
 }
 
@@ -146,26 +143,13 @@ func TestFindSourcesCopiesHowTheHostReachesThem(t *testing.T) {
 	}
 }
 
-func TestSandboxArgv(t *testing.T) {
-	box := Sandbox{Root: "/tools", Work: "/work", Epoch: 7}
-	got := strings.Join(box.Command("mkfs.erofs", "/mnt/x").Args, " ")
-	want := "bwrap --ro-bind /tools / --proc /proc --dev /dev --tmpfs /tmp --tmpfs /run --bind /work /mnt --chdir /mnt " +
-		"--unshare-pid --unshare-net --unshare-ipc --unshare-uts --die-with-parent --new-session --clearenv " +
-		"--setenv PATH /usr/sbin:/usr/bin:/sbin:/bin --setenv LC_ALL C.UTF-8 --setenv TZ UTC " +
-		"--setenv SOURCE_DATE_EPOCH 7 --setenv SYSTEMD_OFFLINE 1 -- mkfs.erofs /mnt/x"
-	if got != want {
-		t.Errorf("got  %s\nwant %s", got, want)
-	}
-}
-
 func TestFetchRefusesWrongHash(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "runner.tar.gz")
 	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	cache := &Cache{Dir: dir}
-	_, err := cache.Fetch(t.Context(), Component{Name: "actions runner", Path: path, SHA256: strings.Repeat("0", 64)})
+	_, err := Fetch(t.Context(), &store.Store{Dir: dir}, Component{Name: "actions runner", Path: path, SHA256: strings.Repeat("0", 64)})
 	want := "cannot use " + path + ": its sha256 is 2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881, images.toml says " + strings.Repeat("0", 64)
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
@@ -205,17 +189,17 @@ func TestToolsTreeTwiceAtOnce(t *testing.T) {
 		dir := c.Args[slices.Index(c.Args, "--directory")+1]
 		return os.WriteFile(filepath.Join(dir, "tool"), nil, 0o755)
 	}}
-	cache := &Cache{Dir: t.TempDir(), Executor: fake}
+	b := &Builder{Store: &store.Store{Dir: t.TempDir()}, Executor: fake}
 
 	type result struct {
-		dir string
-		err error
+		tools *Tools
+		err   error
 	}
 	results := make(chan result, builds)
 	for range builds {
 		go func() {
-			dir, err := cache.ToolsTree(t.Context(), testLayer(), io.Discard)
-			results <- result{dir, err}
+			tools, _, err := b.Tools(t.Context(), testLayer(), io.Discard)
+			results <- result{tools, err}
 		}()
 	}
 	for range builds {
@@ -224,11 +208,90 @@ func TestToolsTreeTwiceAtOnce(t *testing.T) {
 			t.Errorf("a build failed: %v", r.err)
 			continue
 		}
-		if _, err := os.Stat(filepath.Join(r.dir, "tool")); err != nil {
+		if _, err := os.Stat(filepath.Join(r.tools.Root, "tool")); err != nil {
 			t.Errorf("a build got no tools tree: %v", err)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(cache.Dir, "*", ".new-*")); len(left) != 0 {
+	if left, _ := filepath.Glob(filepath.Join(b.Store.Dir, "*", ".new-*")); len(left) != 0 {
 		t.Errorf("left behind %q", left)
+	}
+}
+
+func TestFindTools(t *testing.T) {
+	b, _ := newBuilder(t, func(ctx context.Context, c run.Cmd) error {
+		if c.Args[0] == "mmdebstrap" {
+			return mmdebstrap(ctx, c)
+		}
+		return nil
+	})
+	find := func(digest string) (string, error) {
+		tools, err := FindTools(b.Store, "trixie", "amd64", digest)
+		if err != nil {
+			return "", err
+		}
+		return tools.Digest, nil
+	}
+	if _, err := find(""); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in an empty store: got %v, want fs.ErrNotExist", err)
+	}
+
+	older, _, err := b.Tools(t.Context(), testLayer(), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := testLayer()
+	changed.IndexHash = "def"
+	newer, _, err := b.Tools(t.Context(), changed, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for root, used := range map[string]int64{older.Root: 1, newer.Root: 2} {
+		if err := os.Chtimes(root, time.Unix(used, 0), time.Unix(used, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Finding a tree marks it as used, so the order of the cases counts.
+	for _, test := range []struct{ summary, digest, want string }{
+		{"unknown digest", strings.Repeat("0", 64), newer.Digest},
+		{"path in place of a digest", "../tools-trixie-amd64/" + older.Digest, newer.Digest},
+		{"known digest", older.Digest, older.Digest},
+	} {
+		if got, err := find(test.digest); err != nil || got != test.want {
+			t.Errorf("%s: got %s, %v; want %s", test.summary, got, err, test.want)
+		}
+	}
+	if _, err := FindTools(b.Store, "trixie", "arm64", older.Digest); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("of another architecture: got %v, want fs.ErrNotExist", err)
+	}
+}
+
+// TestCommands pins the commands that layers, and thereby images, depend on.
+func TestCommands(t *testing.T) {
+	l := testLayer()
+	sandbox := Sandbox{Root: "/tools", Work: "/work", Epoch: 7}
+	inTree := Sandbox{Root: "/tree", Writable: true, Epoch: 7}
+	text := ""
+	for _, argv := range [][]string{
+		l.argv(l.Sources.Options, "out.tar", "list"),
+		l.environment(),
+		sandbox.Command("mkfs.erofs", "/mnt/x").Args,
+		inTree.Command("systemctl", "preset-all").Args,
+	} {
+		text += strings.Join(argv, "\n\t") + "\n"
+	}
+
+	const path = "testdata/commands.golden"
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text != string(want) {
+		t.Errorf("%s differs; if that is right, write it with -update. Got\n%s\nwant\n%s", path, text, want)
 	}
 }

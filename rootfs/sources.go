@@ -2,25 +2,30 @@ package rootfs
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"sort"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// Sources is what apt in a new tree downloads from: lines in the one-line
-// format of sources.list(5), and the acquisition options that reaching them
-// needs (proxy and the like, apt.conf(5)).
+// Sources is where apt in a new tree downloads from.
 type Sources struct {
-	Lines   []string
-	Options []string
+	Lines   []string // one-line format of sources.list(5)
+	Options []string // apt.conf(5): proxy and the like, without which the host could not reach them
 }
 
-// FindSources gives the sources for suite. With mirror empty they are the build
-// host's own Debian archives, asked of apt itself, so that whatever the host
-// installs from is what the image is baked from.
+// list returns the content of a sources.list(5).
+func (s *Sources) list() string { return strings.Join(s.Lines, "\n") + "\n" }
+
+// FindSources returns the sources of a suite. If mirror is empty they are the
+// Debian archives of the build host, as apt itself reports them.
 func FindSources(ctx context.Context, executor run.Executor, suite, mirror string) (*Sources, error) {
 	options, err := acquireOptions(ctx, executor)
 	if err != nil {
@@ -32,6 +37,7 @@ func FindSources(ctx context.Context, executor run.Executor, suite, mirror strin
 			fmt.Sprintf("deb %s %s-updates main", mirror, suite),
 		}, Options: options}, nil
 	}
+
 	targets, err := run.Output(ctx, executor, run.Cmd{Args: []string{
 		"apt-get", "indextargets", "--format", "$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"}})
 	if err != nil {
@@ -39,6 +45,34 @@ func FindSources(ctx context.Context, executor run.Executor, suite, mirror strin
 	}
 	lines, err := sourceLines(string(targets), suite)
 	return &Sources{Lines: lines, Options: options}, err
+}
+
+// IndexHash returns the digest of the signed index of every source. It changes
+// whenever a package of the sources does. The indexes are fetched by apt's own
+// downloader, so that its proxies and credentials apply.
+func (s *Sources) IndexHash(ctx context.Context, executor run.Executor) (string, error) {
+	dir, err := os.MkdirTemp("", "mkappliance-release-")
+	if err != nil {
+		return "", fmt.Errorf("cannot read the archive's index: %w", err)
+	}
+	defer os.RemoveAll(dir)
+
+	sum := sha256.New()
+	for i, line := range s.Lines {
+		fields := strings.Fields(line) // deb URI SUITE COMPONENT
+		url := strings.TrimSuffix(fields[1], "/") + "/dists/" + fields[2] + "/InRelease"
+		file := filepath.Join(dir, strconv.Itoa(i))
+		cmd := run.Cmd{Args: []string{"/usr/lib/apt/apt-helper", "download-file", url, file}}
+		if err := executor.Exec(ctx, cmd); err != nil {
+			return "", fmt.Errorf("cannot read the archive's index: %w", err)
+		}
+		data, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("cannot read the archive's index: %w", err)
+		}
+		sum.Write(data)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // sourceLines turns apt's list of targets, one "URI|origin|label" a line, into
@@ -54,9 +88,11 @@ func sourceLines(targets, suite string) ([]string, error) {
 			archives[fields[2]] = fields[0]
 		}
 	}
+
 	main, ok := archives["Debian"]
 	if !ok {
-		return nil, errors.New("cannot find a Debian archive in the apt sources of this host: run 'apt-get update', or set mirror in images.toml")
+		return nil, errors.New("cannot find a Debian archive in the apt sources of this host:" +
+			" run 'apt-get update', or set mirror in images.toml")
 	}
 	lines := []string{
 		fmt.Sprintf("deb %s %s main", main, suite),
@@ -85,6 +121,6 @@ func acquireOptions(ctx context.Context, executor run.Executor) ([]string, error
 			options = append(options, line)
 		}
 	}
-	sort.Strings(options)
+	slices.Sort(options)
 	return options, nil
 }

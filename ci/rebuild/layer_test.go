@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/internal/store"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
@@ -39,9 +40,10 @@ func makeLayer(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cache := rootfs.Cache{Dir: dir, Executor: run.Local{}}
-	return cache.Get(ctx, &rootfs.Layer{Name: "test", Variant: "essential", Architecture: "amd64", Suite: "trixie",
-		Sources: sources, Epoch: 1754697600}, io.Discard)
+	builder := rootfs.Builder{Store: &store.Store{Dir: dir}, Executor: run.Local{}}
+	path, _, err := builder.Layer(ctx, &rootfs.Layer{Name: "test", Variant: "essential", Architecture: "amd64",
+		Suite: "trixie", Sources: sources, Epoch: 1754697600}, io.Discard)
+	return path, err
 }
 
 // TestLayerRootless makes a layer of packages as root and as the builder: the

@@ -55,7 +55,7 @@ func TestRebuildRootless(t *testing.T) {
 		diff, _ := exec.Command("cmp", image, rebuilt).CombinedOutput()
 		t.Errorf("the rootless image has sha256 %s, root's has %s: %s", got, want, diff)
 	}
-	for _, pattern := range []string{"cache/build-*", "cache/layers/.new-*", "out/.*"} {
+	for _, pattern := range []string{"cache/work/*", "cache/*/.new-*", "out/.*"} {
 		if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) != 0 {
 			t.Errorf("left behind %q", left)
 		}

@@ -5,32 +5,20 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/progress"
-	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
-// defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:
-// 2025-08-09, the release of Debian 13. What matters is that it never changes.
-const defaultEpoch = 1754697600
-
-// imageUmask is in force while trees are made: the modes in an image must not
-// depend on the caller's.
-const imageUmask = 0o022
-
 type buildOptions struct {
-	specFile, outDir, cacheDir, programs, version, runner string
-	json                                                  bool
+	environmentFlags
+	specFile, outDir, programs, version, runner string
 }
 
 func newBuildCommand() *cobra.Command {
@@ -58,7 +46,7 @@ Exit status:
 		RunE: func(c *cobra.Command, args []string) error { return runBuild(c, o, args[0]) },
 	}
 	f := c.Flags()
-	o.addSpecFlags(f)
+	o.addFlags(f)
 	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
 	f.StringVar(&o.programs, "programs", "", "put in runner-agent and runner-shim from `DIR` (default: that of mkappliance)")
 	f.StringVar(&o.version, "version", "", "give the image this `VERSION` instead of the one in images.toml")
@@ -66,68 +54,38 @@ Exit status:
 	return c
 }
 
-// addSpecFlags adds the flags of every verb that makes trees.
-func (o *buildOptions) addSpecFlags(f *pflag.FlagSet) {
+// addFlags adds the flags of every verb that makes trees.
+func (o *buildOptions) addFlags(f *pflag.FlagSet) {
 	f.StringVarP(&o.specFile, "file", "f", "images.toml", "read the description of images from `FILE`")
-	f.StringVar(&o.cacheDir, "cache-dir", "", "keep package layers and downloads in `DIR` (default: mkappliance in your cache directory)")
-	f.BoolVar(&o.json, "json", false, "report progress and result as JSON, one object a line")
-}
-
-func (o *buildOptions) progressMode() progress.Mode {
-	if o.json {
-		return progress.JSON
-	}
-	return progress.DetectMode(os.Stderr)
-}
-
-// options checks everything the user gave, before anything is done.
-func (o *buildOptions) options(name string) (*image.Options, error) {
-	img, err := o.image(name)
-	if err != nil {
-		return nil, err
-	}
-	epoch, err := sourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
-	if err != nil {
-		return nil, err
-	}
-	cache, err := cacheDir(o.cacheDir)
-	if err != nil {
-		return nil, err
-	}
-	return &image.Options{Spec: img, OutDir: o.outDir, CacheDir: cache, Epoch: epoch}, nil
-}
-
-// cacheDir is the directory given, or the default.
-func cacheDir(given string) (string, error) {
-	if given != "" {
-		return given, nil
-	}
-	base, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err)
-	}
-	return filepath.Join(base, "mkappliance"), nil
+	o.addCacheDir(f, "keep package layers and downloads in `DIR`")
+	o.addJSON(f, "report progress and result as JSON, one object a line")
 }
 
 func runBuild(c *cobra.Command, o buildOptions, name string) error {
-	options, err := o.options(name)
+	img, err := o.image(name)
 	if err != nil {
 		return cli.Usage(err)
 	}
-	if options.Programs, err = o.findPrograms(); err != nil {
+	environment, err := o.environment()
+	if err != nil {
 		return cli.Usage(err)
 	}
+	programs, err := o.findPrograms()
+	if err != nil {
+		return cli.Usage(err)
+	}
+
+	// Everything above runs again inside: the program starts anew.
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
-	syscall.Umask(imageUmask)
-	options.Executor = run.Local{}
-	options.Progress = progress.New(os.Stderr, o.progressMode())
-	result, err := image.Build(c.Context(), *options)
+
+	result, err := image.Build(c.Context(), image.Options{
+		Environment: *environment, Spec: img, Programs: programs, OutDir: o.outDir})
 	if err != nil {
 		return err
 	}
-	options.Progress.Summary()
+	environment.Progress.Summary()
 	if o.json {
 		return json.NewEncoder(c.OutOrStdout()).Encode(result)
 	}
@@ -152,13 +110,26 @@ func (o *buildOptions) image(name string) (*spec.Image, error) {
 		img.Version = o.version
 	}
 	if o.runner != "" {
-		path, sum, _ := strings.Cut(o.runner, "@")
-		img.Runner.Path, img.Runner.URL, img.Runner.Version = path, "", "local"
-		if img.Runner.SHA256, err = rootfs.FileHash(path, sum); err != nil {
+		if img.Runner, err = localRunner(o.runner); err != nil {
 			return nil, fmt.Errorf("cannot use --runner: %w", err)
 		}
 	}
 	return img, nil
+}
+
+// localRunner returns the component that --runner FILE[@SHA256] names. Its hash
+// is checked here, and not again by the build.
+func localRunner(text string) (spec.Component, error) {
+	path, sum, named := strings.Cut(text, "@")
+	component := spec.Component{Version: "local", Path: path}
+	if named {
+		return component, rootfs.CheckFileHash(path, sum)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return component, err
+	}
+	return component, f.Close()
 }
 
 // findPrograms finds the static programs for the appliance.
@@ -179,15 +150,4 @@ func (o *buildOptions) findPrograms() ([]string, error) {
 		programs = append(programs, program)
 	}
 	return programs, nil
-}
-
-func sourceDateEpoch(text string) (int64, error) {
-	if text == "" {
-		return defaultEpoch, nil
-	}
-	epoch, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || epoch < 0 {
-		return 0, fmt.Errorf("cannot use SOURCE_DATE_EPOCH %q: want seconds since 1970", text)
-	}
-	return epoch, nil
 }

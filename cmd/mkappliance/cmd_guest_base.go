@@ -3,14 +3,11 @@ package main
 import (
 	"fmt"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/progress"
-	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
@@ -18,13 +15,13 @@ func newGuestBaseCommand() *cobra.Command {
 	var o buildOptions
 	c := &cobra.Command{
 		Use:   "guest-base IMAGE",
-		Short: "Write the tree that container jobs run in to a directory",
-		Long: `Write the tree that container jobs run in to a directory, as it will stand inside
-the image: to look at it, or to try it with systemd-nspawn. Run it as root: the
-files of the tree have owners.
+		Short: "Write the guest root file system to a directory",
+		Long: `Write the guest base, the root file system that guests start from, to a
+directory, as it is inside the image: to look at it, or to try it with
+systemd-nspawn. Run this as root: the files have owners.
 
 Exit status:
-  0  the tree was written
+  0  the directory was written
   1  the build failed
   2  the command line or images.toml is wrong`,
 		Example: "  mkappliance guest-base runner-amd64 --out /srv/base",
@@ -32,24 +29,25 @@ Exit status:
 		RunE:    func(c *cobra.Command, args []string) error { return runGuestBase(c, o, args[0]) },
 	}
 	f := c.Flags()
-	o.addSpecFlags(f)
-	f.StringVarP(&o.outDir, "out", "o", "guest-base", "write the tree to `DIR`, which must not exist yet")
+	o.addFlags(f)
+	f.StringVarP(&o.outDir, "out", "o", "guest-base", "write to `DIR`, which must not exist yet")
 	return c
 }
 
 func runGuestBase(c *cobra.Command, o buildOptions, name string) error {
-	options, err := o.options(name)
+	img, err := o.image(name)
 	if err != nil {
 		return cli.Usage(err)
 	}
 	if _, err := os.Lstat(o.outDir); err == nil {
-		return cli.Usage(fmt.Errorf("cannot write tree: %s exists already", o.outDir))
+		return cli.Usage(fmt.Errorf("cannot write guest base: %s exists already; remove it or give another --out", o.outDir))
+	}
+	environment, err := o.environment()
+	if err != nil {
+		return cli.Usage(err)
 	}
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
-	syscall.Umask(imageUmask)
-	options.Executor = run.Local{}
-	options.Progress = progress.New(os.Stderr, o.progressMode())
-	return image.GuestBase(c.Context(), *options)
+	return image.GuestBase(c.Context(), image.Options{Environment: *environment, Spec: img, OutDir: o.outDir})
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -11,18 +12,11 @@ import (
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
-	"github.com/mkappliance/mkappliance/internal/progress"
-	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
-type verifyOptions struct {
-	cacheDir string
-	json     bool
-}
-
 func newVerifyCommand() *cobra.Command {
-	var o verifyOptions
+	var flags environmentFlags
 	c := &cobra.Command{
 		Use:   "verify IMAGE.img",
 		Short: "Check a baked image file",
@@ -30,7 +24,9 @@ func newVerifyCommand() *cobra.Command {
 table, every file system, and the verity hashes against the root hash that the
 image boots with; and that it holds no identity, such as an ssh host key.
 
-Nothing is changed or mounted. The tools are those that baked the image.
+Nothing is changed or mounted. The tools are those that baked the image, from
+the cache; if they are not there, the tools that were used last. Only if the
+cache has no tools at all are they downloaded, from this host's apt sources.
 
 Exit status:
   0  the image is clean
@@ -38,50 +34,50 @@ Exit status:
   2  the command line is wrong`,
 		Example: "  mkappliance verify out/runner-amd64_1.4.0.img",
 		Args:    cli.ExactArgs(1),
-		RunE:    func(c *cobra.Command, args []string) error { return runVerify(c, o, args[0]) },
+		RunE:    func(c *cobra.Command, args []string) error { return runVerify(c, flags, args[0]) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.cacheDir, "cache-dir", "", "keep the tools in `DIR` (default: mkappliance in your cache directory)")
-	f.BoolVar(&o.json, "json", false, "print each check as a JSON object on a line")
+	flags.addCacheDir(f, "keep the tools in `DIR`")
+	flags.addJSON(f, "print each check as a JSON object on a line")
 	return c
 }
 
-func runVerify(c *cobra.Command, o verifyOptions, path string) error {
+func runVerify(c *cobra.Command, flags environmentFlags, path string) error {
 	if !strings.HasSuffix(path, ".img") {
 		return cli.Usage(fmt.Errorf("cannot verify %s: want a file whose name ends in .img", path))
 	}
 	if _, err := os.Stat(path); err != nil {
 		return cli.Usage(fmt.Errorf("cannot verify image: %w", err))
 	}
-	epoch, err := sourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
-	if err != nil {
-		return cli.Usage(err)
-	}
-	cache, err := cacheDir(o.cacheDir)
+	environment, err := flags.environment()
 	if err != nil {
 		return cli.Usage(err)
 	}
 	if err := rootfs.EnterUserNamespace(); err != nil {
 		return err
 	}
-	mode := progress.DetectMode(os.Stderr)
-	if o.json {
-		mode = progress.JSON
+
+	print := checkPrinter(c.OutOrStdout(), flags.json)
+	clean, err := image.Verify(c.Context(), *environment, path, print)
+	if err != nil {
+		return err
 	}
-	options := image.VerifyOptions{Image: path, CacheDir: cache, Epoch: epoch, Executor: run.Local{}, Progress: progress.New(os.Stderr, mode)}
-	out := c.OutOrStdout()
-	clean, err := image.Verify(c.Context(), options, func(check image.Check) {
+	if !clean {
+		return &cli.StatusError{Status: cli.StatusFailed, Err: errors.New("the image has problems"), Quiet: true}
+	}
+	return nil
+}
+
+// checkPrinter returns a function that prints the outcome of a check on a line.
+func checkPrinter(out io.Writer, asJSON bool) func(image.Check) {
+	return func(check image.Check) {
 		switch {
-		case o.json:
+		case asJSON:
 			_ = json.NewEncoder(out).Encode(check)
 		case check.OK:
 			fmt.Fprintf(out, "ok       %s\n", check.Name)
 		default:
 			fmt.Fprintf(out, "PROBLEM  %s: %s\n", check.Name, check.Problem)
 		}
-	})
-	if err == nil && !clean {
-		err = &cli.StatusError{Status: cli.StatusFailed, Err: errors.New("the image has problems"), Quiet: true}
 	}
-	return err
 }
