@@ -97,7 +97,8 @@ func print(w io.Writer, title string, rows []row) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "median\tratio\truns\t  what")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%.1f ms\t%.1fx\t%d\t  %s\n", r.median.Seconds()*1000, r.median.Seconds()/rows[0].median.Seconds(), r.runs, r.what)
+		fmt.Fprintf(t, "%.1f ms\t%.1fx\t%d\t  %s\n", r.median.Seconds()*1000, r.median.Seconds()/rows[0].median.Seconds(),
+			r.runs, r.what)
 	}
 	_ = t.Flush()
 }
@@ -134,14 +135,17 @@ func (b *bench) makeDirs() error {
 
 // withBroker measures with a broker of our own, which keeps a spare guest or
 // does not.
-func (b *bench) withBroker(ctx context.Context, spare bool, measure func(context.Context) ([]row, error)) ([]row, error) {
+func (b *bench) withBroker(ctx context.Context, spare bool, measure func(context.Context) ([]row, error)) ([]row,
+	error) {
 	config := filepath.Join(b.dir, "config.env")
 	if err := os.WriteFile(config, fmt.Appendf(nil, "RUNNER_SPARE_GUEST=%t\n", spare), 0o600); err != nil {
 		return nil, err
 	}
 	b.broker = exec.Command(b.agent, "broker", "--socket", b.client.Socket, "--config", config,
-		"--base", b.base, "--jobs-dir", filepath.Join(b.dir, "jobs"), "--images-dir", filepath.Join(b.dir, "images"), "--work-root", filepath.Join(b.dir, "work"),
-		"--externals", filepath.Join(b.dir, "externals"), "--runner-uid", strconv.Itoa(runnerID), "--runner-gid", strconv.Itoa(runnerID))
+		"--base", b.base, "--jobs-dir", filepath.Join(b.dir, "jobs"), "--images-dir", filepath.Join(b.dir, "images"),
+		"--work-root", filepath.Join(b.dir, "work"),
+		"--externals", filepath.Join(b.dir, "externals"), "--runner-uid", strconv.Itoa(runnerID), "--runner-gid",
+		strconv.Itoa(runnerID))
 	if err := b.broker.Start(); err != nil {
 		return nil, err
 	}
@@ -163,7 +167,8 @@ func (b *bench) stop() {
 // prepared measures guests from the request to ready, each some time after the
 // one before has ended.
 func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) (row, error) {
-	prepare := brokerapi.PrepareRequest{Container: &brokerapi.Container{Image: "runner-base", Mounts: []brokerapi.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
+	prepare := brokerapi.PrepareRequest{Container: &brokerapi.Container{Image: "runner-base",
+		Mounts: []brokerapi.Mount{{Target: "/__w", Source: filepath.Join(b.dir, "work")}}}}
 	return measure(what, 21, func() (time.Duration, error) {
 		time.Sleep(pause)
 		var job string
@@ -182,13 +187,14 @@ func (b *bench) prepared(ctx context.Context, what string, pause time.Duration) 
 // once.
 func (b *bench) firstStep(ctx context.Context) (row, error) {
 	run := brokerapi.RunRequest{Argv: []string{"/bin/true"}}
-	return measure("a command in a guest of its own, cold, from the request until nothing is left", 11, func() (time.Duration, error) {
-		time.Sleep(500 * time.Millisecond)
-		return clocked(func() error {
-			_, err := b.client.Run(ctx, run, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
-			return err
+	return measure("a command in a guest of its own, cold, from the request until nothing is left", 11,
+		func() (time.Duration, error) {
+			time.Sleep(500 * time.Millisecond)
+			return clocked(func() error {
+				_, err := b.client.Run(ctx, run, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
+				return err
+			})
 		})
-	})
 }
 
 // spareStart measures jobs for which a guest waits.
@@ -213,15 +219,17 @@ func (b *bench) starts(ctx context.Context) ([]row, error) {
 		cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 		return cmd
 	}
-	plain, err := measure("systemd-nspawn --ephemeral -D BASE /bin/true, no boot, start to end", 3, func() (time.Duration, error) {
-		return clocked(nspawn("/bin/true").Run)
-	})
+	plain, err := measure("systemd-nspawn --ephemeral -D BASE /bin/true, no boot, start to end", 3,
+		func() (time.Duration, error) {
+			return clocked(nspawn("/bin/true").Run)
+		})
 	if err != nil {
 		return nil, err
 	}
-	booted, err := measure("systemd-nspawn --ephemeral -D BASE --boot, start to READY=1", 3, func() (time.Duration, error) {
-		return untilReady(filepath.Join(b.dir, "notify"), nspawn("--boot", "--notify-ready=yes", "--console=pipe"))
-	})
+	booted, err := measure("systemd-nspawn --ephemeral -D BASE --boot, start to READY=1", 3,
+		func() (time.Duration, error) {
+			return untilReady(filepath.Join(b.dir, "notify"), nspawn("--boot", "--notify-ready=yes", "--console=pipe"))
+		})
 	return []row{ours, first, plain, booted}, err
 }
 
@@ -263,7 +271,8 @@ func untilReady(socket string, cmd *exec.Cmd) (time.Duration, error) {
 func (b *bench) steps(ctx context.Context) ([]row, error) {
 	work := filepath.Join(b.dir, "work")
 	hook := filepath.Join(b.dir, "hook.sh")
-	script := fmt.Sprintf("#!/bin/bash\nexec %q hook %q\n", filepath.Join(filepath.Dir(b.agent), "runner-shim"), b.client.Socket)
+	script := fmt.Sprintf("#!/bin/bash\nexec %q hook %q\n", filepath.Join(filepath.Dir(b.agent), "runner-shim"),
+		b.client.Socket)
 	if err := os.WriteFile(hook, []byte(script), 0o755); err != nil {
 		return nil, err
 	}

@@ -20,7 +20,8 @@ func (b *bench) podman(ctx context.Context) (starts, steps []row, err error) {
 		}
 	}
 	command := func(verb string, args ...string) *exec.Cmd {
-		return exec.CommandContext(ctx, "podman", append([]string{"--root", filepath.Join(b.dir, "podman"), "--runroot", filepath.Join(b.dir, "podman-run"),
+		return exec.CommandContext(ctx, "podman", append([]string{"--root", filepath.Join(b.dir, "podman"), "--runroot",
+			filepath.Join(b.dir, "podman-run"),
 			"--runtime", "runc", "--cgroup-manager", "cgroupfs", verb}, args...)...)
 	}
 	// Limits of its own defaults may be above what this machine lets it set.
@@ -40,7 +41,8 @@ func (b *bench) podman(ctx context.Context) (starts, steps []row, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	out, err := command("run", append(append([]string{"--detach"}, options...), append(tree, "sleep", "1000")...)...).Output()
+	out, err := command("run", append(append([]string{"--detach"}, options...),
+		append(tree, "sleep", "1000")...)...).Output()
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot start podman's container: %w", err)
 	}

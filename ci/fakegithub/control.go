@@ -22,8 +22,14 @@ import (
 //	GET  jobs/ID          state, log and result
 //	POST jobs/ID/cancel   as Cancel
 func (s *Server) controlRoutes() {
-	s.mux.HandleFunc("GET /_control/calls", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.Calls()) })
-	s.mux.HandleFunc("GET /_control/runners", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, http.StatusOK, s.Runners()) })
+	s.mux.HandleFunc("GET /_control/calls", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK,
+			s.Calls())
+	})
+	s.mux.HandleFunc("GET /_control/runners", func(w http.ResponseWriter,
+		_ *http.Request) {
+		writeJSON(w, http.StatusOK, s.Runners())
+	})
 	s.mux.HandleFunc("POST /_control/fail", func(w http.ResponseWriter, r *http.Request) {
 		var f Failure
 		if readJSON(w, r, &f) {

@@ -117,7 +117,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	at := s.record(Call{Time: time.Now().UTC(), Method: r.Method, Path: r.URL.RequestURI(), Header: r.Header.Clone(), Body: string(body)})
+	at := s.record(Call{Time: time.Now().UTC(), Method: r.Method, Path: r.URL.RequestURI(), Header: r.Header.Clone(),
+		Body: string(body)})
 	sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 	if status := s.failureFor(r.URL.Path); status != 0 {
 		writeError(sw, status, http.StatusText(status))

@@ -45,14 +45,16 @@ func serve(t *testing.T) (*fakegithub.Server, string) {
 func TestTokens(t *testing.T) {
 	s, url := serve(t)
 	body := map[string]string{"url": "https://github.com/acme", "runner_event": "register"}
-	for authorization, want := range map[string]int{"RemoteAuth good": 200, "RemoteAuth bad": 404, "Bearer good": 404, "": 404} {
+	for authorization, want := range map[string]int{"RemoteAuth good": 200, "RemoteAuth bad": 404, "Bearer good": 404,
+		"": 404} {
 		for _, prefix := range []string{"", "/api/v3"} {
 			if got, _ := call(t, "POST", url+prefix+"/actions/runner-registration", authorization, body); got != want {
 				t.Errorf("%q: %d, want %d", authorization, got, want)
 			}
 		}
 	}
-	if got, _ := call(t, "POST", url+"/actions/runners/register", "Bearer x", fakegithub.RegisterRequest{Name: "a"}); got != 401 {
+	if got, _ := call(t, "POST", url+"/actions/runners/register", "Bearer x",
+		fakegithub.RegisterRequest{Name: "a"}); got != 401 {
 		t.Errorf("register gave %d", got)
 	}
 	if got, _ := call(t, "GET", url+"/orgs/acme/actions/runners", "Bearer x", nil); got != 401 {
@@ -79,7 +81,9 @@ func TestRecordsAndFails(t *testing.T) {
 		}
 	}
 	calls := s.Calls()
-	if len(calls) != 3 || calls[0].Status != 503 || calls[2].Status != 200 || calls[0].Header.Get("Authorization") != "RemoteAuth good" || calls[0].Body != `{"runner_event":"register","url":"https://github.com/acme"}` {
+	if len(calls) != 3 || calls[0].Status != 503 || calls[2].Status != 200 ||
+		calls[0].Header.Get("Authorization") != "RemoteAuth good" ||
+		calls[0].Body != `{"runner_event":"register","url":"https://github.com/acme"}` {
 		t.Errorf("got %+v", calls)
 	}
 }

@@ -196,7 +196,8 @@ func (s *Server) exchangeToken(w http.ResponseWriter, r *http.Request) {
 	for _, runner := range s.runners {
 		if verifyJWT(assertion, runner.ClientID, runner.publicKey) == nil {
 			runner.access = randomID()
-			writeJSON(w, http.StatusOK, map[string]any{"access_token": runner.access, "token_type": "bearer", "expires_in": 3600})
+			writeJSON(w, http.StatusOK, map[string]any{"access_token": runner.access, "token_type": "bearer",
+				"expires_in": 3600})
 			return
 		}
 	}

@@ -37,14 +37,17 @@ func TestDockerfile(t *testing.T) {
 printf 'FROM %s\nENV BUILT=indeed\nCOPY entrypoint.sh /entrypoint.sh\nRUN echo at-build-time >/made && chmod 755 /entrypoint.sh\nENTRYPOINT ["/entrypoint.sh"]\n' >Dockerfile
 printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo answer=42 >>$GITHUB_OUTPUT\n' >entrypoint.sh`, base)
 	run := func(name string, before ...string) miniworker.JobResult {
-		return l.job(miniworker.Job{Name: name, Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-			{Name: "checkout", Run: strings.Join(append([]string{files}, before...), "\n")},
-			{Name: "action", Uses: &miniworker.Container{Dockerfile: dockerfile, Command: "one 'two words'"}, Env: map[string]string{"INPUT_WHO": "Mona"}},
-		}})
+		return l.job(miniworker.Job{Name: name, Container: &miniworker.Container{Image: "debian:13"},
+			Steps: []miniworker.Step{
+				{Name: "checkout", Run: strings.Join(append([]string{files}, before...), "\n")},
+				{Name: "action", Uses: &miniworker.Container{Dockerfile: dockerfile, Command: "one 'two words'"},
+					Env: map[string]string{"INPUT_WHO": "Mona"}},
+			}})
 	}
 	want := []string{"indeed yes Mona one two words", "at-build-time", "/github/workspace"}
 	first := run("first").Step("action")
-	if n := len(first.Output); first.Conclusion != miniworker.Success || n < 3 || !slices.Equal(first.Output[n-3:], want) || first.Outputs["answer"] != "42" {
+	if n := len(first.Output); first.Conclusion != miniworker.Success || n < 3 ||
+		!slices.Equal(first.Output[n-3:], want) || first.Outputs["answer"] != "42" {
 		t.Fatalf("step %v", first)
 	}
 	if !strings.Contains(strings.Join(first.Output, "\n"), "STEP 4/5: RUN echo at-build-time") {
@@ -54,7 +57,8 @@ printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo 
 		t.Errorf("want it not to be built again: %v", again)
 	}
 	changed := run("changed", "echo 'RUN exit 7' >>Dockerfile").Step("action")
-	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"), `::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {
+	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"),
+		`::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {
 		t.Errorf("step %v", changed)
 	}
 	l.noResidue()

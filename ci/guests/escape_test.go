@@ -46,10 +46,12 @@ func TestDiskLimit(t *testing.T) {
 // the job has added to GITHUB_PATH. What it finds cannot be executed.
 func (l *lab) bashOfTheJob() {
 	workspace := l.path("work/repo/repo")
-	r := l.job(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-		{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + l.path("work/escaped") + "; echo escaped\\n' >bash; chmod 755 bash; cp bash node; echo " + workspace + " >>$GITHUB_PATH"},
-		{Name: "victim", Run: "echo ran"},
-	}})
+	r := l.job(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + l.path("work/escaped") +
+				"; echo escaped\\n' >bash; chmod 755 bash; cp bash node; echo " + workspace + " >>$GITHUB_PATH"},
+			{Name: "victim", Run: "echo ran"},
+		}})
 	if step := r.Step("plant"); step.Conclusion != miniworker.Success {
 		l.Fatal(step)
 	}
@@ -70,10 +72,13 @@ func (l *lab) bashOfTheJob() {
 // responses: a job sees no answer of the hook, and cannot put one there.
 func (l *lab) responses() {
 	const dir = "/__w/_temp/_runner_hook_responses"
-	r := l.job(miniworker.Job{Name: "responses", Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-		{Name: "forge", Run: "ls -A " + dir + "; touch " + dir + "/x 2>&1 | grep -o 'Read-only.*'; umount " + dir + " 2>&1 | grep -o 'not permitted\\|must be superuser.*\\|Invalid.*\\|not mounted' >/dev/null; ls -A " + dir +
-			"; mkdir /tmp/other; mount --bind /__w/_temp /tmp/other 2>/dev/null && ls -A /tmp/other/_runner_hook_responses; mount -o remount,rw " + dir + " 2>/dev/null && echo remounted; true"},
-	}})
+	r := l.job(miniworker.Job{Name: "responses", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "forge", Run: "ls -A " + dir + "; touch " + dir + "/x 2>&1 | grep -o 'Read-only.*'; umount " + dir +
+				" 2>&1 | grep -o 'not permitted\\|must be superuser.*\\|Invalid.*\\|not mounted' >/dev/null; ls -A " + dir +
+				"; mkdir /tmp/other; mount --bind /__w/_temp /tmp/other 2>/dev/null && ls -A /tmp/other/_runner_hook_responses; " +
+				"mount -o remount,rw " + dir + " 2>/dev/null && echo remounted; true"},
+		}})
 	if got := strings.Join(r.Step("forge").Output, "\n"); got != "Read-only file system" {
 		l.Errorf("got %q", got)
 	}
@@ -86,9 +91,12 @@ func (l *lab) responses() {
 // hostileWorkspace: what a job may leave in the work root does the host no harm
 // and can be deleted by the runner.
 func (l *lab) hostileWorkspace() {
-	r := l.job(miniworker.Job{Name: "hostile", Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-		{Name: "make", Run: "cp /bin/true setuid; chmod 4755 setuid; mkfifo fifo; ln -s /etc/passwd link; ln -s / dir; mkdir -p d/e; touch d/e/f; chmod 000 d; chown 77:88 d/e/f; ln setuid hard; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'"},
-	}})
+	r := l.job(miniworker.Job{Name: "hostile", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "make", Run: "cp /bin/true setuid; chmod 4755 setuid; mkfifo fifo; ln -s /etc/passwd link; ln -s / dir; " +
+				"mkdir -p d/e; touch d/e/f; chmod 000 d; chown 77:88 d/e/f; ln setuid hard; python3 -c 'import socket; " +
+				"socket.socket(socket.AF_UNIX).bind(\"sock\")'"},
+		}})
 	if step := r.Step("make"); step.Conclusion != miniworker.Success {
 		l.Fatal(step)
 	}
@@ -99,7 +107,8 @@ func (l *lab) hostileWorkspace() {
 	if passwd, err := os.Stat("/etc/passwd"); err != nil || passwd.Sys().(*syscall.Stat_t).Uid != 0 {
 		l.Errorf("/etc/passwd was given away: %v", err)
 	}
-	remove := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups", "sh", "-c", "chmod -R u+rwx d; rm -r setuid hard fifo link dir d sock")
+	remove := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups",
+		"sh", "-c", "chmod -R u+rwx d; rm -r setuid hard fifo link dir d sock")
 	remove.Dir = l.path("work/repo/repo")
 	if out, err := remove.CombinedOutput(); err != nil {
 		l.Errorf("the runner cannot delete what the job left: %v\n%s", err, out)
@@ -151,7 +160,8 @@ func (l *lab) counted() int {
 		}
 		return n
 	}
-	out, err := exec.Command("sh", "-c", "find "+groups[0]+" -name cgroup.threads -exec cat {} + | sed 's,.*,/proc/&/status,' | xargs awk '/^Uid:/ {print $2}' 2>/dev/null").Output()
+	out, err := exec.Command("sh", "-c", "find "+groups[0]+" -name cgroup.threads -exec cat {} + | "+
+		"sed 's,.*,/proc/&/status,' | xargs awk '/^Uid:/ {print $2}' 2>/dev/null").Output()
 	if len(out) == 0 {
 		l.Fatalf("no process of the guest was found: %v", err)
 	}
@@ -170,7 +180,8 @@ func (l *lab) counted() int {
 // background starts a step that is not waited for.
 func (l *lab) background(ctx context.Context, job string, argv ...string) {
 	go func() {
-		_, _ = l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: argv}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
+		_, _ = l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: argv},
+			wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 	}()
 }
 
@@ -191,7 +202,8 @@ func (l *lab) forkBomb() {
 func (l *lab) fillDisk() {
 	job := l.prepare()
 	var out strings.Builder
-	_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}}, wire.Streams{Stdout: &out, Stderr: &out})
+	_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c",
+		"while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}}, wire.Streams{Stdout: &out, Stderr: &out})
 	want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
 	if err == nil || err.Error() != want {
 		l.Errorf("got %v, want %s", err, want)
@@ -206,7 +218,8 @@ func (l *lab) fillDisk() {
 
 func (l *lab) manyFiles() {
 	job := l.prepare()
-	if _, out := l.sh(job, "mkdir /many; cd /many; seq 50000 | xargs touch; ls | wc -l; for i in $(seq 200); do (sleep 0 &) ; done"); out != "50000" {
+	if _, out := l.sh(job, "mkdir /many; cd /many; seq 50000 | xargs touch; ls | wc -l; for i in $(seq 200); "+
+		"do (sleep 0 &) ; done"); out != "50000" {
 		l.Errorf("got %q", out)
 	}
 	begin := time.Now()
@@ -221,10 +234,15 @@ func (l *lab) manyFiles() {
 // the runner gives its hook.
 func (l *lab) ignoresSignals() {
 	job := l.prepare()
-	hook := l.stepProcess(job, "trap ': >/tmp/interrupted' INT; trap '' TERM; sleep 4321 & sleep 4321 & while :; do wait; done")
+	hook := l.stepProcess(job, "trap ': >/tmp/interrupted' INT; trap '' TERM; sleep 4321 & sleep 4321 & while :; "+
+		"do wait; done")
 	begin := time.Now()
 	_ = hook.Process.Signal(syscall.SIGINT)
-	l.eventually("the step is interrupted", func() bool { status, _ := l.sh(job, "test -e /tmp/interrupted"); return status == 0 })
+	l.eventually("the step is interrupted", func() bool {
+		status, _ := l.sh(job,
+			"test -e /tmp/interrupted")
+		return status == 0
+	})
 	_ = hook.Process.Signal(syscall.SIGTERM) // the runner waits for 7.5 s before
 	if err := hook.Wait(); exitStatus(err) != 137 {
 		l.Errorf("the hook ended with %v, want the status of a killed step", err)
@@ -270,8 +288,10 @@ const canaries = "/tmp/canary /root/canary /etc/profile.d/canary /usr/bin/canary
 	"/__w/_temp/canary /__w/_actions/canary /dev/shm/canary /run/canary"
 
 // lookForCanaries prints what there is of them, and of other traces of a job.
-const lookForCanaries = "set +e; ls -d " + canaries + " 2>/dev/null; pgrep -x sleep >/dev/null && echo process sleep; env | grep CANARY; " +
-	"hostname | grep -x canary | sed 's/^/host /'; ip link | grep canary; grep -rl canary / --include='canary*' 2>/dev/null | sed 's/^/found /'; true"
+const lookForCanaries = "set +e; ls -d " + canaries + " 2>/dev/null; pgrep -x sleep >/dev/null && " +
+	"echo process sleep; env | grep CANARY; " +
+	"hostname | grep -x canary | sed 's/^/host /'; ip link | grep canary; " +
+	"grep -rl canary / --include='canary*' 2>/dev/null | sed 's/^/found /'; true"
 
 // TestCanaries: two jobs one after the other leave nothing to each other.
 func TestCanaries(t *testing.T) {
@@ -286,25 +306,29 @@ func TestCanaries(t *testing.T) {
 				l.start()
 			}
 
-			r := l.job(miniworker.Job{Name: "first", Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-				{Name: "plant", Run: "for f in " + canaries + "; do mkdir -p $(dirname $f); echo canary >$f; done; " +
-					"setsid sleep 4321 >/dev/null 2>&1 & echo CANARY=1 >>$GITHUB_ENV; hostname canary; ip link add canary type bridge"},
-				{Name: "look", Run: lookForCanaries},
-			}})
+			r := l.job(miniworker.Job{Name: "first", Container: &miniworker.Container{Image: "debian:13"},
+				Steps: []miniworker.Step{
+					{Name: "plant", Run: "for f in " + canaries + "; do mkdir -p $(dirname $f); echo canary >$f; done; " +
+						"setsid sleep 4321 >/dev/null 2>&1 & echo CANARY=1 >>$GITHUB_ENV; hostname canary; " +
+						"ip link add canary type bridge"},
+					{Name: "look", Run: lookForCanaries},
+				}})
 			if step := r.Step("plant"); step.Conclusion != miniworker.Success || r.Orphans != 0 {
 				t.Fatal(r)
 			}
 			// Looking finds each of them where they are.
 			found := strings.Join(r.Step("look").Output, "\n")
-			for _, want := range append(strings.Fields(canaries), "CANARY=1", "process sleep", "host canary", ": canary:", "found /tmp/canary") {
+			for _, want := range append(strings.Fields(canaries), "CANARY=1", "process sleep", "host canary", ": canary:",
+				"found /tmp/canary") {
 				if !strings.Contains(found, want) {
 					t.Errorf("the first job does not find its own %q:\n%s", want, found)
 				}
 			}
 
-			r = l.job(miniworker.Job{Name: "second", Container: &miniworker.Container{Image: "debian:13"}, Steps: []miniworker.Step{
-				{Name: "look", Run: lookForCanaries},
-			}})
+			r = l.job(miniworker.Job{Name: "second", Container: &miniworker.Container{Image: "debian:13"},
+				Steps: []miniworker.Step{
+					{Name: "look", Run: lookForCanaries},
+				}})
 			step := r.Step("look")
 			if step.Conclusion != miniworker.Success || len(step.Output) != 0 {
 				t.Errorf("the second job found: %v", step)

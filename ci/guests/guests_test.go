@@ -26,13 +26,15 @@ import (
 // TestGuestJob is one job as the runner would run it, through the hook.
 func TestGuestJob(t *testing.T) {
 	l := newLab(t)
-	result := l.job(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "debian:13", Env: map[string]string{"MODE": "ci"}},
+	result := l.job(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "debian:13",
+		Env: map[string]string{"MODE": "ci"}},
 		Steps: []miniworker.Step{
 			{Name: "write", Run: "echo hello >file; echo state >/tmp/state; echo result=7 >>$GITHUB_OUTPUT"},
 			{Name: "state", Run: "cat /tmp/state; pwd; id -u; echo $MODE $CI $GITHUB_ACTIONS $HOME"},
 			{Name: "look", Run: "ps -eo comm=; test ! -e /usr/lib/runner/base; ls " + l.dir + " 2>&1 || true"},
 			{Name: "env", Run: `printf '<%s>' "$ODD"`, Env: map[string]string{"ODD": "a\nb 'c' \"d\" $HOME ${HOME} $(id)"}},
-			{Name: "others", Run: "chown 5:5 file; mkdir -m 777 open; setpriv --reuid 7 --clear-groups sh -c 'mkdir open/dir; echo x >open/dir/f'"},
+			{Name: "others", Run: "chown 5:5 file; mkdir -m 777 open; setpriv --reuid 7 --clear-groups sh -c 'mkdir " +
+				"open/dir; echo x >open/dir/f'"},
 			{Name: "fail", Run: "exit 7"},
 		}})
 	for _, step := range result.Steps {
@@ -46,7 +48,8 @@ func TestGuestJob(t *testing.T) {
 		t.Errorf("output is %q, want 7", got)
 	}
 	look := result.Step("look").Output
-	if !slices.Contains(look, "runner-shim") || slices.Contains(look, "guests.test") || !strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
+	if !slices.Contains(look, "runner-shim") || slices.Contains(look, "guests.test") ||
+		!strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
 		t.Errorf("the step saw %q", look)
 	}
 	for _, name := range []string{"write", "state", "look", "env", "others", "Initialize containers", "Stop containers"} {
@@ -111,7 +114,8 @@ func TestGuestRequests(t *testing.T) {
 		}
 		defer os.Remove(link)
 		for _, name := range []string{"_link", "_link/sub"} {
-			_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "debian:13", Mounts: []brokerapi.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
+			_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "debian:13",
+				Mounts: []brokerapi.Mount{{Target: "/x", Source: l.path("work/" + name)}}}), io.Discard)
 			if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
 				l.Errorf("%s: got %v, want a refusal", name, err)
 			}
@@ -122,12 +126,14 @@ func TestGuestRequests(t *testing.T) {
 		l.noResidue()
 	})
 	l.run("VolumeNotAllowed", func(l *lab) {
-		const outside = " is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in config.env"
+		const outside = " is not allowed: it is not beneath a directory of RUNNER_NSPAWN_BIND or RUNNER_NSPAWN_BIND_RO in " +
+			"config.env"
 		for _, test := range []struct{ source, want string }{
 			{source: "/etc", want: "volume /etc" + outside},
 			{source: l.path("work/../etc"), want: "volume " + l.path("work/../etc") + outside},
 			{source: l.path("work/_update"), want: "_update belongs to the runner"},
-			{source: l.path("work/_temp/_runner_hook_responses/x"), want: "_temp/_runner_hook_responses/x belongs to the runner"},
+			{source: l.path("work/_temp/_runner_hook_responses/x"), want: "_temp/_runner_hook_responses/x belongs to the " +
+				"runner"},
 		} {
 			_, err := l.client.Prepare(l.Context(), request(brokerapi.Container{Image: "debian:13",
 				Mounts: []brokerapi.Mount{{Target: "/x", Source: test.source}}}), io.Discard)
@@ -171,7 +177,8 @@ func TestGuestRequests(t *testing.T) {
 		}
 	})
 	l.run("RunByHand", func(l *lab) {
-		out, err := exec.Command(l.agent, "run", "--socket", l.client.Socket, "--cwd", "/tmp", "--env", "A=b c", "--", "sh", "-c", `pwd; echo "$A"; exit 3`).Output()
+		out, err := exec.Command(l.agent, "run", "--socket", l.client.Socket, "--cwd", "/tmp", "--env", "A=b c", "--", "sh",
+			"-c", `pwd; echo "$A"; exit 3`).Output()
 		if status := exitStatus(err); string(out) != "/tmp\nb c\n" || status != 3 {
 			l.Errorf("got %q, status %d", out, status)
 		}
@@ -208,8 +215,10 @@ func TestGuestSteps(t *testing.T) {
 			request brokerapi.ExecRequest
 			want    string
 		}{
-			{brokerapi.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"}, "cannot start process: working directory /foo/bar does not exist in the guest"},
-			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}}, `cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
+			{brokerapi.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"},
+				"cannot start process: working directory /foo/bar does not exist in the guest"},
+			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}},
+				`cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
 			{brokerapi.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
 			_, err := l.client.Exec(l.Context(), test.request, wire.Streams{})
@@ -221,7 +230,8 @@ func TestGuestSteps(t *testing.T) {
 	l.run("BigOutput", func(l *lab) {
 		var out bytes.Buffer
 		script := "head -c 20000000 /dev/urandom | tee /tmp/big; printf partial"
-		_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}}, wire.Streams{Stdout: &out, Stderr: io.Discard})
+		_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
+			wire.Streams{Stdout: &out, Stderr: io.Discard})
 		if err != nil {
 			l.Fatal(err)
 		}
@@ -286,14 +296,17 @@ func TestGuestSteps(t *testing.T) {
 			<-out.seen
 			signals <- syscall.SIGINT
 		}()
-		status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
+		status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job,
+			Argv: []string{"sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.1; done"}},
 			wire.Streams{Stdout: out, Stderr: io.Discard, Signals: signals})
 		if err != nil || status != 5 || out.String() != "ready\ncaught\n" {
 			l.Errorf("got %d, %v, %q", status, err, out.String())
 		}
 	})
 	l.run("Isolation", func(l *lab) {
-		_, out := l.sh(job, "awk '{print $1, $2 != 0, $3}' /proc/self/uid_map; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; ls /sys/class/net; ls -A /__e; touch /__e/x 2>&1; mount -t tmpfs x /mnt 2>&1 && echo mounted")
+		_, out := l.sh(job, "awk '{print $1, $2 != 0, $3}' /proc/self/uid_map; "+
+			"grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; ls /sys/class/net; ls -A /__e; touch /__e/x 2>&1; "+
+			"mount -t tmpfs x /mnt 2>&1 && echo mounted")
 		for _, want := range []string{"0 1 65536", "Seccomp:\t2", "\neth0\nlo\n", "Read-only file system", "mounted"} {
 			if !strings.Contains(out, want) {
 				l.Errorf("no %q in\n%s", want, out)
@@ -367,7 +380,8 @@ func TestGuestKilled(t *testing.T) {
 				_ = syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}()
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, wire.Streams{Stdout: out, Stderr: io.Discard})
+		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job,
+			Argv: []string{"sh", "-c", "echo on; sleep 4321"}}, wire.Streams{Stdout: out, Stderr: io.Discard})
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot go on with the step: the guest ended") {
 			t.Errorf("got %v", err)
 		}

@@ -50,7 +50,8 @@ func (l *lab) said(r miniworker.JobResult, want map[string]string) {
 	l.Helper()
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		text, step := want[name], r.Step(name)
-		output := slices.DeleteFunc(slices.Clone(step.Output), func(line string) bool { return progressLine.MatchString(line) })
+		output := slices.DeleteFunc(slices.Clone(step.Output),
+			func(line string) bool { return progressLine.MatchString(line) })
 		if got := strings.Join(output, "\n"); got != text || step.Conclusion != miniworker.Success {
 			l.Errorf("step %s printed %q, want %q\n%v", name, got, text, step)
 		}
@@ -92,23 +93,27 @@ func TestHooks(t *testing.T) {
 
 func (l *lab) jobWithServices(s *shelf) {
 	r := l.job(miniworker.Job{Name: "services",
-		Container: &miniworker.Container{Image: s.debian, Env: map[string]string{"CI": "false", "CLASH": "job"}, Ports: []string{"8080:80"}, Volumes: []string{"env:/v"}},
+		Container: &miniworker.Container{Image: s.debian, Env: map[string]string{"CI": "false", "CLASH": "job"},
+			Ports: []string{"8080:80"}, Volumes: []string{"env:/v"}},
 		Services: []miniworker.Container{
 			{Image: s.scratch, Command: "serve 80", Ports: []string{"8081:80", "8088:8080", "81"}},
 			{Image: s.scratch, Command: "serve 81", Options: "--network-alias second"},
-			{Image: s.debian, Entrypoint: "sh", Command: `-c 'echo $CI $GITHUB_ACTIONS $IMAGE_ENV >/v/env; exec sleep 1000'`, Volumes: []string{"env:/v"}},
+			{Image: s.debian, Entrypoint: "sh", Command: `-c 'echo $CI $GITHUB_ACTIONS $IMAGE_ENV >/v/env; exec sleep 1000'`,
+				Volumes: []string{"env:/v"}},
 			{Image: s.healthy},
 		},
 		Steps: []miniworker.Step{
 			{Name: "alias", Shell: "bash", Run: "exec 3<>/dev/tcp/app/80; cat <&3"},
-			{Name: "second alias", Shell: "bash", Run: "exec 3<>/dev/tcp/second/81; cat <&3; exec 3<>/dev/tcp/app-2/81; cat <&3"},
+			{Name: "second alias", Shell: "bash", Run: "exec 3<>/dev/tcp/second/81; cat <&3; exec 3<>/dev/tcp/app-2/81; " +
+				"cat <&3"},
 			{Name: "env", Run: "echo $CI $GITHUB_ACTIONS $IMAGE_ENV $CLASH $STEP $HOME", Env: map[string]string{"STEP": "s"}},
 			{Name: "service env", Run: "cat /v/env"},
 			{Name: "override", Run: "echo $CLASH $IMAGE_ENV", Env: map[string]string{"CLASH": "step", "IMAGE_ENV": "step"}},
 		}})
 	answer := l.response(r)
 	c := answer.Context.Container
-	if answer.IsAlpine == nil || *answer.IsAlpine || c == nil || !hexID.MatchString(c.ID) || c.Network == "" || c.Ports["80"] != "8080" {
+	if answer.IsAlpine == nil || *answer.IsAlpine || c == nil || !hexID.MatchString(c.ID) || c.Network == "" ||
+		c.Ports["80"] != "8080" {
 		l.Errorf("the container is %+v, alpine %v", c, answer.IsAlpine)
 	}
 	services := answer.Context.Services
@@ -134,7 +139,8 @@ func (l *lab) jobWithServices(s *shelf) {
 
 // servicesOnly: the steps run on the host, where ports are published.
 func (l *lab) servicesOnly(s *shelf) {
-	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{{Image: s.scratch, Command: "serve 80", Ports: []string{"8080:80"}}},
+	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{{Image: s.scratch,
+		Command: "serve 80", Ports: []string{"8080:80"}}},
 		Steps: []miniworker.Step{{Name: "port", Shell: "bash", Run: "exec 3<>/dev/tcp/127.0.0.1/8080; cat <&3"}}})
 	answer := l.response(r)
 	if answer.Context.Container != nil || answer.IsAlpine != nil || len(answer.Context.Services) != 1 {
@@ -149,7 +155,8 @@ func (l *lab) scriptSteps(s *shelf) {
 		{Name: "path", Run: "echo /some/path >>$GITHUB_PATH"},
 		{Name: "path again", Run: "echo /some/other/path >>$GITHUB_PATH"},
 		{Name: "PATH", Run: "echo $PATH"},
-		{Name: "dollar", Run: `printf '%s|' "$A" "$B" "$C" "$D"`, Env: map[string]string{"A": "$VAR", "B": "${VAR}", "C": "$(VAR)", "D": "\\ `id` \" ' = \n2"}},
+		{Name: "dollar", Run: `printf '%s|' "$A" "$B" "$C" "$D"`, Env: map[string]string{"A": "$VAR", "B": "${VAR}",
+			"C": "$(VAR)", "D": "\\ `id` \" ' = \n2"}},
 		{Name: "flags", Run: "echo $CI $GITHUB_ACTIONS"},
 		{Name: "big", Run: "printf %s \"$BIG\" | wc -c", Env: map[string]string{"BIG": big}},
 		{Name: "too big", ContinueOnError: true, Run: "true", Env: map[string]string{"BIG": strings.Repeat("x", 1<<20)}},
@@ -160,7 +167,8 @@ func (l *lab) scriptSteps(s *shelf) {
 	}})
 	l.said(r, map[string]string{
 		"PATH":   "/some/other/path:/some/path:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"dollar": "$VAR|${VAR}|$(VAR)|\\ `id` \" ' = \n2|", "flags": "true true", "big": "100000", "bytes": "a\uFFFDb\npartial",
+		"dollar": "$VAR|${VAR}|$(VAR)|\\ `id` \" ' = \n2|", "flags": "true true", "big": "100000",
+		"bytes": "a\uFFFDb\npartial",
 	})
 	for _, test := range []struct {
 		step string
@@ -194,11 +202,13 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 	var state struct{ State json.RawMessage }
 	call := func(name, command, args string) {
 		file := l.path("work/" + name + ".json")
-		payload, err := json.Marshal(map[string]any{"command": command, "responseFile": file, "args": json.RawMessage(args), "state": state.State})
+		payload, err := json.Marshal(map[string]any{"command": command, "responseFile": file, "args": json.RawMessage(args),
+			"state": state.State})
 		if err != nil {
 			l.Fatal(err)
 		}
-		hook := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups", "bash", "-e", l.path("hook.sh"))
+		hook := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups",
+			"bash", "-e", l.path("hook.sh"))
 		hook.Stdin = strings.NewReader(string(payload) + "\n")
 		out, err := hook.CombinedOutput()
 		step := miniworker.StepResult{Name: name, Conclusion: miniworker.Success}
@@ -219,9 +229,11 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 		call(fmt.Sprintf("ports %d", i), "prepare_job", `{"container":{"image":"`+s.debian+`","portMappings":`+ports+`}}`)
 	}
 	call("no ports", "prepare_job", `{"container":{"image":"`+s.debian+`"},"services":[]}`)
-	call("string", "run_script_step", `{"entryPoint":"sh","entryPointArgs":["-c","'echo $PATH'"],"prependPath":"/some/path"}`)
+	call("string", "run_script_step",
+		`{"entryPoint":"sh","entryPointArgs":["-c","'echo $PATH'"],"prependPath":"/some/path"}`)
 	call("octocat", "run_script_step", `{"entryPoint":"echo","entryPointArgs":["\"Mona","the","Octocat\""]}`)
-	call("nested", "run_script_step", `{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`)
+	call("nested", "run_script_step",
+		`{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`)
 	call("clean", "cleanup_job", `{}`)
 	call("clean again", "cleanup_job", `{}`)
 	for _, step := range r.Steps {
@@ -233,19 +245,24 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 }
 
 func (l *lab) containerSteps(s *shelf) {
-	r := l.job(miniworker.Job{Name: "steps", Container: &miniworker.Container{Image: s.debian}, Services: []miniworker.Container{{Image: s.scratch, Command: "serve 80"}},
+	r := l.job(miniworker.Job{Name: "steps", Container: &miniworker.Container{Image: s.debian},
+		Services: []miniworker.Container{{Image: s.scratch, Command: "serve 80"}},
 		Steps: []miniworker.Step{
 			{Name: "write", Run: "echo from-job >file"},
-			{Name: "app", Uses: &miniworker.Container{Image: s.scratch, Command: `show "two words" x`}, Env: map[string]string{"GIVEN": "value"}},
-			{Name: "workspace", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh", Command: `-c "cat file; pwd; echo $HOME; echo out=1 >>$GITHUB_OUTPUT; echo made >made; exit 0"`}},
-			{Name: "network", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh", Command: `-c "nc app 80 </dev/null"`}},
+			{Name: "app", Uses: &miniworker.Container{Image: s.scratch, Command: `show "two words" x`},
+				Env: map[string]string{"GIVEN": "value"}},
+			{Name: "workspace", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh",
+				Command: `-c "cat file; pwd; echo $HOME; echo out=1 >>$GITHUB_OUTPUT; echo made >made; exit 0"`}},
+			{Name: "network", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "/bin/sh",
+				Command: `-c "nc app 80 </dev/null"`}},
 			{Name: "status", ContinueOnError: true, Uses: &miniworker.Container{Image: s.scratch, Command: "exit 9"}},
 			{Name: "missing", ContinueOnError: true, Uses: &miniworker.Container{Image: s.Addr() + "/does-not-exist:1"}},
 			{Name: "no command", ContinueOnError: true, Uses: &miniworker.Container{Image: s.scratch, Entrypoint: "/nothing"}},
 		}})
 	l.said(r, map[string]string{"workspace": "from-job\n/github/workspace\n/github/home", "network": "hello from app"})
 	app := strings.Join(r.Step("app").Output, "\n")
-	for _, want := range []string{`args ["show" "two words" "x"]`, "env GIVEN=value", "env CI=true", "env GITHUB_ACTIONS=true", "env HOME=/github/home",
+	for _, want := range []string{`args ["show" "two words" "x"]`, "env GIVEN=value", "env CI=true",
+		"env GITHUB_ACTIONS=true", "env HOME=/github/home",
 		"env PATH=/usr/local/sbin:", "env GITHUB_WORKSPACE=/github/workspace", "uid 0 dir /github/workspace"} {
 		if !strings.Contains(app, want) {
 			l.Errorf("no %s in\n%s", want, app)
@@ -254,7 +271,8 @@ func (l *lab) containerSteps(s *shelf) {
 	if step := r.Step("status"); step.Exit != 9 {
 		l.Errorf("step %v", step)
 	}
-	if step := r.Step("missing"); step.Exit != 125 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot run container \"__run\": cannot pull "+s.Addr()+"/does-not-exist:1: ") {
+	if step := r.Step("missing"); step.Exit != 125 || !strings.Contains(strings.Join(step.Output, "\n"),
+		"::error::cannot run container \"__run\": cannot pull "+s.Addr()+"/does-not-exist:1: ") {
 		l.Errorf("step %v", step)
 	}
 	if step := r.Step("workspace"); step.Outputs["out"] != "1" {
@@ -264,7 +282,8 @@ func (l *lab) containerSteps(s *shelf) {
 		l.Errorf("got %q, %v", data, err)
 	}
 	// Also in a job without container and services.
-	r = l.job(miniworker.Job{Name: "no-container", Steps: []miniworker.Step{{Name: "app", Uses: &miniworker.Container{Image: "docker://" + s.scratch, Command: "exit 0"}}}})
+	r = l.job(miniworker.Job{Name: "no-container", Steps: []miniworker.Step{{Name: "app",
+		Uses: &miniworker.Container{Image: "docker://" + s.scratch, Command: "exit 0"}}}})
 	l.said(r, map[string]string{"app": "app: about to end"})
 }
 
@@ -273,18 +292,24 @@ func (l *lab) volumes(s *shelf) {
 		l.Fatal(err)
 	}
 	r := l.job(miniworker.Job{Name: "volumes",
-		Container: &miniworker.Container{Image: s.debian, Volumes: []string{l.path("share") + ":/volume_mount", l.path("share") + ":/read_only:ro", "my_volume:/named", "/anonymous"}},
-		Services:  []miniworker.Container{{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo shared >/v/from-service; sleep 1000'", Volumes: []string{"my_volume:/v"}, Options: "--health-cmd 'test -s /v/from-service'"}},
+		Container: &miniworker.Container{Image: s.debian, Volumes: []string{l.path("share") + ":/volume_mount",
+			l.path("share") + ":/read_only:ro", "my_volume:/named", "/anonymous"}},
+		Services: []miniworker.Container{{Image: s.alpine, Entrypoint: "sh",
+			Command: "-c 'echo shared >/v/from-service; sleep 1000'", Volumes: []string{"my_volume:/v"},
+			Options: "--health-cmd 'test -s /v/from-service'"}},
 		Steps: []miniworker.Step{
-			{Name: "read", Run: "cat /volume_mount/file.txt /share/file.txt; touch /read_only/x 2>&1 | grep -o 'Read-only file system'; cat /named/from-service; ls /anonymous; echo mine >/volume_mount/mine"},
+			{Name: "read", Run: "cat /volume_mount/file.txt /share/file.txt; touch /read_only/x 2>&1 | " +
+				"grep -o 'Read-only file system'; cat /named/from-service; ls /anonymous; echo mine >/volume_mount/mine"},
 		}})
 	l.said(r, map[string]string{"read": "hello\nhello\nRead-only file system\nshared"})
 	info, err := os.Stat(l.path("share/mine"))
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != runnerID {
 		l.Errorf("got %v, %v", info, err)
 	}
-	r = l.job(miniworker.Job{Name: "forbidden", Container: &miniworker.Container{Image: s.debian, Volumes: []string{"/etc:/host-etc"}}})
-	if step := r.Step("Initialize containers"); step.Exit != 3 || !strings.Contains(strings.Join(step.Output, "\n"), "::error::cannot prepare job: cannot mount /host-etc: volume /etc is not allowed") {
+	r = l.job(miniworker.Job{Name: "forbidden", Container: &miniworker.Container{Image: s.debian,
+		Volumes: []string{"/etc:/host-etc"}}})
+	if step := r.Step("Initialize containers"); step.Exit != 3 || !strings.Contains(strings.Join(step.Output, "\n"),
+		"::error::cannot prepare job: cannot mount /host-etc: volume /etc is not allowed") {
 		l.Errorf("step %v", step)
 	}
 }
@@ -305,9 +330,11 @@ func (l *lab) alpineJob(s *shelf) {
 // nonRootJob: the image's user owns the workspace, and its files are the
 // runner's on the host, as are root's.
 func (l *lab) nonRootJob(s *shelf) {
-	r := l.job(miniworker.Job{Name: "non-root", Container: &miniworker.Container{Image: s.nonRoot}, Steps: []miniworker.Step{
-		{Name: "user", Run: "id -u; id -Gn; echo x >file; echo out=1 >>$GITHUB_OUTPUT; touch /data/x; grep CapEff /proc/self/status; stat -c %u /__w /github/home"},
-	}})
+	r := l.job(miniworker.Job{Name: "non-root", Container: &miniworker.Container{Image: s.nonRoot},
+		Steps: []miniworker.Step{
+			{Name: "user", Run: "id -u; id -Gn; echo x >file; echo out=1 >>$GITHUB_OUTPUT; touch /data/x; " +
+				"grep CapEff /proc/self/status; stat -c %u /__w /github/home"},
+		}})
 	l.said(r, map[string]string{"user": "1001\napp staff\nCapEff:\t0000000000000000\n1001\n1001"})
 	if out := r.Step("user").Outputs["out"]; out != "1" {
 		l.Errorf("output is %q", out)
@@ -316,7 +343,8 @@ func (l *lab) nonRootJob(s *shelf) {
 	if err != nil || info.Sys().(*syscall.Stat_t).Uid != runnerID {
 		l.Errorf("got %v, %v", info, err)
 	}
-	r = l.job(miniworker.Job{Name: "as-root", Container: &miniworker.Container{Image: s.nonRoot, Options: "--user root"}, Steps: []miniworker.Step{{Name: "user", Run: "id -u"}}})
+	r = l.job(miniworker.Job{Name: "as-root", Container: &miniworker.Container{Image: s.nonRoot, Options: "--user root"},
+		Steps: []miniworker.Step{{Name: "user", Run: "id -u"}}})
 	l.said(r, map[string]string{"user": "0"})
 }
 
@@ -324,19 +352,24 @@ func (l *lab) optionsJob(s *shelf) {
 	r := l.job(miniworker.Job{Name: "options", Container: &miniworker.Container{Image: s.debian,
 		Options: `--hostname build-1 --env "FROM_OPTIONS=two words" --tmpfs /scratch:size=1m --shm-size 2m --add-host registry.test:192.0.2.7 --cap-drop NET_RAW --cap-drop=CHOWN --cpus 1 --memory 2g --pids-limit 500 --init`},
 		Steps: []miniworker.Step{
-			{Name: "look", Run: `hostname; echo "$FROM_OPTIONS"; df -k --output=size /scratch /dev/shm | tail -n 2 | tr -d ' '; getent ahostsv4 registry.test | awk 'NR == 1 {print $1}'`},
+			{Name: "look",
+				Run: `hostname; echo "$FROM_OPTIONS"; df -k --output=size /scratch /dev/shm | tail -n 2 | tr -d ' '; getent ahostsv4 registry.test | awk 'NR == 1 {print $1}'`},
 			{Name: "chown", ContinueOnError: true, Run: "touch /tmp/x; chown 7 /tmp/x"},
 		}})
 	l.said(r, map[string]string{"look": "build-1\ntwo words\n1024\n2048\n192.0.2.7"})
-	if step := r.Step("chown"); step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "Operation not permitted") {
+	if step := r.Step("chown"); step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"),
+		"Operation not permitted") {
 		l.Errorf("step %v", step)
 	}
-	r = l.job(miniworker.Job{Name: "no-capabilities", Container: &miniworker.Container{Image: s.debian, Options: "--cap-drop ALL --cap-add CHOWN --user 7:8"},
-		Steps: []miniworker.Step{{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; id -g"}}})
+	r = l.job(miniworker.Job{Name: "no-capabilities", Container: &miniworker.Container{Image: s.debian,
+		Options: "--cap-drop ALL --cap-add CHOWN --user 7:8"},
+		Steps: []miniworker.Step{{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; " +
+			"id -g"}}})
 	l.said(r, map[string]string{"look": "CapEff:\t0000000000000000CapBnd:\t00000000000000017\n8"})
 	for _, test := range []struct{ options, want string }{
 		{options: "--privileged", want: "container: options: option --privileged is not supported"},
-		{options: "--device /dev/kvm", want: "device /dev/kvm is not allowed: it is not in RUNNER_NSPAWN_DEVICES of config.env"},
+		{options: "--device /dev/kvm", want: "device /dev/kvm is not allowed: " +
+			"it is not in RUNNER_NSPAWN_DEVICES of config.env"},
 		{options: "--network host", want: "container: options: option --network is not supported"},
 	} {
 		r := l.job(miniworker.Job{Name: "refused", Container: &miniworker.Container{Image: s.debian, Options: test.options}})
@@ -358,7 +391,8 @@ func (l *lab) healthJob(s *shelf) {
 			summary: "unhealthy",
 			service: miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'",
 				Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
-			want: `it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` + "%0Astarting up",
+			want: `it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` +
+				"%0Astarting up",
 		},
 		{
 			summary: "ended",
@@ -395,15 +429,18 @@ func (l *lab) registryJob(s *shelf) {
 	}
 	for _, password := range []string{"", "wrong"} {
 		step := private(password).Step("Initialize containers")
-		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "UNAUTHORIZED") || strings.Contains(fmt.Sprint(step.Output), "wrong") {
+		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), "UNAUTHORIZED") ||
+			strings.Contains(fmt.Sprint(step.Output), "wrong") {
 			l.Errorf("password %q: step %v", password, step)
 		}
 	}
 	l.said(private("s3cret-of-the-registry"), map[string]string{"run": "ran"})
 	_ = s.Close()
-	r := l.job(miniworker.Job{Name: "offline", Container: &miniworker.Container{Image: s.debian}, Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
+	r := l.job(miniworker.Job{Name: "offline", Container: &miniworker.Container{Image: s.debian},
+		Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
 	l.said(r, map[string]string{"run": "ran"})
-	if out := strings.Join(r.Step("Initialize containers").Output, "\n"); !strings.Contains(out, "the registry cannot be reached, using the image of ") {
+	if out := strings.Join(r.Step("Initialize containers").Output, "\n"); !strings.Contains(out,
+		"the registry cannot be reached, using the image of ") {
 		l.Errorf("the user was not told:\n%s", out)
 	}
 	found, err := exec.Command("grep", "-rl", "s3cret-of-the-registry", l.path("images"), l.path("jobs")).Output()

@@ -66,10 +66,12 @@ func (l *lab) addNode() {
 				l.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(l.path("externals/"+version+"/bin/node"), []byte("#!/bin/sh\nexec /usr/bin/node \"$@\"\n"), 0o755); err != nil {
+		if err := os.WriteFile(l.path("externals/"+version+"/bin/node"), []byte("#!/bin/sh\nexec /usr/bin/node \"$@\"\n"),
+			0o755); err != nil {
 			l.Fatal(err)
 		}
-		musl := exec.Command("musl-gcc", "-o", l.path("externals/"+version+"_alpine/bin/node"), filepath.Join("testdata", "musl.c"))
+		musl := exec.Command("musl-gcc", "-o", l.path("externals/"+version+"_alpine/bin/node"),
+			filepath.Join("testdata", "musl.c"))
 		if out, err := musl.CombinedOutput(); err != nil {
 			l.Fatalf("%v\n%s", err, out)
 		}

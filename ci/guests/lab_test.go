@@ -97,19 +97,24 @@ func newLab(t *testing.T, config ...string) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"), client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
+	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"),
+		client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
-	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir, "github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim")
+	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir,
+		"github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755), os.Chown(l.path("work"), runnerID, runnerID),
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755),
+		os.Chown(l.path("work"), runnerID, runnerID),
 		os.Mkdir(l.path("externals"), 0o755),
 		// A spare guest would look like one that was left behind.
-		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir)+"\n"), 0o600),
-		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket), 0o755)); err != nil {
+		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.ReplaceAll(strings.Join(config,
+			"\n"), "LAB", dir)+"\n"), 0o600),
+		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"),
+			l.client.Socket), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.stop() })
@@ -143,7 +148,8 @@ func (l *lab) start() {
 	defer log.Close()
 	id := strconv.Itoa(runnerID)
 	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
-		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--images-dir", l.path("images"), "--work-root", l.path("work"),
+		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--images-dir", l.path("images"),
+		"--work-root", l.path("work"),
 		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
 	l.broker.Stderr = log
 	if err := l.broker.Start(); err != nil {
@@ -190,7 +196,8 @@ func (l *lab) prepare() string {
 func (l *lab) prepareContainer(c brokerapi.Container) string {
 	l.Helper()
 	c.Mounts = append([]brokerapi.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
-		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home", Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
+		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home",
+			Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
 	reply, err := l.client.Prepare(l.Context(), brokerapi.PrepareRequest{Container: &c}, io.Discard)
 	if err != nil {
 		l.Fatal(err)
@@ -212,7 +219,8 @@ func (l *lab) sh(job, script string) (status int, output string) {
 
 // exec runs a program in the guest and leaves its output.
 func (l *lab) exec(job string, argv ...string) (status int, err error) {
-	return l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: argv}, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
+	return l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: argv},
+		wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
 }
 
 func (l *lab) cleanup(job string) {
@@ -287,7 +295,8 @@ func childrenOf(t *testing.T, pid int) []int {
 // job runs a whole job as the runner's user would.
 func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	l.Helper()
-	options, err := json.Marshal(map[string]any{"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"), "Job": job.Name})
+	options, err := json.Marshal(map[string]any{"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"),
+		"Job": job.Name})
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -308,8 +317,11 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	if err := os.WriteFile(worker, data, 0o755); err != nil {
 		l.Fatal(err)
 	}
-	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups", worker)
-	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" + strings.Join(append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...), ":"), "PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
+	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups",
+		worker)
+	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" +
+		strings.Join(append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...), ":"),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
 	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
 	out, err := cmd.Output()
 	if err != nil {

@@ -75,7 +75,8 @@ func (l *lab) makeInternet() string {
 	l.ip("netns", "add", name)
 	l.Cleanup(func() { l.ip("netns", "delete", name) })
 	l.ip("-netns", l.netns, "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", name)
-	for _, side := range []struct{ ns, link, address string }{{l.netns, "uplink", "203.0.113.2/24"}, {name, "eth0", internetAddr + "/24"}} {
+	for _, side := range []struct{ ns, link, address string }{{l.netns, "uplink", "203.0.113.2/24"},
+		{name, "eth0", internetAddr + "/24"}} {
 		l.ip("-netns", side.ns, "address", "add", side.address, "dev", side.link)
 		l.ip("-netns", side.ns, "link", "set", side.link, "up")
 	}

@@ -39,8 +39,9 @@ func TestPostgres(t *testing.T) {
 	password := map[string]string{"PGPASSWORD": "of-the-database"}
 	const query = `-U app -d shop --no-align --tuples-only -c "create table if not exists t (n int); insert into t values (6); select current_database(), sum(n) * 7 from t"`
 	const answer = "CREATE TABLE\nINSERT 0 1\nshop|42"
-	result := l.job(miniworker.Job{Name: "alias", Container: &miniworker.Container{Image: client}, Services: []miniworker.Container{service},
-		Steps: []miniworker.Step{{Name: "query", Run: "psql -h postgres " + query, Env: password}}})
+	result := l.job(miniworker.Job{Name: "alias", Container: &miniworker.Container{Image: client},
+		Services: []miniworker.Container{service},
+		Steps:    []miniworker.Step{{Name: "query", Run: "psql -h postgres " + query, Env: password}}})
 	l.response(result)
 	l.said(result, map[string]string{"query": answer})
 	if answered := l.response(result).Context.Services[0].Ports["5432"]; answered != "15432" {
@@ -57,7 +58,8 @@ func TestPostgres(t *testing.T) {
 	r.Requests()
 	result = l.job(miniworker.Job{Name: "port", Services: []miniworker.Container{service},
 		Steps: []miniworker.Step{{Name: "query", Env: password,
-			Run: fmt.Sprintf("%s --library-path %s/usr/lib/x86_64-linux-gnu %s -h 127.0.0.1 -p 15432 %s", loader, tree, psql[0], query)}}})
+			Run: fmt.Sprintf("%s --library-path %s/usr/lib/x86_64-linux-gnu %s -h 127.0.0.1 -p 15432 %s", loader, tree,
+				psql[0], query)}}})
 	l.said(result, map[string]string{"query": answer})
 	for _, request := range r.Requests() {
 		if strings.HasPrefix(request, "GET ") && strings.Contains(request, "/blobs/") {

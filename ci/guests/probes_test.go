@@ -82,7 +82,8 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 		},
 		{
 			summary: "answers of the hook", script: "ls -A $target",
-			guest: "target=/__w/_temp/_runner_hook_responses\n", host: "target=" + l.path("work/_temp/_runner_hook_responses") + "\n",
+			guest: "target=/__w/_temp/_runner_hook_responses\n", host: "target=" +
+				l.path("work/_temp/_runner_hook_responses") + "\n",
 			outside: "answer",
 		},
 		{
@@ -91,8 +92,9 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 		},
 		{
 			summary: "a block device of its own",
-			script:  "mknod /tmp/guests-probe b 254 0 2>&1 | grep -o 'not permitted'; test -b /tmp/guests-probe && echo made; rm -f /tmp/guests-probe",
-			inside:  "not permitted", outside: "made",
+			script: "mknod /tmp/guests-probe b 254 0 2>&1 | grep -o 'not permitted'; test -b /tmp/guests-probe && " +
+				"echo made; rm -f /tmp/guests-probe",
+			inside: "not permitted", outside: "made",
 		},
 		{
 			summary: "the runner's externals", script: writable,
@@ -106,12 +108,14 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 		},
 		{
 			summary: "the kernel log",
-			script:  "{ dmesg; dmesg --syslog; unshare --map-root-user dmesg; } 2>/dev/null | grep -q '" + kernelLog + "' && echo read",
+			script: "{ dmesg; dmesg --syslog; unshare --map-root-user dmesg; } 2>/dev/null | grep -q '" + kernelLog +
+				"' && echo read",
 			outside: "read",
 		},
 		{
 			summary: "processes of the host",
-			script:  "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep -q '[" + lab[:1] + "]" + lab[1:] + "' && echo seen",
+			script: "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null | grep -q '[" + lab[:1] +
+				"]" + lab[1:] + "' && echo seen",
 			outside: "seen",
 		},
 		{
@@ -122,7 +126,8 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 		{
 			// It writes the value that is there.
 			summary: "kernel settings",
-			script:  "read -r v </proc/sys/kernel/core_pattern; (echo \"$v\" >/proc/sys/kernel/core_pattern) 2>/dev/null && echo written",
+			script: "read -r v </proc/sys/kernel/core_pattern; (echo \"$v\" >/proc/sys/kernel/core_pattern) 2>/dev/null && " +
+				"echo written",
 			outside: "written",
 		},
 		{

@@ -24,11 +24,13 @@ const (
 )
 
 // hookFailed is what a user sees for any failure of a hook (actions/runner#3178).
-const hookFailed = "Executing the custom container implementation failed. Please contact your self hosted runner administrator."
+const hookFailed = "Executing the custom container implementation failed. Please contact your self hosted runner " +
+	"administrator."
 
 // call runs the hook once and hands its answer to accept. commands are the
 // step's file commands, nil for the hook's own steps.
-func (w *Worker) call(ctx context.Context, name, command string, args any, commands fileCommands, accept func(*response) error) StepResult {
+func (w *Worker) call(ctx context.Context, name, command string, args any, commands fileCommands,
+	accept func(*response) error) StepResult {
 	started := time.Now()
 	result := StepResult{Name: name, Conclusion: Success}
 	err := w.callHook(ctx, command, args, commands, accept, &result)
@@ -43,7 +45,8 @@ func (w *Worker) call(ctx context.Context, name, command string, args any, comma
 	return result
 }
 
-func (w *Worker) callHook(ctx context.Context, command string, args any, commands fileCommands, accept func(*response) error, result *StepResult) error {
+func (w *Worker) callHook(ctx context.Context, command string, args any, commands fileCommands,
+	accept func(*response) error, result *StepResult) error {
 	responseFile := w.path("_temp/_runner_hook_responses/" + guid() + ".json")
 	request, err := encode(hookInput{Command: command, ResponseFile: responseFile, Args: args, State: w.State()})
 	if err != nil {
@@ -63,7 +66,8 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, command
 	w.line("##[group]Run '" + w.opt.Hook + "'")
 	w.line("shell: " + argv[0] + " --noprofile --norc -e -o pipefail {0}")
 	w.line("##[endgroup]")
-	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: w.workspace, env: w.hookEnv(commands), stdin: request}, &result.Output)
+	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: w.workspace, env: w.hookEnv(commands), stdin: request},
+		&result.Output)
 	if err != nil {
 		return err
 	}
@@ -150,7 +154,8 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 		return -1, err
 	}
 	// The job is to die before the runner when memory runs out.
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(strconv.Itoa(500)), 0o644) // best effort, as in the runner
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(strconv.Itoa(500)),
+		0o644) // best effort, as in the runner
 	exited := make(chan struct{})
 	stopKiller := make(chan struct{})
 	go func() { defer close(stopKiller); terminate(ctx, cmd.Process, exited) }()

@@ -94,9 +94,11 @@ func New(opt Options) (*Worker, error) {
 	}
 	_, repo, ok := strings.Cut(opt.Repository, "/")
 	if !ok || !filepath.IsAbs(opt.Work) || !filepath.IsAbs(opt.Root) {
-		return nil, fmt.Errorf("cannot set up job: repository %q, work root %q and runner root %q must be OWNER/NAME and absolute paths", opt.Repository, opt.Work, opt.Root)
+		return nil, fmt.Errorf("cannot set up job: repository %q, work root %q and runner root %q must be OWNER/NAME and "+
+			"absolute paths", opt.Repository, opt.Work, opt.Root)
 	}
-	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(), env: map[string]string{}, states: map[string]map[string]string{}}
+	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(),
+		env: map[string]string{}, states: map[string]map[string]string{}}
 	if err := w.layOut(); err != nil {
 		return nil, fmt.Errorf("cannot set up job: %w", err)
 	}
@@ -116,7 +118,8 @@ func (w *Worker) layOut() error {
 			return err
 		}
 	}
-	for _, dir := range []string{w.workspace, w.path("_actions"), w.path("_temp/_github_home"), w.path("_temp/_github_workflow"),
+	for _, dir := range []string{w.workspace, w.path("_actions"), w.path("_temp/_github_home"),
+		w.path("_temp/_github_workflow"),
 		w.path("_temp/_runner_file_commands"), w.tools()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -223,7 +226,8 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 
 // RunScriptArgs calls run_script_step with an entry point and the arguments
 // string a JavaScript action or a custom shell would give.
-func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string) StepResult {
+func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments string,
+	env map[string]string) StepResult {
 	commands, err := w.newFileCommands()
 	if err != nil {
 		return failedStep(name, err)
@@ -231,7 +235,8 @@ func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments 
 	return w.runArgs(ctx, name, entryPoint, arguments, env, commands)
 }
 
-func (w *Worker) runArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string, commands fileCommands) StepResult {
+func (w *Worker) runArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string,
+	commands fileCommands) StepResult {
 	paths := w.jobPaths()
 	result := w.call(ctx, name, "run_script_step", scriptStepArgs{
 		EntryPointArgs:       splitArguments(arguments),

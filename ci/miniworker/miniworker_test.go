@@ -51,7 +51,8 @@ func checkRequest(t *testing.T, dir, got, want string) {
 	if got != strings.ReplaceAll(want, "\n\t\t", "")+"\n" {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
-	if filepath.Dir(parsed.ResponseFile) != dir+"/_work/_temp/_runner_hook_responses" || filepath.Ext(parsed.ResponseFile) != ".json" {
+	if filepath.Dir(parsed.ResponseFile) != dir+"/_work/_temp/_runner_hook_responses" ||
+		filepath.Ext(parsed.ResponseFile) != ".json" {
 		t.Errorf("response file is %s", parsed.ResponseFile)
 	}
 	if _, err := os.Stat(parsed.ResponseFile); err == nil {
@@ -60,14 +61,18 @@ func checkRequest(t *testing.T, dir, got, want string) {
 }
 
 func TestPrepareJobRequest(t *testing.T) {
-	w, dir := newWorker(t, `test -e "$response"; test ! -s "$response"; echo '{"isAlpine":false,"state":{"a":[1,"ü"]}}' > "$response"`)
-	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "ghcr.io/a/b:1", Options: "--cpus 1", Env: map[string]string{"A": "<&>"},
-		Volumes: []string{"/srv:/data:ro", "vol:/v", "/only", "/o:RO"}, Ports: []string{"80", "8080:80/tcp"}, Credentials: &miniworker.Credentials{Username: "me"}},
+	w, dir := newWorker(t,
+		`test -e "$response"; test ! -s "$response"; echo '{"isAlpine":false,"state":{"a":[1,"ü"]}}' > "$response"`)
+	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "ghcr.io/a/b:1", Options: "--cpus 1",
+		Env:     map[string]string{"A": "<&>"},
+		Volumes: []string{"/srv:/data:ro", "vol:/v", "/only", "/o:RO"}, Ports: []string{"80", "8080:80/tcp"},
+		Credentials: &miniworker.Credentials{Username: "me"}},
 		[]miniworker.Container{{Image: "redis", Entrypoint: "/bin/x", Command: " a  b "}})
 	if r.Conclusion != miniworker.Success {
 		t.Fatal(r)
 	}
-	checkRequest(t, dir, r.Request, `{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":{"image":"ghcr.io/a/b:1","dockerfile":null,"entryPointArgs":[],"entryPoint":null,"workingDirectory":"/__w/repo/repo","createOptions":"--cpus 1",
+	checkRequest(t, dir, r.Request,
+		`{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":{"image":"ghcr.io/a/b:1","dockerfile":null,"entryPointArgs":[],"entryPoint":null,"workingDirectory":"/__w/repo/repo","createOptions":"--cpus 1",
 		"registry":{"username":"me","password":null,"serverUrl":"ghcr.io"},"environmentVariables":{"A":"<&>","HOME":"/github/home"},"portMappings":["80","8080:80/tcp"],"systemMountVolumes":[
 		{"userProvidedValue":null,"sourceVolumePath":"/var/run/docker.sock","targetVolumePath":"/var/run/docker.sock","readOnly":false},
 		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work","targetVolumePath":"/__w","readOnly":false},
@@ -94,7 +99,8 @@ func TestScriptStepRequest(t *testing.T) {
 	if r := w.PrepareJob(t.Context(), base, nil); r.Conclusion != miniworker.Success {
 		t.Fatal(r)
 	}
-	r := w.RunScript(t.Context(), miniworker.Step{Shell: "bash", Run: "true", WorkingDirectory: "sub", Env: map[string]string{"A": dir + "/_work/x", "B": dir + "/_workx", "C": dir + "/externals"}})
+	r := w.RunScript(t.Context(), miniworker.Step{Shell: "bash", Run: "true", WorkingDirectory: "sub",
+		Env: map[string]string{"A": dir + "/_work/x", "B": dir + "/_workx", "C": dir + "/externals"}})
 	var req struct {
 		Args struct {
 			EntryPoint           string
@@ -109,15 +115,20 @@ func TestScriptStepRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	args := req.Args.EntryPointArgs
-	if req.Args.EntryPoint != "bash" || len(args) != 6 || !slices.Equal(args[:5], []string{"--noprofile", "--norc", "-e", "-o", "pipefail"}) || !strings.HasPrefix(args[5], "/__w/_temp/") || !strings.HasSuffix(args[5], ".sh") {
+	if req.Args.EntryPoint != "bash" || len(args) != 6 || !slices.Equal(args[:5],
+		[]string{"--noprofile", "--norc", "-e", "-o", "pipefail"}) || !strings.HasPrefix(args[5], "/__w/_temp/") ||
+		!strings.HasSuffix(args[5], ".sh") {
 		t.Errorf("runs %s %q", req.Args.EntryPoint, args)
 	}
-	if req.Args.WorkingDirectory != "/__w/repo/repo/sub" || req.Args.PrependPath == nil || len(req.Args.PrependPath) != 0 || req.State != nil {
+	if req.Args.WorkingDirectory != "/__w/repo/repo/sub" || req.Args.PrependPath == nil ||
+		len(req.Args.PrependPath) != 0 || req.State != nil {
 		t.Errorf("got %+v", req)
 	}
 	env := req.Args.EnvironmentVariables
-	got := []string{env["A"], env["B"], env["C"], env["GITHUB_WORKSPACE"], env["RUNNER_TEMP"], env["GITHUB_EVENT_PATH"], filepath.Dir(env["GITHUB_OUTPUT"])}
-	want := []string{"/__w/x", dir + "/_workx", "/__e", "/__w/repo/repo", "/__w/_temp", "/github/workflow/event.json", "/__w/_temp/_runner_file_commands"}
+	got := []string{env["A"], env["B"], env["C"], env["GITHUB_WORKSPACE"], env["RUNNER_TEMP"], env["GITHUB_EVENT_PATH"],
+		filepath.Dir(env["GITHUB_OUTPUT"])}
+	want := []string{"/__w/x", dir + "/_workx", "/__e", "/__w/repo/repo", "/__w/_temp", "/github/workflow/event.json",
+		"/__w/_temp/_runner_file_commands"}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q", got)
 	}
@@ -134,15 +145,19 @@ func TestScriptStepRequest(t *testing.T) {
 
 func TestContainerStepRequest(t *testing.T) {
 	w, dir := newWorker(t, "")
-	r := w.RunContainerStep(t.Context(), miniworker.Step{Name: "x", Uses: &miniworker.Container{Image: "alpine", Entrypoint: "/e", Command: "a b"}})
-	if r.Conclusion != miniworker.Success || !strings.Contains(r.Request, `"state":null}`) || !strings.Contains(r.Request, `"workingDirectory":"/github/workspace","createOptions":null,"registry":null`) ||
-		!strings.Contains(r.Request, `{"userProvidedValue":null,"sourceVolumePath":"`+dir+`/_work/_temp/_runner_file_commands","targetVolumePath":"/github/file_commands","readOnly":false}`) ||
+	r := w.RunContainerStep(t.Context(), miniworker.Step{Name: "x", Uses: &miniworker.Container{Image: "alpine",
+		Entrypoint: "/e", Command: "a b"}})
+	if r.Conclusion != miniworker.Success || !strings.Contains(r.Request, `"state":null}`) ||
+		!strings.Contains(r.Request, `"workingDirectory":"/github/workspace","createOptions":null,"registry":null`) ||
+		!strings.Contains(r.Request,
+			`{"userProvidedValue":null,"sourceVolumePath":"`+dir+`/_work/_temp/_runner_file_commands","targetVolumePath":"/github/file_commands","readOnly":false}`) ||
 		!strings.Contains(r.Request, `"GITHUB_OUTPUT":"/github/file_commands/set_output_`) {
 		t.Errorf("%s\n%s", r, r.Request)
 	}
 }
 
-const failed = "Executing the custom container implementation failed. Please contact your self hosted runner administrator."
+const failed = "Executing the custom container implementation failed. Please contact your self hosted runner " +
+	"administrator."
 
 func TestPrepareResponses(t *testing.T) {
 	t.Parallel()
@@ -157,16 +172,22 @@ func TestPrepareResponses(t *testing.T) {
 		{"good", `echo '{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},"services":[{"id":"s","ports":{"80":8080}}]}}' > "$response"`, base, 1, ""},
 		{"other case, extra members", `echo '{"ISALPINE":true,"other":1}' > "$response"`, base, 0, ""},
 		{"empty", ``, base, 0, "Response file could not be read at 'HOOK' running command 'prepare_job'"},
-		{"null", `echo null > "$response"`, base, 0, "Response file could not be read at 'HOOK' running command 'prepare_job'"},
-		{"deleted", `rm "$response"`, base, 0, "Response file is required but not found for the hook script at 'HOOK' running command 'prepare_job'"},
-		{"no isAlpine", `echo '{}' > "$response"`, base, 0, "The property 'isAlpine' is required but was not found in the response file."},
+		{"null", `echo null > "$response"`, base, 0, "Response file could not be read at 'HOOK' running command " +
+			"'prepare_job'"},
+		{"deleted", `rm "$response"`, base, 0, "Response file is required but not found for the hook script at 'HOOK' " +
+			"running command 'prepare_job'"},
+		{"no isAlpine", `echo '{}' > "$response"`, base, 0, "The property 'isAlpine' is required but was not found in the " +
+			"response file."},
 		{"services only", `echo '{}' > "$response"`, nil, 1, ""},
 		{"services only, empty", ``, nil, 1, nullReference},
 		{"services only, with container", `echo '{"context":{"container":{"id":"c"}}}' > "$response"`, nil, 1, nullReference},
 		{"services null", `echo '{"isAlpine":false,"context":{"services":null}}' > "$response"`, base, 0, nullReference},
 		{"no ports", `echo '{"isAlpine":false,"context":{"services":[{"id":"x"}]}}' > "$response"`, base, 1, nullReference},
-		{"too many services", `echo '{"isAlpine":false,"context":{"services":[{"ports":{}},{"ports":{}}]}}' > "$response"`, base, 1, "Index was out of range. Must be non-negative and less than the size of the collection. (Parameter 'index')"},
-		{"state no object", `echo '{"isAlpine":false,"state":"x"}' > "$response"`, base, 0, "Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'."},
+		{"too many services", `echo '{"isAlpine":false,"context":{"services":[{"ports":{}},{"ports":{}}]}}' > "$response"`,
+			base, 1, "Index was out of range. Must be non-negative and less than the size of the collection. (Parameter " +
+				"'index')"},
+		{"state no object", `echo '{"isAlpine":false,"state":"x"}' > "$response"`, base, 0,
+			"Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'."},
 		{"exit 3", `exit 3`, base, 0, "Process completed with exit code 3."},
 	}
 	for _, tt := range tests {
@@ -188,7 +209,8 @@ func TestPrepareResponses(t *testing.T) {
 }
 
 func TestContext(t *testing.T) {
-	w, _ := newWorker(t, `echo '{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},"services":[{"id":"s","network":null,"ports":{"80":8080,"81":"9"}}]}}' > "$response"`)
+	w, _ := newWorker(t,
+		`echo '{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},"services":[{"id":"s","network":null,"ports":{"80":8080,"81":"9"}}]}}' > "$response"`)
 	w.PrepareJob(t.Context(), base, []miniworker.Container{{Image: "x"}})
 	want := miniworker.JobContext{Container: miniworker.ContainerContext{ID: "c", Network: "n"},
 		Services: []miniworker.ContainerContext{{ID: "s", Ports: map[string]string{"80": "8080", "81": "9"}}}}
@@ -200,7 +222,9 @@ func TestContext(t *testing.T) {
 func TestInvocation(t *testing.T) {
 	w, dir := newWorker(t, `pwd; printf '%s\n' "$0" "$#" "$-"; env; cat`)
 	r := w.Cleanup(t.Context())
-	for _, want := range []string{w.Workspace(), dir + "/hook.sh", "0", "CI=true", "GITHUB_ACTIONS=true", "GITHUB_WORKSPACE=" + w.Workspace(), "RUNNER_TEMP=" + dir + "/_work/_temp", "PATH=/usr/bin:/bin", "HOME=/nonexistent"} {
+	for _, want := range []string{w.Workspace(), dir + "/hook.sh", "0", "CI=true", "GITHUB_ACTIONS=true",
+		"GITHUB_WORKSPACE=" + w.Workspace(), "RUNNER_TEMP=" + dir + "/_work/_temp", "PATH=/usr/bin:/bin",
+		"HOME=/nonexistent"} {
 		if !slices.Contains(r.Output, want) {
 			t.Errorf("no line %q in\n%s", want, r)
 		}
@@ -233,7 +257,8 @@ func TestUnknownExtension(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := w.Cleanup(t.Context()); r.Conclusion != miniworker.Failure || r.Errors[0] != "Invalid file extension at '/x/hook'." {
+	if r := w.Cleanup(t.Context()); r.Conclusion != miniworker.Failure ||
+		r.Errors[0] != "Invalid file extension at '/x/hook'." {
 		t.Error(r)
 	}
 }
@@ -242,7 +267,8 @@ func TestUnknownExtension(t *testing.T) {
 func TestPipesHeldOpen(t *testing.T) {
 	w, dir := newWorker(t, `sleep 60 & echo $! > "${0%/*}/pid"; echo said`)
 	r := w.Cleanup(t.Context())
-	if r.Conclusion != miniworker.Success || r.Duration < 5*time.Second || r.Duration > 8*time.Second || !slices.Equal(r.Output, []string{"said"}) {
+	if r.Conclusion != miniworker.Success || r.Duration < 5*time.Second || r.Duration > 8*time.Second ||
+		!slices.Equal(r.Output, []string{"said"}) {
 		t.Error(r)
 	}
 	if _, err := os.Stat(dir + "/pid"); err != nil {
@@ -260,8 +286,10 @@ func TestCancelSignals(t *testing.T) {
 		output     []string
 	}{
 		{"obeys INT", `trap 'echo int; exit 5' INT; while :; do sleep 0.1; done`, 0, 5, []string{"int"}},
-		{"obeys TERM", `trap 'echo int' INT; trap 'echo term; exit 6' TERM; while :; do sleep 0.1; done`, 7500 * time.Millisecond, 6, []string{"int", "term"}},
-		{"obeys nothing", `trap 'echo int' INT; trap 'echo term' TERM; while :; do sleep 0.1; done`, 10 * time.Second, 137, []string{"int", "term"}},
+		{"obeys TERM", `trap 'echo int' INT; trap 'echo term; exit 6' TERM; while :; do sleep 0.1; done`,
+			7500 * time.Millisecond, 6, []string{"int", "term"}},
+		{"obeys nothing", `trap 'echo int' INT; trap 'echo term' TERM; while :; do sleep 0.1; done`, 10 * time.Second, 137,
+			[]string{"int", "term"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -269,7 +297,8 @@ func TestCancelSignals(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			r := w.Cleanup(ctx)
-			if r.Exit != tt.exit || r.Duration < tt.atLeast || r.Duration > tt.atLeast+6*time.Second || !slices.Equal(r.Output, tt.output) {
+			if r.Exit != tt.exit || r.Duration < tt.atLeast || r.Duration > tt.atLeast+6*time.Second ||
+				!slices.Equal(r.Output, tt.output) {
 				t.Error(r)
 			}
 			if !slices.Equal(r.Errors, []string{"The operation was canceled.", failed}) {
@@ -289,14 +318,17 @@ esac`
 func TestFileCommands(t *testing.T) {
 	w, _ := newWorker(t, onHost)
 	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{
-		{Name: "set", Run: `echo A=1 >> "$GITHUB_OUTPUT"; printf 'B<<X\n2\n3\nX\n' >> "$GITHUB_OUTPUT"; echo C=4 >> "$GITHUB_ENV"; echo /first >> "$GITHUB_PATH"; echo /second >> "$GITHUB_PATH"`},
+		{Name: "set",
+			Run: `echo A=1 >> "$GITHUB_OUTPUT"; printf 'B<<X\n2\n3\nX\n' >> "$GITHUB_OUTPUT"; echo C=4 >> "$GITHUB_ENV"; echo /first >> "$GITHUB_PATH"; echo /second >> "$GITHUB_PATH"`},
 		{Name: "get", Run: `echo "$PATH"`},
 	}})
-	if job.Conclusion != miniworker.Success || !reflect.DeepEqual(job.Step("set").Outputs, map[string]string{"A": "1", "B": "2\n3"}) {
+	if job.Conclusion != miniworker.Success || !reflect.DeepEqual(job.Step("set").Outputs,
+		map[string]string{"A": "1", "B": "2\n3"}) {
 		t.Fatal(job)
 	}
 	get := job.Step("get")
-	if !slices.Equal(get.Output, []string{"/second:/first:/usr/bin:/bin"}) || !strings.Contains(get.Request, `"prependPath":["/second","/first"]`) || !strings.Contains(get.Request, `"C":"4"`) {
+	if !slices.Equal(get.Output, []string{"/second:/first:/usr/bin:/bin"}) ||
+		!strings.Contains(get.Request, `"prependPath":["/second","/first"]`) || !strings.Contains(get.Request, `"C":"4"`) {
 		t.Errorf("%s\n%s", get, get.Request)
 	}
 }
@@ -307,7 +339,8 @@ func TestBashFromJob(t *testing.T) {
 	w, dir := newWorker(t, onHost)
 	evil := dir + "/_work/bash"
 	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{
-		{Run: "printf '#!/bin/sh\\necho escaped\\n' > " + evil + "; chmod +x " + evil + "; echo " + dir + "/_work >> $GITHUB_PATH"},
+		{Run: "printf '#!/bin/sh\\necho escaped\\n' > " + evil + "; chmod +x " + evil + "; echo " + dir +
+			"/_work >> $GITHUB_PATH"},
 		{Name: "victim", Run: "true"},
 	}})
 	if got := job.Step("victim").Output; !slices.Equal(got, []string{"escaped"}) {
@@ -329,7 +362,8 @@ func TestRunJob(t *testing.T) {
 	for _, s := range job.Steps {
 		got = append(got, s.Name+": "+s.Conclusion)
 	}
-	want := []string{"Initialize containers: success", "tolerated: failure", "on failure, too early: skipped", "fails: failure", "skipped: skipped", "on failure: success", "always: success", "Stop containers: success"}
+	want := []string{"Initialize containers: success", "tolerated: failure", "on failure, too early: skipped",
+		"fails: failure", "skipped: skipped", "on failure: success", "always: success", "Stop containers: success"}
 	if !slices.Equal(got, want) || job.Conclusion != miniworker.Failure || job.Orphans != 1 {
 		t.Errorf("got %q\n%s", got, job)
 	}
@@ -337,7 +371,8 @@ func TestRunJob(t *testing.T) {
 
 func TestShutdownSkipsCleanup(t *testing.T) {
 	w, dir := newWorker(t, onHost)
-	for cause, want := range map[error]string{miniworker.ErrShutdown: miniworker.Skipped, miniworker.ErrCancelled: miniworker.Success} {
+	for cause, want := range map[error]string{miniworker.ErrShutdown: miniworker.Skipped,
+		miniworker.ErrCancelled: miniworker.Success} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		started := dir + "/started"
 		go func() {
@@ -349,7 +384,8 @@ func TestShutdownSkipsCleanup(t *testing.T) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}()
-		job := w.RunJob(ctx, miniworker.Job{Container: base, Steps: []miniworker.Step{{Run: "touch " + started + "; exec sleep 30"}}})
+		job := w.RunJob(ctx, miniworker.Job{Container: base, Steps: []miniworker.Step{{Run: "touch " + started +
+			"; exec sleep 30"}}})
 		if got := job.Step("Stop containers").Conclusion; got != want {
 			t.Errorf("%v: %s, want %s", cause, got, want)
 		}
@@ -361,8 +397,10 @@ func TestShutdownSkipsCleanup(t *testing.T) {
 
 func TestStepTimeout(t *testing.T) {
 	w, _ := newWorker(t, onHost)
-	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{{Name: "slow", Run: "exec sleep 30", TimeoutSeconds: 1}}})
-	if s := job.Step("slow"); job.Conclusion != miniworker.Failure || s.Exit != 130 || s.Errors[0] != "The operation was canceled." {
+	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{{Name: "slow",
+		Run: "exec sleep 30", TimeoutSeconds: 1}}})
+	if s := job.Step("slow"); job.Conclusion != miniworker.Failure || s.Exit != 130 ||
+		s.Errors[0] != "The operation was canceled." {
 		t.Error(job)
 	}
 }
@@ -370,15 +408,18 @@ func TestStepTimeout(t *testing.T) {
 func TestJobWithoutContainer(t *testing.T) {
 	w, _ := newWorker(t, "exit 1")
 	job := w.RunJob(t.Context(), miniworker.Job{Steps: []miniworker.Step{{Name: "host", Run: "echo $CI; exit 4"}}})
-	if s := job.Step("host"); s.Exit != 4 || s.Request != "" || !slices.Equal(s.Output, []string{"true"}) || len(job.Steps) != 1 {
+	if s := job.Step("host"); s.Exit != 4 || s.Request != "" || !slices.Equal(s.Output, []string{"true"}) ||
+		len(job.Steps) != 1 {
 		t.Error(job)
 	}
 	dir := t.TempDir()
-	strict, err := miniworker.New(miniworker.Options{Hook: "/h.sh", Root: dir, Work: dir + "/w", Env: []string{"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true"}})
+	strict, err := miniworker.New(miniworker.Options{Hook: "/h.sh", Root: dir, Work: dir + "/w",
+		Env: []string{"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if job := strict.RunJob(t.Context(), miniworker.Job{}); job.Conclusion != miniworker.Failure || !strings.HasPrefix(job.Steps[0].Errors[0], "Jobs without a job container are forbidden") {
+	if job := strict.RunJob(t.Context(), miniworker.Job{}); job.Conclusion != miniworker.Failure ||
+		!strings.HasPrefix(job.Steps[0].Errors[0], "Jobs without a job container are forbidden") {
 		t.Error(job)
 	}
 }
@@ -394,7 +435,8 @@ func TestSetUpEmptiesWork(t *testing.T) {
 	if _, err := miniworker.New(miniworker.Options{Root: dir, Work: dir}); err != nil {
 		t.Fatal(err)
 	}
-	for p, want := range map[string]bool{"_temp/old": false, "_actions/old": false, "repo/repo/kept": true, "_temp/_github_home": true, "_tool": true} {
+	for p, want := range map[string]bool{"_temp/old": false, "_actions/old": false, "repo/repo/kept": true,
+		"_temp/_github_home": true, "_tool": true} {
 		if _, err := os.Stat(filepath.Join(dir, p)); (err == nil) != want {
 			t.Errorf("%s: %v", p, err)
 		}

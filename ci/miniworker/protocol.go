@@ -90,7 +90,8 @@ func newHookContainer(c *Container) hookContainer {
 		h.UserMountVolumes = append(h.UserMountVolumes, parseVolume(v))
 	}
 	if c.Credentials != nil && c.Credentials.Username != "" {
-		h.Registry = &hookRegistry{Username: c.Credentials.Username, Password: optional(c.Credentials.Password), ServerURL: registryOf(c.Image)}
+		h.Registry = &hookRegistry{Username: c.Credentials.Username, Password: optional(c.Credentials.Password),
+			ServerURL: registryOf(c.Image)}
 	}
 	return h
 }
@@ -125,7 +126,8 @@ func (w *Worker) jobContainer(c *Container) *hookContainer {
 	h.EnvironmentVariables["HOME"] = "/github/home"
 	h.WorkingDirectory = optional(w.jobPaths().translate(w.workspace))
 	mount := func(source, target string, readOnly bool) {
-		h.SystemMountVolumes = append(h.SystemMountVolumes, hookMount{SourceVolumePath: &source, TargetVolumePath: target, ReadOnly: readOnly})
+		h.SystemMountVolumes = append(h.SystemMountVolumes, hookMount{SourceVolumePath: &source, TargetVolumePath: target,
+			ReadOnly: readOnly})
 	}
 	mount("/var/run/docker.sock", "/var/run/docker.sock", false) // always listed, there or not
 	mount(w.opt.Work, "/__w", false)
@@ -239,7 +241,8 @@ func (w *Worker) readResponse(path, command string, required bool) (*response, s
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		if required {
-			return nil, "", runnerErrorf("Response file is required but not found for the hook script at '%s' running command '%s'", w.opt.Hook, command)
+			return nil, "", runnerErrorf("Response file is required but not found for the hook script at '%s' running "+
+				"command '%s'", w.opt.Hook, command)
 		}
 		return nil, "", nil
 	}
@@ -316,7 +319,8 @@ func acceptServices(raw json.RawMessage, requested int, job *JobContext) error {
 	}
 	for i, c := range answered {
 		if i >= requested {
-			return runnerError("Index was out of range. Must be non-negative and less than the size of the collection. (Parameter 'index')")
+			return runnerError("Index was out of range. Must be non-negative and less than the size of the collection. " +
+				"(Parameter 'index')")
 		}
 		if c.Ports == nil {
 			return errNullReference

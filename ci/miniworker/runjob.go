@@ -26,7 +26,8 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	maps.Copy(w.env, job.Env)
 	w.mu.Unlock()
 	if job.Container == nil && requireContainer(lookup(w.opt.Env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER")) {
-		err := runnerError("Jobs without a job container are forbidden on this runner, please add a 'container:' to your job or contact your self-hosted runner administrator.")
+		err := runnerError("Jobs without a job container are forbidden on this runner, please add a 'container:' to your " +
+			"job or contact your self-hosted runner administrator.")
 		w.line("##[error]" + err.Error())
 		r.result.Conclusion = Failure
 		r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))

@@ -18,8 +18,9 @@ type fileCommands map[string]string // variable: host path
 func (w *Worker) newFileCommands() (fileCommands, error) {
 	commands := fileCommands{}
 	id := guid()
-	for variable, kind := range map[string]string{"GITHUB_ENV": "set_env_", "GITHUB_PATH": "add_path_", "GITHUB_OUTPUT": "set_output_",
-		"GITHUB_STATE": "save_state_", "GITHUB_STEP_SUMMARY": "step_summary_"} {
+	for variable, kind := range map[string]string{"GITHUB_ENV": "set_env_", "GITHUB_PATH": "add_path_",
+		"GITHUB_OUTPUT": "set_output_",
+		"GITHUB_STATE":  "save_state_", "GITHUB_STEP_SUMMARY": "step_summary_"} {
 		path := w.path("_temp/_runner_file_commands/" + kind + id)
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			return nil, fmt.Errorf("cannot make file commands: %w", err)
@@ -36,8 +37,10 @@ func (w *Worker) github() map[string]string {
 		"GITHUB_ACTION": "__run", "GITHUB_ACTOR": owner, "GITHUB_API_URL": "https://api.github.com", "GITHUB_BASE_REF": "",
 		"GITHUB_EVENT_NAME": "push", "GITHUB_EVENT_PATH": w.path("_temp/_github_workflow/event.json"),
 		"GITHUB_GRAPHQL_URL": "https://api.github.com/graphql", "GITHUB_HEAD_REF": "", "GITHUB_JOB": w.opt.Job,
-		"GITHUB_REF": "refs/heads/main", "GITHUB_REF_NAME": "main", "GITHUB_REF_TYPE": "branch", "GITHUB_REPOSITORY": w.opt.Repository,
-		"GITHUB_REPOSITORY_OWNER": owner, "GITHUB_RETENTION_DAYS": "90", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_RUN_ID": "1", "GITHUB_RUN_NUMBER": "1",
+		"GITHUB_REF": "refs/heads/main", "GITHUB_REF_NAME": "main", "GITHUB_REF_TYPE": "branch",
+		"GITHUB_REPOSITORY":       w.opt.Repository,
+		"GITHUB_REPOSITORY_OWNER": owner, "GITHUB_RETENTION_DAYS": "90", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_RUN_ID": "1",
+		"GITHUB_RUN_NUMBER": "1",
 		"GITHUB_SERVER_URL": "https://github.com", "GITHUB_SHA": strings.Repeat("0", 40), "GITHUB_TRIGGERING_ACTOR": owner,
 		"GITHUB_WORKFLOW": "scripted", "GITHUB_WORKSPACE": w.workspace,
 		"RUNNER_OS": "Linux", "RUNNER_ARCH": arch(), "RUNNER_NAME": w.opt.RunnerName, "RUNNER_ENVIRONMENT": "self-hosted",
@@ -100,7 +103,8 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 	default:
 		program, arguments, _ = strings.Cut(step.Shell, " ")
 		if !strings.Contains(arguments, "{0}") {
-			return "", "", "", runnerErrorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, powershell, pwsh) or a format string containing '{0}'")
+			return "", "", "", runnerErrorf("Invalid shell option. Shell must be a valid built-in (bash, sh, cmd, " +
+				"powershell, pwsh) or a format string containing '{0}'")
 		}
 	}
 	script = w.path("_temp/" + guid() + extension)
@@ -112,7 +116,8 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 }
 
 // runOnHost runs a step of a job that has no container.
-func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir string, env map[string]string) StepResult {
+func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir string,
+	env map[string]string) StepResult {
 	started := time.Now()
 	result := StepResult{Name: name, Conclusion: Success}
 	all := w.hookEnv(nil)

@@ -50,7 +50,8 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	built.agent = filepath.Join(dir, "runner-agent")
-	err = run.Local{}.Exec(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent, "github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	err = run.Local{}.Exec(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent,
+		"github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err == nil {
 		built.tarball, _, err = stubrunner.Build(context.Background(), dir, stubrunner.Options{})
 	}
@@ -77,7 +78,8 @@ func newAppliance(t *testing.T) *appliance {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	a := &appliance{t: t, dir: dir, github: fakegithub.New(fakegithub.Options{Tokens: []string{token}, PollTimeout: time.Second})}
+	a := &appliance{t: t, dir: dir, github: fakegithub.New(fakegithub.Options{Tokens: []string{token},
+		PollTimeout: time.Second})}
 	for _, d := range []string{"", "state", "state/work", "runner", "hooks"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -141,7 +143,8 @@ func (a *appliance) path(name string) string { return filepath.Join(a.dir, name)
 
 func (a *appliance) writeConfig(more string) {
 	a.t.Helper()
-	text := fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/acme\nRUNNER_REGISTRATION_TOKEN=%s\nRUNNER_NAME=rack-4\nRUNNER_ACTIONS_RUNNER_DIR=%s\nRUNNER_HOOKS_DIR=%s\n%s",
+	text := fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/acme\nRUNNER_REGISTRATION_TOKEN=%s\nRUNNER_NAME=rack-4\n"+
+		"RUNNER_ACTIONS_RUNNER_DIR=%s\nRUNNER_HOOKS_DIR=%s\n%s",
 		a.addr, token, a.path("runner"), a.path("hooks"), more)
 	if err := os.WriteFile(a.path("config.env"), []byte(text), 0o600); err != nil {
 		a.t.Fatal(err)
@@ -149,7 +152,8 @@ func (a *appliance) writeConfig(more string) {
 }
 
 func (a *appliance) installCommand() *exec.Cmd {
-	return exec.Command(built.agent, "install", "--config", a.path("config.env"), "--state-dir", a.path("state"), "--os-release", a.path("os-release"), "--user", runnerUser)
+	return exec.Command(built.agent, "install", "--config", a.path("config.env"), "--state-dir", a.path("state"),
+		"--os-release", a.path("os-release"), "--user", runnerUser)
 }
 
 // install runs `runner-agent install` and checks that the token is not shown.
@@ -226,7 +230,8 @@ func TestRegisterOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := a.mustInstall()
-	if !strings.Contains(out, "runner: √ Runner successfully added\n") || !strings.Contains(out, "registered as rack-4\n") {
+	if !strings.Contains(out, "runner: √ Runner successfully added\n") ||
+		!strings.Contains(out, "registered as rack-4\n") {
 		t.Errorf("output was\n%s", out)
 	}
 	data, err := os.ReadFile(a.path("state/installed"))
@@ -237,7 +242,8 @@ func TestRegisterOnce(t *testing.T) {
 	if err := json.Unmarshal(data, &m); err != nil {
 		t.Fatal(err)
 	}
-	if m.Schema != 1 || m.Name != "rack-4" || m.URL != "http://"+a.addr+"/acme" || m.ImageVersion != "1.2.3" || time.Since(m.RegisteredAt) > time.Minute {
+	if m.Schema != 1 || m.Name != "rack-4" || m.URL != "http://"+a.addr+"/acme" || m.ImageVersion != "1.2.3" ||
+		time.Since(m.RegisteredAt) > time.Minute {
 		t.Errorf("marker is %s", data)
 	}
 	a.mustInstall()
@@ -260,7 +266,8 @@ func TestRegisterOnce(t *testing.T) {
 func TestLabelsAndGroup(t *testing.T) {
 	a := newAppliance(t)
 	a.writeConfig("RUNNER_LABELS=gpu,rack-4\nRUNNER_GROUP=Nights\n")
-	a.mustFail(`cannot register: there is no runner group Nights at http://` + a.addr + `/acme; correct RUNNER_GROUP, or create the group`)
+	a.mustFail(`cannot register: there is no runner group Nights at http://` + a.addr +
+		`/acme; correct RUNNER_GROUP, or create the group`)
 	a.writeConfig("RUNNER_LABELS=gpu,rack-4\nRUNNER_GROUP=default\n")
 	a.mustInstall()
 	if got := fmt.Sprint(a.github.Runners()[0].Labels); got != "[self-hosted Linux X64 gpu rack-4]" {
@@ -288,11 +295,17 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 		status int
 		want   string
 	}{
-		{"/actions/runner-registration", 404, "cannot register: GitHub does not know " + url + " or does not accept the registration token for it; check RUNNER_GITHUB_URL, and put a new token into RUNNER_REGISTRATION_TOKEN (one is valid for 1 hour)"},
-		{"/actions/runners/register", 401, "cannot register: GitHub refuses the registration token: it is wrong or older than 1 hour; put a new one into RUNNER_REGISTRATION_TOKEN"},
-		{"/actions/runners/register", 409, "cannot register: GitHub has a runner named rack-4 that could not be replaced; remove it in Settings, Actions, Runners, or choose another RUNNER_NAME"},
-		{"/actions/runners/register", 403, "cannot register: GitHub forbids self-hosted runners at " + url + "; allow them in its Settings, Actions, Runners"},
-		{"/actions/runners/register", 503, "cannot register: GitHub cannot serve at the moment (" + a.addr + " answers with a server error); wait, the unit tries again by itself"},
+		{"/actions/runner-registration", 404, "cannot register: GitHub does not know " + url +
+			" or does not accept the registration token for it; check RUNNER_GITHUB_URL, and put a new token into " +
+			"RUNNER_REGISTRATION_TOKEN (one is valid for 1 hour)"},
+		{"/actions/runners/register", 401, "cannot register: GitHub refuses the registration token: " +
+			"it is wrong or older than 1 hour; put a new one into RUNNER_REGISTRATION_TOKEN"},
+		{"/actions/runners/register", 409, "cannot register: GitHub has a runner named rack-4 that could not be replaced; " +
+			"remove it in Settings, Actions, Runners, or choose another RUNNER_NAME"},
+		{"/actions/runners/register", 403, "cannot register: GitHub forbids self-hosted runners at " + url +
+			"; allow them in its Settings, Actions, Runners"},
+		{"/actions/runners/register", 503, "cannot register: GitHub cannot serve at the moment (" + a.addr +
+			" answers with a server error); wait, the unit tries again by itself"},
 	} {
 		a.github.Fail(fakegithub.Failure{Path: tt.path, Status: tt.status})
 		a.mustFail(tt.want)
@@ -308,18 +321,23 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 
 func TestBadConfigChangesNothing(t *testing.T) {
 	a := newAppliance(t)
-	if err := os.WriteFile(a.path("config.env"), []byte("RUNNER_GITHUB_URL=https://api.github.com/acme\n"), 0o600); err != nil {
+	if err := os.WriteFile(a.path("config.env"), []byte("RUNNER_GITHUB_URL=https://api.github.com/acme\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
-	a.mustFail(a.path("config.env") + ":1: RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the page it will serve; write https://github.com/OWNER or https://github.com/OWNER/REPOSITORY")
+	a.mustFail(a.path("config.env") + ":1: RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the " +
+		"page it will serve; write https://github.com/OWNER or https://github.com/OWNER/REPOSITORY")
 	a.remove("config.env")
-	a.mustFail(a.path("config.env") + ": there is no such file; write it, for example by cloud-init's write_files, with RUNNER_GITHUB_URL and RUNNER_REGISTRATION_TOKEN")
+	a.mustFail(a.path("config.env") + ": there is no such file; write it, for example by cloud-init's write_files, " +
+		"with RUNNER_GITHUB_URL and RUNNER_REGISTRATION_TOKEN")
 	if len(a.github.Calls()) != 0 || a.exists("state/installed") {
 		t.Error("something was done all the same")
 	}
 	a.writeConfig("")
 	a.remove("runner/bin/Runner.Listener")
-	a.mustFail("cannot find the actions runner: stat " + a.path("runner/bin/Runner.Listener") + ": no such file or directory; name its directory in RUNNER_ACTIONS_RUNNER_DIR, or bake the image with a runner component")
+	a.mustFail("cannot find the actions runner: stat " + a.path("runner/bin/Runner.Listener") +
+		": no such file or directory; name its directory in RUNNER_ACTIONS_RUNNER_DIR, or bake the image with a runner " +
+		"component")
 }
 
 func TestMarkerDeletedRegistersAgain(t *testing.T) {
@@ -503,7 +521,8 @@ func TestStopDuringRegistration(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = c.Wait()
-	if want := "runner-agent: error: registration was stopped before it was done; it starts over with the next start of the unit\n"; errOut.String() != want {
+	if want := "runner-agent: error: registration was stopped before it was done; " +
+		"it starts over with the next start of the unit\n"; errOut.String() != want {
 		t.Errorf("got %q", errOut.String())
 	}
 	if a.identity() != old {

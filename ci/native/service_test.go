@@ -57,7 +57,8 @@ func (a *appliance) startService(more ...string) *service {
 	}
 	s.notify = conn
 	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"), "--socket", "")
-	s.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket, "RUNNER_NAME=rack-4",
+	s.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket,
+		"RUNNER_NAME=rack-4",
 		"RUNNER_ACTIONS_RUNNER_DIR=" + a.path("runner"), "RUNNER_HOOKS_DIR=" + a.path("hooks")}, more...)
 	s.cmd.Stdout, s.cmd.Stderr = s, s
 	if os.Geteuid() == 0 {
@@ -142,20 +143,23 @@ func TestServiceRunsJob(t *testing.T) {
 	s.waitNotify("READY=1")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	id := a.github.Enqueue(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "base"}, Steps: []miniworker.Step{
-		{Name: "good", Run: "echo hello; echo to stderr >&2"},
-		{Name: "bad", Run: "exit 7", ContinueOnError: true},
-		{Name: "env", Run: "env"},
-	}})
+	id := a.github.Enqueue(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "base"},
+		Steps: []miniworker.Step{
+			{Name: "good", Run: "echo hello; echo to stderr >&2"},
+			{Name: "bad", Run: "exit 7", ContinueOnError: true},
+			{Name: "env", Run: "env"},
+		}})
 	result, err := a.github.Wait(ctx, id)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, s.output())
 	}
-	if result.Conclusion != miniworker.Success || !slices.Contains(result.Step("good").Output, "hello") || result.Step("bad").Exit != 7 {
+	if result.Conclusion != miniworker.Success || !slices.Contains(result.Step("good").Output, "hello") ||
+		result.Step("bad").Exit != 7 {
 		t.Errorf("got %s", result)
 	}
 	env := strings.Join(result.Step("env").Output, "\n")
-	if !strings.Contains(env, "ACTIONS_RUNNER_CONTAINER_HOOKS="+a.path("hooks/container-hooks.sh")) || strings.Contains(env, "NOTIFY_SOCKET") {
+	if !strings.Contains(env, "ACTIONS_RUNNER_CONTAINER_HOOKS="+a.path("hooks/container-hooks.sh")) ||
+		strings.Contains(env, "NOTIFY_SOCKET") {
 		t.Errorf("the hook's environment is\n%s", env)
 	}
 	s.stop()
@@ -171,8 +175,9 @@ func TestServiceStopCancelsJob(t *testing.T) {
 	a.mustInstall()
 	s := a.startService()
 	s.waitNotify("READY=1")
-	id := a.github.Enqueue(miniworker.Job{Name: "long", Container: &miniworker.Container{Image: "base"}, Steps: []miniworker.Step{
-		{Name: "long", Run: "touch " + filepath.Join(a.dir, "state/work/started") + "; exec sleep 60"}}})
+	id := a.github.Enqueue(miniworker.Job{Name: "long", Container: &miniworker.Container{Image: "base"},
+		Steps: []miniworker.Step{
+			{Name: "long", Run: "touch " + filepath.Join(a.dir, "state/work/started") + "; exec sleep 60"}}})
 	for !a.exists("state/work/started") {
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -180,7 +185,8 @@ func TestServiceStopCancelsJob(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	result, err := a.github.Wait(ctx, id)
-	if err != nil || result.Conclusion != miniworker.Failure || result.Step("Stop containers").Conclusion != miniworker.Skipped {
+	if err != nil || result.Conclusion != miniworker.Failure || result.Step("Stop "+
+		"containers").Conclusion != miniworker.Skipped {
 		t.Errorf("got %s, %v", result, err)
 	}
 }
@@ -191,7 +197,10 @@ func TestServiceTellsWhyItStops(t *testing.T) {
 		a.mustInstall()
 		a.github.Forget()
 		s := a.startService()
-		if status := s.wait(); status != 3 || !strings.HasSuffix(s.output(), "runner-agent: error: GitHub has removed this runner (by hand, or after 14 days without contact); put a new token into RUNNER_REGISTRATION_TOKEN in /etc/runner/config.env, then rm /var/lib/runner/installed && systemctl restart runner-install.service\n") {
+		if status := s.wait(); status != 3 || !strings.HasSuffix(s.output(),
+			"runner-agent: error: GitHub has removed this runner (by hand, or after 14 days without contact); "+
+				"put a new token into RUNNER_REGISTRATION_TOKEN in /etc/runner/config.env, then rm /var/lib/runner/installed && "+
+				"systemctl restart runner-install.service\n") {
 			t.Errorf("status %d\n%s", status, s.output())
 		}
 	})

@@ -36,7 +36,9 @@ func (a *appliance) bootUnits() *machine {
 	}
 	// Landlock, which runner.service wants, is a kernel's to allow, as in the
 	// image; nspawn's own filter of Debian 12 does not know it yet.
-	script := fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s,upperdir=%s,workdir=%s %s && exec systemd-nspawn -q --register=no --keep-unit --link-journal=no --system-call-filter='landlock_create_ruleset landlock_add_rule landlock_restrict_self' -M %s -D %s -b",
+	script := fmt.Sprintf("mount -t overlay overlay -o lowerdir=%s,upperdir=%s,workdir=%s %s && "+
+		"exec systemd-nspawn -q --register=no --keep-unit --link-journal=no --system-call-filter='landlock_create_ruleset "+
+		"landlock_add_rule landlock_restrict_self' -M %s -D %s -b",
 		base, a.path("upper"), a.path("ovl"), a.path("tree"), filepath.Base(a.dir), a.path("tree"))
 	m := &machine{t: a.t, cmd: exec.Command("unshare", "--mount", "sh", "-c", script)}
 	m.cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
@@ -69,7 +71,8 @@ func (a *appliance) layUpper(base string) {
 		"etc/group":      string(group) + "runner:x:900:\n",
 		"etc/machine-id": "uninitialized\n",
 		// The paths of a real appliance, and quicker tries.
-		"var/lib/runner/etc/config.env":                          lines(string(cfg), "RUNNER_GITHUB_URL", "RUNNER_REGISTRATION_TOKEN", "RUNNER_NAME"),
+		"var/lib/runner/etc/config.env": lines(string(cfg), "RUNNER_GITHUB_URL",
+			"RUNNER_REGISTRATION_TOKEN", "RUNNER_NAME"),
 		"etc/systemd/system/runner-install.service.d/quick.conf": "[Service]\nRestartSec=1\n",
 	} {
 		a.lay("upper/"+path, []byte(content))
@@ -78,7 +81,8 @@ func (a *appliance) layUpper(base string) {
 		a.t.Fatal(err)
 	}
 	const overlay = "../../overlays/host/"
-	for _, path := range []string{"usr/lib/systemd/system/runner.service", "usr/lib/systemd/system/runner-install.service", "usr/lib/tmpfiles.d/runner.conf"} {
+	for _, path := range []string{"usr/lib/systemd/system/runner.service",
+		"usr/lib/systemd/system/runner-install.service", "usr/lib/tmpfiles.d/runner.conf"} {
 		data, err := os.ReadFile(overlay + path)
 		if err != nil {
 			a.t.Fatal(err)
@@ -147,7 +151,8 @@ func (m *machine) run(args ...string) string {
 	if pid == 0 {
 		return ""
 	}
-	out, _ := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-a"}, args...)...).CombinedOutput() // what it says is judged
+	out, _ := exec.Command("nsenter", append([]string{"-t", strconv.Itoa(pid), "-a"},
+		args...)...).CombinedOutput() // what it says is judged
 	return strings.TrimSpace(string(out))
 }
 
@@ -160,7 +165,8 @@ func (m *machine) wait(want string, args ...string) {
 			return
 		}
 	}
-	m.t.Fatalf("%q gives %q, want %q\n%s\n%s", args, got, want, m.run("journalctl", "--no-pager", "-o", "cat", "-u", "runner*"), m.log.String())
+	m.t.Fatalf("%q gives %q, want %q\n%s\n%s", args, got, want, m.run("journalctl", "--no-pager", "-o", "cat", "-u",
+		"runner*"), m.log.String())
 }
 
 func (m *machine) property(unit, name string) string {
@@ -202,10 +208,13 @@ func TestUnits(t *testing.T) {
 	m.wait("active", "systemctl", "is-active", "runner.service")
 	a.wantRegistrations(1)
 	pid := m.property("runner.service", "MainPID")
-	if env := m.run("cat", "/proc/"+pid+"/environ"); strings.Contains(env, token) || !strings.Contains(env, "RUNNER_NAME=rack-4") {
+	if env := m.run("cat", "/proc/"+pid+"/environ"); strings.Contains(env, token) ||
+		!strings.Contains(env, "RUNNER_NAME=rack-4") {
 		t.Errorf("environment of runner.service: %q", env)
 	}
-	if status := m.run("grep", "-E", "^(Uid|CapBnd|NoNewPrivs):", "/proc/"+pid+"/status"); strings.Join(strings.Fields(status), " ") != "Uid: 900 900 900 900 CapBnd: 0000000000000000 NoNewPrivs: 1" {
+	if status := m.run("grep", "-E", "^(Uid|CapBnd|NoNewPrivs):",
+		"/proc/"+pid+"/status"); strings.Join(strings.Fields(status), " ") != "Uid: 900 900 900 900 CapBnd: "+
+		"0000000000000000 NoNewPrivs: 1" {
 		t.Errorf("runner.service runs as %s", status)
 	}
 
@@ -233,7 +242,8 @@ func TestUnits(t *testing.T) {
 	if got := m.property("runner.service", "ActiveState"); got != "failed" {
 		t.Errorf("runner.service is %s again", got)
 	}
-	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) || !strings.Contains(journal, "registered as rack-4") {
+	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) ||
+		!strings.Contains(journal, "registered as rack-4") {
 		t.Error("the journal holds the token, or is not there")
 	}
 }

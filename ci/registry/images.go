@@ -57,7 +57,10 @@ func Layer(files map[string]File) (v1.Layer, error) {
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil })
+	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(buf.Bytes())),
+			nil
+	})
 }
 
 func (f File) write(w *tar.Writer, name string) error {
@@ -104,11 +107,14 @@ func Derive(image v1.Image, change func(*v1.Config), layers ...v1.Layer) (v1.Ima
 
 // heavy is what images of trees do without: compilers, interpreters and systemd,
 // documentation, and what exists only while a system runs.
-var heavy = []string{"usr/lib/gcc", "usr/libexec", "usr/include", "usr/share/doc", "usr/share/nodejs", "usr/lib/python3*", "usr/share/perl*",
+var heavy = []string{"usr/lib/gcc", "usr/libexec", "usr/include", "usr/share/doc", "usr/share/nodejs",
+	"usr/lib/python3*", "usr/share/perl*",
 	"usr/lib/git-core", "usr/share/python-wheels", "usr/share/i18n", "usr/lib/file", "usr/lib/podman", "usr/lib/systemd",
 	"usr/lib/x86_64-linux-gnu/*.a", "usr/lib/x86_64-linux-gnu/lib*san.so*", "usr/lib/x86_64-linux-gnu/libnode*",
-	"usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/*gprofng*", "usr/lib/x86_64-linux-gnu/gconv",
-	"usr/lib/x86_64-linux-gnu/systemd", "usr/bin/x86_64-linux-gnu-*", "usr/bin/*gprofng*", "usr/bin/node*", "usr/bin/python3*", "usr/bin/perl*",
+	"usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/*gprofng*",
+	"usr/lib/x86_64-linux-gnu/gconv",
+	"usr/lib/x86_64-linux-gnu/systemd", "usr/bin/x86_64-linux-gnu-*", "usr/bin/*gprofng*", "usr/bin/node*",
+	"usr/bin/python3*", "usr/bin/perl*",
 	"usr/bin/git*", "usr/bin/scalar", "usr/bin/buildah", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*"}
 
 // TreeLayer makes a layer of a directory, in a new file of dir, as it is on disk
@@ -160,7 +166,8 @@ func Debian(ctx context.Context, base, dir string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Image(v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "IMAGE_ENV=from-image", "CLASH=image"},
+	return Image(v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"IMAGE_ENV=from-image", "CLASH=image"},
 		Cmd: []string{"bash"}}, layer)
 }
 
@@ -215,7 +222,8 @@ func Alpine() (v1.Image, error) {
 // Scratch has a single static program, /app, and nothing else.
 func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 	program := filepath.Join(dir, "app")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program, "github.com/mkappliance/mkappliance/ci/registry/app")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", program,
+		"github.com/mkappliance/mkappliance/ci/registry/app")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
@@ -242,7 +250,8 @@ func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client
 	path := strings.TrimPrefix(programs[0], filepath.Clean(tree)) + ":/usr/local/bin:/usr/bin:/bin"
 	// LLVM is for queries that are compiled, which the tests have none of. The
 	// packages bring a cluster and a key of their own, other ones in every tree.
-	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*",
+	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*",
+		"usr/lib/x86_64-linux-gnu/libz3*",
 		"var/lib/postgresql/*", "etc/ssl/private/*", "etc/ssl/certs/ssl-cert-snakeoil.pem"}, heavy...)...)
 	if err != nil {
 		return nil, nil, err

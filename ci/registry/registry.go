@@ -98,7 +98,8 @@ func (r *Registry) Push(ctx context.Context, repository string, image v1.Image) 
 	if err := r.keepLayers(ctx, repository, image); err != nil {
 		return "", err
 	}
-	return whole, remote.Write(ref, image, remote.WithContext(ctx), remote.WithTransport(&http.Transport{DialContext: r.dial, DisableKeepAlives: true}),
+	return whole, remote.Write(ref, image, remote.WithContext(ctx),
+		remote.WithTransport(&http.Transport{DialContext: r.dial, DisableKeepAlives: true}),
 		remote.WithAuth(&authn.Basic{Username: Username, Password: Password}))
 }
 

@@ -136,7 +136,8 @@ func TestPull(t *testing.T) {
 		t.Errorf("pulled %s, pushed %s", got, want)
 	}
 	config := must(t, got.ConfigFile)
-	if config.OS != "linux" || config.Architecture != "amd64" || !slices.Equal(config.Config.Env, []string{"A=b"}) || !slices.Equal(config.Config.Cmd, []string{"true"}) {
+	if config.OS != "linux" || config.Architecture != "amd64" || !slices.Equal(config.Config.Env, []string{"A=b"}) ||
+		!slices.Equal(config.Config.Cmd, []string{"true"}) {
 		t.Errorf("the configuration is %+v", config)
 	}
 	requests := r.Requests()
@@ -145,7 +146,10 @@ func TestPull(t *testing.T) {
 			t.Errorf("no %s among %q", want, requests)
 		}
 	}
-	blobs := slices.DeleteFunc(requests, func(q string) bool { return !strings.HasPrefix(q, "GET /v2/tools/small/blobs/sha256:") })
+	blobs := slices.DeleteFunc(requests, func(q string) bool {
+		return !strings.HasPrefix(q,
+			"GET /v2/tools/small/blobs/sha256:")
+	})
 	slices.Sort(blobs)
 	if blobs = slices.Compact(blobs); len(blobs) != 2 {
 		t.Errorf("asked for %q, want one layer and one configuration", blobs)
@@ -177,7 +181,8 @@ func statusOf(err error) int {
 func TestCredentials(t *testing.T) {
 	r := serve(t)
 	image := small(t)
-	for repository, wanted := range map[string]bool{"private/small:1": true, "small:1": false, "privateer/small:1": false} {
+	for repository, wanted := range map[string]bool{"private/small:1": true, "small:1": false,
+		"privateer/small:1": false} {
 		whole := push(t, r, repository, image)
 		for _, test := range []struct {
 			auth authn.Authenticator
@@ -203,7 +208,8 @@ func TestCredentials(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if got := response.Header.Get("WWW-Authenticate"); response.StatusCode != http.StatusUnauthorized || got != `Basic realm="tests"` {
+	if got := response.Header.Get("WWW-Authenticate"); response.StatusCode != http.StatusUnauthorized ||
+		got != `Basic realm="tests"` {
 		t.Errorf("/v2/ answers %d, %q", response.StatusCode, got)
 	}
 }
@@ -242,7 +248,8 @@ func TestLayer(t *testing.T) {
 			t.Errorf("no %s", name)
 			continue
 		}
-		if got.Typeflag != want.Typeflag || got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid || got.Size != want.Size || got.Linkname != want.Linkname {
+		if got.Typeflag != want.Typeflag || got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid ||
+			got.Size != want.Size || got.Linkname != want.Linkname {
 			t.Errorf("%s is %+v, want %+v", name, got, want)
 		}
 	}
@@ -254,9 +261,11 @@ func TestLayer(t *testing.T) {
 func TestTreeLayer(t *testing.T) {
 	tree, dir := t.TempDir(), t.TempDir()
 	program := filepath.Join(tree, "usr/bin/program")
-	for name, content := range map[string]string{"usr/bin/program": "x", "usr/include/stdio.h": "x", "usr/lib/libc.a": "x", "usr/lib/libc.so": "x"} {
+	for name, content := range map[string]string{"usr/bin/program": "x", "usr/include/stdio.h": "x",
+		"usr/lib/libc.a": "x", "usr/lib/libc.so": "x"} {
 		file := filepath.Join(tree, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content), 0o644)); err != nil {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content),
+			0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,8 +273,10 @@ func TestTreeLayer(t *testing.T) {
 	if os.Geteuid() != 0 {
 		attribute = "user.made"
 	}
-	if err := errors.Join(unix.Setxattr(program, attribute, []byte("by the test"), 0), os.Chmod(program, 0o755|os.ModeSetuid),
-		os.Link(program, filepath.Join(tree, "usr/bin/same")), os.Symlink("program", filepath.Join(tree, "usr/bin/link"))); err != nil {
+	if err := errors.Join(unix.Setxattr(program, attribute, []byte("by the test"), 0),
+		os.Chmod(program, 0o755|os.ModeSetuid),
+		os.Link(program, filepath.Join(tree, "usr/bin/same")), os.Symlink("program",
+			filepath.Join(tree, "usr/bin/link"))); err != nil {
 		t.Fatal(err)
 	}
 	archive := func() v1.Layer {
@@ -275,12 +286,14 @@ func TestTreeLayer(t *testing.T) {
 	}
 	first := archive()
 	found := headers(t, must(t, first.Uncompressed))
-	for name, kind := range map[string]byte{"usr/bin/program": tar.TypeReg, "usr/bin/same": tar.TypeLink, "usr/bin/link": tar.TypeSymlink, "usr/lib/libc.so": tar.TypeReg} {
+	for name, kind := range map[string]byte{"usr/bin/program": tar.TypeReg, "usr/bin/same": tar.TypeLink,
+		"usr/bin/link": tar.TypeSymlink, "usr/lib/libc.so": tar.TypeReg} {
 		if h := found[name]; h == nil || h.Typeflag != kind {
 			t.Errorf("%s is %+v", name, h)
 		}
 	}
-	if h := found["usr/bin/program"]; h == nil || h.Mode != 0o4755 || h.Uid != os.Getuid() || h.PAXRecords["SCHILY.xattr."+attribute] != "by the test" {
+	if h := found["usr/bin/program"]; h == nil || h.Mode != 0o4755 || h.Uid != os.Getuid() ||
+		h.PAXRecords["SCHILY.xattr."+attribute] != "by the test" {
 		t.Errorf("the program is %+v", h)
 	}
 	for _, name := range []string{"usr/include", "usr/include/stdio.h", "usr/lib/libc.a"} {
@@ -297,7 +310,8 @@ func TestTreeLayer(t *testing.T) {
 		t.Errorf("the same tree gave %s, then %s", want, got)
 	}
 	intact(t, first) // another layer in the same directory has not changed it
-	if _, err := registry.TreeLayer(t.Context(), filepath.Join(tree, "missing"), dir); err == nil || !strings.Contains(err.Error(), "missing: Cannot open: No such file or directory") {
+	if _, err := registry.TreeLayer(t.Context(), filepath.Join(tree, "missing"), dir); err == nil ||
+		!strings.Contains(err.Error(), "missing: Cannot open: No such file or directory") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -309,7 +323,8 @@ func TestDerive(t *testing.T) {
 		return registry.Derive(from, func(c *v1.Config) { c.Entrypoint, c.Env[0] = []string{"/init"}, "A=c" })
 	})
 	config := must(t, derived.ConfigFile).Config
-	if !slices.Equal(config.Entrypoint, []string{"/init"}) || !slices.Equal(config.Env, []string{"A=c"}) || !slices.Equal(config.Cmd, []string{"true"}) {
+	if !slices.Equal(config.Entrypoint, []string{"/init"}) || !slices.Equal(config.Env, []string{"A=c"}) ||
+		!slices.Equal(config.Cmd, []string{"true"}) {
 		t.Errorf("the configuration is %+v", config)
 	}
 	if env := must(t, from.ConfigFile).Config.Env; env[0] != "A=b" || digest(t, from) != before {
@@ -340,12 +355,14 @@ func TestScratch(t *testing.T) {
 	}
 	app := exec.Command(filepath.Join(dir, "app"), "show", "two words")
 	app.Env, app.Dir = []string{"B=2", "A=1"}, "/usr"
-	if out, err := app.Output(); err != nil || !strings.HasPrefix(string(out), "args [\"show\" \"two words\"]\nenv A=1\nenv B=2\nuid ") || !strings.HasSuffix(string(out), " dir /usr\n") {
+	if out, err := app.Output(); err != nil || !strings.HasPrefix(string(out),
+		"args [\"show\" \"two words\"]\nenv A=1\nenv B=2\nuid ") || !strings.HasSuffix(string(out), " dir /usr\n") {
 		t.Errorf("it printed %q, %v", out, err)
 	}
 	for status, args := range map[int][]string{5: {"exit", "5"}, 64: nil} {
 		var ended *exec.ExitError
-		if err := exec.Command(filepath.Join(dir, "app"), args...).Run(); !errors.As(err, &ended) || ended.ExitCode() != status {
+		if err := exec.Command(filepath.Join(dir, "app"), args...).Run(); !errors.As(err, &ended) ||
+			ended.ExitCode() != status {
 			t.Errorf("%q gave %v, want %d", args, err, status)
 		}
 	}
@@ -360,7 +377,8 @@ func TestAlpine(t *testing.T) {
 		t.Errorf("made %s, then %s", want, got)
 	}
 	found := flat(t, image)
-	for name, link := range map[string]string{"bin/busybox": "", "bin/sh": "/bin/busybox", "bin/grep": "/bin/busybox", "lib/ld-musl-x86_64.so.1": "", "etc/os-release": "", "etc/passwd": ""} {
+	for name, link := range map[string]string{"bin/busybox": "", "bin/sh": "/bin/busybox", "bin/grep": "/bin/busybox",
+		"lib/ld-musl-x86_64.so.1": "", "etc/os-release": "", "etc/passwd": ""} {
 		if h := found[name]; h == nil || h.Linkname != link || (link == "") != (h.Typeflag == tar.TypeReg) {
 			t.Errorf("%s is %+v", name, h)
 		}
@@ -370,7 +388,8 @@ func TestAlpine(t *testing.T) {
 func TestNonRoot(t *testing.T) {
 	image := must(t, func() (v1.Image, error) { return registry.NonRoot(small(t)) })
 	config := must(t, image.ConfigFile).Config
-	if _, volume := config.Volumes["/data"]; config.User != "1001" || config.WorkingDir != "/home/app" || !volume || !slices.Contains(config.Env, "HOME=/home/app") {
+	if _, volume := config.Volumes["/data"]; config.User != "1001" || config.WorkingDir != "/home/app" || !volume ||
+		!slices.Contains(config.Env, "HOME=/home/app") {
 		t.Errorf("the configuration is %+v", config)
 	}
 	if h := flat(t, image)["home/app"]; h == nil || h.Uid != 1001 || h.Gid != 1001 {
@@ -388,7 +407,8 @@ func TestDebian(t *testing.T) {
 		t.Skip("MKAPPLIANCE_TEST_BASE names no guest base tree: run it through 'make test'")
 	}
 	image := must(t, func() (v1.Image, error) { return registry.Debian(t.Context(), base, t.TempDir()) })
-	holds(t, image, "usr/bin/bash", "usr/bin/sh", "usr/bin/env", "usr/bin/grep", "usr/bin/ps", "usr/bin/curl", "usr/bin/getent", "bin", "lib", "etc/passwd", "usr/lib/os-release")
+	holds(t, image, "usr/bin/bash", "usr/bin/sh", "usr/bin/env", "usr/bin/grep", "usr/bin/ps", "usr/bin/curl",
+		"usr/bin/getent", "bin", "lib", "etc/passwd", "usr/lib/os-release")
 	config := must(t, image.ConfigFile).Config
 	if !slices.Contains(config.Env, "IMAGE_ENV=from-image") || !slices.Equal(config.Cmd, []string{"bash"}) {
 		t.Errorf("the configuration is %+v", config)
@@ -411,7 +431,8 @@ func TestPostgres(t *testing.T) {
 	if len(config.Entrypoint) != 0 || config.User != "" {
 		t.Errorf("the client's configuration is %+v", config)
 	}
-	if _, _, err := registry.Postgres(t.Context(), t.TempDir(), t.TempDir(), "../postgres/entrypoint.sh"); err == nil || err.Error() != "found programs of PostgreSQL in [], want one directory" {
+	if _, _, err := registry.Postgres(t.Context(), t.TempDir(), t.TempDir(), "../postgres/entrypoint.sh"); err == nil ||
+		err.Error() != "found programs of PostgreSQL in [], want one directory" {
 		t.Errorf("got %v", err)
 	}
 }

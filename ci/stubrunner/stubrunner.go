@@ -66,7 +66,8 @@ func compile(ctx context.Context, opt Options) ([]byte, error) {
 	defer os.RemoveAll(tmp)
 	out := filepath.Join(tmp, "Runner.Listener")
 	err = run.Local{}.Exec(ctx, run.Cmd{
-		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
+		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" +
+			opt.Version,
 			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
 		Dir: opt.ModuleDir,
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+opt.GOARCH),
@@ -89,13 +90,16 @@ func files(listener []byte) []file {
 		{"./", 0o755, nil},
 		{"./bin/", 0o755, nil},
 		{"./bin/Runner.Listener", 0o755, listener},
-		{"./config.sh", 0o755, script("# Stand-in for the runner's config.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && pwd)\"\nif [ \"$1\" = remove ]; then\n  exec \"$root/bin/Runner.Listener\" \"$@\"\nfi\nexec \"$root/bin/Runner.Listener\" configure \"$@\"\n")},
+		{"./config.sh", 0o755, script("# Stand-in for the runner's config.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && " +
+			"pwd)\"\nif [ \"$1\" = remove ]; then\n  exec \"$root/bin/Runner.Listener\" \"$@\"\nfi\n" +
+			"exec \"$root/bin/Runner.Listener\" configure \"$@\"\n")},
 		{"./env.sh", 0o755, script("# Stand-in for the runner's env.sh.\n")},
 		{"./externals/", 0o755, nil},
 		{"./externals/node20/", 0o755, nil},
 		{"./externals/node20/bin/", 0o755, nil},
 		{"./externals/node20/bin/node", 0o755, script("echo \"stub node: $*\"\n")},
-		{"./run.sh", 0o755, script("# Stand-in for the runner's run.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && pwd)\"\nexec \"$root/bin/Runner.Listener\" run \"$@\"\n")},
+		{"./run.sh", 0o755, script("# Stand-in for the runner's run.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && " +
+			"pwd)\"\nexec \"$root/bin/Runner.Listener\" run \"$@\"\n")},
 	}
 }
 
@@ -105,7 +109,8 @@ func archive(files []file) ([]byte, error) {
 	gz := gzip.NewWriter(&b)
 	tw := tar.NewWriter(gz)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0), Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0),
+			Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
 		if f.data == nil {
 			h.Typeflag = tar.TypeDir
 		}

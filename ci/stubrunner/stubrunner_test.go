@@ -30,7 +30,8 @@ func TestBuildIsDeterministic(t *testing.T) {
 	if got, want := filepath.Base(first), "actions-runner-linux-x64-2.336.0.tar.gz"; got != want {
 		t.Errorf("file is %s", got)
 	}
-	want := []string{"./", "./bin/", "./bin/Runner.Listener", "./config.sh", "./env.sh", "./externals/", "./externals/node20/", "./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh"}
+	want := []string{"./", "./bin/", "./bin/Runner.Listener", "./config.sh", "./env.sh", "./externals/",
+		"./externals/node20/", "./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh"}
 	if got := names(t, first); !slices.Equal(got, want) {
 		t.Errorf("holds %q", got)
 	}
@@ -52,8 +53,10 @@ func TestListenerSpeaksAsTheRealOne(t *testing.T) {
 	}{
 		{[]string{"bin/Runner.Listener", "--version"}, 0, "2.400.1\n"},
 		{[]string{"run.sh"}, 1, "Not configured. Run config.(sh/cmd) to configure the runner.\n"},
-		{[]string{"config.sh", "--colour"}, 1, "Unrecognized command-line input arguments: '--colour'. For usage refer to: ./config.sh --help\n"},
-		{[]string{"config.sh", "--url"}, 1, "Unrecognized command-line input arguments: '--url'. For usage refer to: ./config.sh --help\n"},
+		{[]string{"config.sh", "--colour"}, 1, "Unrecognized command-line input arguments: " +
+			"'--colour'. For usage refer to: ./config.sh --help\n"},
+		{[]string{"config.sh", "--url"}, 1, "Unrecognized command-line input arguments: '--url'. For usage refer to: " +
+			"./config.sh --help\n"},
 		{[]string{"bin/Runner.Listener", "warmup"}, 0, ""},
 	} {
 		c := exec.Command(filepath.Join(dir, tt.args[0]), tt.args[1:]...)
@@ -69,7 +72,8 @@ func TestListenerSpeaksAsTheRealOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := exec.Command(filepath.Join(dir, "config.sh"), "--unattended").CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "\nCannot configure the runner because it is already configured. To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.\n") {
+	if err == nil || !strings.Contains(string(out), "\nCannot configure the runner because it is already configured. "+
+		"To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.\n") {
 		t.Errorf("%v: %s", err, out)
 	}
 }

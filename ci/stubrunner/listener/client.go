@@ -32,7 +32,8 @@ type statusError struct {
 // Error is worded as the real runner prints it.
 func (e *statusError) Error() string {
 	return fmt.Sprintf("Http response code: %s from '%s %s'\n%s\nResponse status code does not indicate success: %d (%s).",
-		strings.ReplaceAll(http.StatusText(e.status), " ", ""), e.method, e.url, e.errorMessage, e.status, http.StatusText(e.status))
+		strings.ReplaceAll(http.StatusText(e.status), " ", ""), e.method, e.url, e.errorMessage, e.status,
+		http.StatusText(e.status))
 }
 
 // callRetrying tries three times, 1 to 5 s apart, except on 404, as the real
@@ -86,7 +87,8 @@ func (c *client) call(ctx context.Context, method, address string, in, out any) 
 		return err
 	}
 	if resp.StatusCode >= 300 {
-		se := &statusError{status: resp.StatusCode, method: method, url: address, errorMessage: strings.TrimSpace(string(data))}
+		se := &statusError{status: resp.StatusCode, method: method, url: address,
+			errorMessage: strings.TrimSpace(string(data))}
 		var oauth struct{ Error string }
 		_ = json.Unmarshal(data, &oauth) // not every error is JSON
 		se.errorCode = oauth.Error

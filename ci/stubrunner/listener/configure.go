@@ -44,8 +44,9 @@ type credentials struct {
 }
 
 var (
-	errAlreadyConfigured = runnerError("Cannot configure the runner because it is already configured. To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.")
-	errNotConfigured     = runnerError("Cannot configure the runner because it is not configured.")
+	errAlreadyConfigured = runnerError("Cannot configure the runner because it is already configured. To reconfigure " +
+		"the runner, run 'config.cmd remove' or './config.sh remove' first.")
+	errNotConfigured = runnerError("Cannot configure the runner because it is not configured.")
 )
 
 // configure registers in the order of the real runner: key, registration,
@@ -77,7 +78,8 @@ func configure(ctx context.Context, r root, in input) error {
 	}
 	var cred credentials
 	cred.Scheme = "OAuth"
-	cred.Data.ClientID, cred.Data.AuthorizationURL, cred.Data.RequireFIPS = registered.Authorization.ClientID, registered.Authorization.AuthorizationURL, "False"
+	cred.Data.ClientID, cred.Data.AuthorizationURL, cred.Data.RequireFIPS = registered.Authorization.ClientID,
+		registered.Authorization.AuthorizationURL, "False"
 	if err := saveJSON(r.path(".credentials"), cred, 0o600); err != nil {
 		return err
 	}
@@ -111,7 +113,8 @@ func remove(ctx context.Context, r root, in input) error {
 		if err != nil {
 			return err
 		}
-		if err := c.call(ctx, http.MethodDelete, fmt.Sprintf("%s/actions/runners/%d", c.entityAPI, s.AgentID), nil, nil); err != nil {
+		if err := c.call(ctx, http.MethodDelete, fmt.Sprintf("%s/actions/runners/%d", c.entityAPI, s.AgentID), nil,
+			nil); err != nil {
 			return err
 		}
 		fmt.Println("\n√ Runner removed successfully")
@@ -192,7 +195,8 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 		Runners []struct{ ID int }
 	}
 	var out registration
-	if err := t.callRetrying(ctx, http.MethodGet, t.entityAPI+"/actions/runners?name="+url.QueryEscape(name), nil, &same); err != nil {
+	if err := t.callRetrying(ctx, http.MethodGet, t.entityAPI+"/actions/runners?name="+url.QueryEscape(name), nil,
+		&same); err != nil {
 		return out, err
 	}
 	req := fakegithub.RegisterRequest{URL: t.entityURL, GroupID: 1, Name: name, Version: version,
@@ -217,7 +221,8 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 }
 
 func labels(list string) []fakegithub.Label {
-	all := []fakegithub.Label{{Name: "self-hosted", Type: "System"}, {Name: "Linux", Type: "System"}, {Name: runnerArch(), Type: "System"}}
+	all := []fakegithub.Label{{Name: "self-hosted", Type: "System"}, {Name: "Linux", Type: "System"},
+		{Name: runnerArch(), Type: "System"}}
 	for _, l := range strings.Split(list, ",") {
 		if l = strings.TrimSpace(l); l != "" {
 			all = append(all, fakegithub.Label{Name: l, Type: "User"})
@@ -258,7 +263,8 @@ func createKey(r root) (*rsa.PrivateKey, error) {
 
 func keyXML(key *rsa.PublicKey) string {
 	b64 := base64.StdEncoding.EncodeToString
-	return "<RSAKeyValue><Modulus>" + b64(key.N.Bytes()) + "</Modulus><Exponent>" + b64(big.NewInt(int64(key.E)).Bytes()) + "</Exponent></RSAKeyValue>"
+	return "<RSAKeyValue><Modulus>" + b64(key.N.Bytes()) + "</Modulus><Exponent>" +
+		b64(big.NewInt(int64(key.E)).Bytes()) + "</Exponent></RSAKeyValue>"
 }
 
 // saveJSON writes as IOUtil.SaveObject does: indented, with a byte order mark,

@@ -16,8 +16,9 @@ type input struct {
 // means that the option takes a value.
 var options = map[string]map[string]bool{
 	"configure": {"unattended": false, "replace": false, "disableupdate": false, "ephemeral": false, "runasservice": false,
-		"no-default-labels": false, "generateServiceConfig": false, "auth": true, "labels": true, "monitorsocketaddress": true,
-		"name": true, "pat": true, "runnergroup": true, "token": true, "url": true, "username": true, "work": true},
+		"no-default-labels": false, "generateServiceConfig": false, "auth": true, "labels": true,
+		"monitorsocketaddress": true,
+		"name":                 true, "pat": true, "runnergroup": true, "token": true, "url": true, "username": true, "work": true},
 	"remove": {"token": true, "pat": true, "local": false, "unattended": false},
 	"run":    {"once": false, "jitconfig": true, "startuptype": true},
 	"warmup": {},

@@ -69,7 +69,9 @@ func (l *listener) failed(ctx context.Context, err error) int {
 	}
 	var se *statusError
 	if errors.As(err, &se) && se.errorCode == "invalid_client" {
-		fmt.Fprintln(os.Stderr, "Failed to create a session. The runner registration has been deleted from the server, please re-configure. Runner registrations are automatically deleted for runners that have not connected to the service recently.")
+		fmt.Fprintln(os.Stderr, "Failed to create a session. The runner registration has been deleted from the server, "+
+			"please re-configure. Runner registrations are automatically deleted for runners that have not connected to the "+
+			"service recently.")
 		return exitTerminated
 	}
 	fmt.Fprintln(os.Stderr, "An error occurred:", err)
@@ -103,7 +105,8 @@ func (l *listener) authorize(ctx context.Context) error {
 }
 
 func (l *listener) openSession(ctx context.Context) int {
-	body := map[string]any{"ownerName": l.settings.AgentName, "agent": map[string]any{"id": l.settings.AgentID, "name": l.settings.AgentName, "version": version}}
+	body := map[string]any{"ownerName": l.settings.AgentName, "agent": map[string]any{"id": l.settings.AgentID,
+		"name": l.settings.AgentName, "version": version}}
 	for started := time.Now(); ; {
 		err := l.call(ctx, http.MethodPost, l.settings.ServerURLV2+"session", body, nil)
 		var se *statusError
@@ -136,7 +139,8 @@ func (l *listener) poll(ctx context.Context) int {
 	failures := 0
 	for ctx.Err() == nil {
 		var m fakegithub.Message
-		err := l.call(ctx, http.MethodGet, l.settings.ServerURLV2+"message?status=Online&runnerVersion="+version+"&disableUpdate="+fmt.Sprint(l.settings.DisableUpdate), nil, &m)
+		err := l.call(ctx, http.MethodGet,
+			l.settings.ServerURLV2+"message?status=Online&runnerVersion="+version+"&disableUpdate="+fmt.Sprint(l.settings.DisableUpdate), nil, &m)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			if failures++; failures >= maxPollErrors {
@@ -271,7 +275,8 @@ func loadKey(r root) (*rsa.PrivateKey, error) {
 
 func signJWT(key *rsa.PrivateKey, clientID, audience string) (string, error) {
 	now := time.Now().Unix()
-	claims, err := json.Marshal(map[string]any{"sub": clientID, "iss": clientID, "aud": audience, "nbf": now, "exp": now + 300, "jti": fmt.Sprint(time.Now().UnixNano())})
+	claims, err := json.Marshal(map[string]any{"sub": clientID, "iss": clientID, "aud": audience, "nbf": now,
+		"exp": now + 300, "jti": fmt.Sprint(time.Now().UnixNano())})
 	if err != nil {
 		return "", err
 	}
