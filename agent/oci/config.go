@@ -7,19 +7,20 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
-// Config is what an image says of how it wants to be run; config.md of the OCI
-// image specification.
+// Config is how an image asks to be run; config.md of the OCI image
+// specification. The image chose all of it, within the bounds noted here.
 type Config struct {
-	Env        []string `json:",omitempty"` // KEY=VALUE
-	User       string   `json:",omitempty"` // see User
-	WorkingDir string   `json:",omitempty"`
-	Entrypoint []string `json:",omitempty"`
-	Cmd        []string `json:",omitempty"`
+	Env        []string `json:",omitempty"` // KEY=VALUE, KEY not empty, without NUL
+	User       string   `json:",omitempty"` // as FindUser takes it
+	WorkingDir string   `json:",omitempty"` // absolute, or empty
+	Entrypoint []string `json:",omitempty"` // program and first arguments
+	Cmd        []string `json:",omitempty"` // further arguments, unless others are given
 	Volumes    []string `json:",omitempty"` // absolute paths, sorted
-	Health     string   `json:",omitempty"` // command for sh -c, of Docker's HEALTHCHECK
+	Health     string   `json:",omitempty"` // command for /bin/sh -c, from HEALTHCHECK; or empty
 }
 
-// newConfig takes over what is sound; an image may say anything.
+// newConfig returns the sound part of a configuration, which can have anything
+// in it.
 func newConfig(file *v1.ConfigFile) Config {
 	c := file.Config
 	config := Config{User: c.User, Entrypoint: c.Entrypoint, Cmd: c.Cmd}
@@ -28,6 +29,7 @@ func newConfig(file *v1.ConfigFile) Config {
 			config.Env = append(config.Env, e)
 		}
 	}
+
 	if isPath(c.WorkingDir) {
 		config.WorkingDir = c.WorkingDir
 	}
@@ -37,6 +39,7 @@ func newConfig(file *v1.ConfigFile) Config {
 		}
 	}
 	slices.Sort(config.Volumes)
+
 	if h := c.Healthcheck; h != nil && len(h.Test) > 1 {
 		switch h.Test[0] {
 		case "CMD-SHELL":
@@ -50,7 +53,7 @@ func newConfig(file *v1.ConfigFile) Config {
 
 func isPath(p string) bool { return strings.HasPrefix(p, "/") && !strings.Contains(p, "\x00") }
 
-// quote writes words so that sh(1) reads them back.
+// quote quotes words for sh(1).
 func quote(words []string) string {
 	quoted := make([]string, len(words))
 	for i, w := range words {

@@ -9,88 +9,82 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 )
 
-// parallelDownloads is how many layers are fetched at a time.
+// parallelDownloads is how many layers are downloaded at a time.
 const parallelDownloads = 3
 
-// downloads are the layers of an image on their way to files.
-type downloads struct {
-	sync.WaitGroup
-	files []string
-	done  []chan error
+// download is a layer on its way from a registry to a file.
+type download struct {
+	layer v1.Layer
+	file  string
+	done  chan struct{} // closed once the file is complete
 }
 
-// startDownloads starts to fetch the layers of an image, the lowest first. They
-// end with the context that the image was made with.
-func (s *Store) startDownloads(ctx context.Context, dir string, image v1.Image, progress func(string)) (*downloads, error) {
+// downloads returns the layers of an image, the lowest first, to be downloaded
+// to dir. It refuses those that take more room than the store has.
+func (s *Store) downloads(dir string, image v1.Image) (list []*download, size int64, err error) {
 	layers, err := image.Layers()
 	if err != nil {
-		return nil, fmt.Errorf("cannot read the image's layers: %w", err)
+		return nil, 0, fmt.Errorf("cannot read the image's layers: %w", err)
 	}
-	var size int64
-	for _, l := range layers {
+
+	for i, l := range layers {
 		n, err := l.Size()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if n < 0 {
-			return nil, fmt.Errorf("the image's manifest gives a layer %d bytes", n)
+			return nil, 0, fmt.Errorf("the image's manifest lists a layer of %d bytes", n)
 		}
 		if size += n; s.MaxBytes > 0 && size > s.MaxBytes {
-			return nil, s.tooLarge()
+			return nil, 0, s.tooLarge()
 		}
+		file := filepath.Join(dir, fmt.Sprintf("layer-%d", i))
+		list = append(list, &download{layer: l, file: file, done: make(chan struct{})})
 	}
-	progress(fmt.Sprintf("pulling %d layers, %.1f MB", len(layers), float64(size)/1e6))
-	d := &downloads{}
-	slots := make(chan struct{}, parallelDownloads)
-	for i, l := range layers {
-		file, done := filepath.Join(dir, fmt.Sprintf("layer-%d", i)), make(chan error, 1)
-		d.files, d.done = append(d.files, file), append(d.done, done)
-		d.Go(func() {
-			select {
-			case slots <- struct{}{}:
-				defer func() { <-slots }()
-				done <- fetch(l, file)
-			case <-ctx.Done():
-				done <- ctx.Err()
-			}
-		})
-	}
-	return d, nil
+	return list, size, nil
 }
 
-// fetch stores a layer as the registry has it. The library compares its digest.
-func fetch(layer v1.Layer, file string) error {
-	from, err := layer.Compressed()
+// run stores the layer as the registry sends it. The library compares its
+// digest, and ends with the context that the image was made with.
+func (d *download) run() error {
+	from, err := d.layer.Compressed()
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	to, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	to, err := os.OpenFile(d.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
+
 	_, err = io.Copy(to, from)
-	return errors.Join(err, to.Close())
+	if err := errors.Join(err, to.Close()); err != nil {
+		return err
+	}
+	close(d.done)
+	return nil
 }
 
-// open waits for a layer and gives it as a plain archive. Its file is gone when
-// that is closed.
-func (d *downloads) open(i int) (io.ReadCloser, error) {
-	if err := <-d.done[i]; err != nil {
-		return nil, err
+// open waits for the layer and returns it as a plain tar archive. The file is
+// removed when that is closed.
+func (d *download) open(ctx context.Context) (io.ReadCloser, error) {
+	select {
+	case <-d.done:
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	file, err := os.Open(d.files[i])
+
+	file, err := os.Open(d.file)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(d.files[i]); err != nil {
+	if err := os.Remove(d.file); err != nil {
 		_ = file.Close()
 		return nil, err
 	}
@@ -101,15 +95,18 @@ func (d *downloads) open(i int) (io.ReadCloser, error) {
 // zstd program does.
 const maxWindow = 128 << 20
 
-// decompress tells by the first bytes how a layer is compressed: gzip, zstd or
-// not at all. The file is closed with what it gives.
+// decompress returns a layer as a plain tar archive. Its first bytes show how it
+// is compressed: gzip, zstd or not at all. The file is closed with the result.
+//
+// containerd's archive/compression does the same, but starts unpigz of PATH as
+// root for a hostile layer, and has no bound for the window of zstd.
 func decompress(file io.ReadCloser) (io.ReadCloser, error) {
 	plain, err := newDecompressor(bufio.NewReaderSize(file, 1<<16))
 	if err != nil {
 		_ = file.Close()
 		return nil, err
 	}
-	return &layer{plain, file}, nil
+	return &layerReader{ReadCloser: plain, file: file}, nil
 }
 
 func newDecompressor(from *bufio.Reader) (io.ReadCloser, error) {
@@ -117,10 +114,11 @@ func newDecompressor(from *bufio.Reader) (io.ReadCloser, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
+
 	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952
 		return gzip.NewReader(from)
-	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}): // RFC 8878
 		d, err := zstd.NewReader(from, zstd.WithDecoderMaxWindow(maxWindow))
 		if err != nil {
 			return nil, err
@@ -130,10 +128,11 @@ func newDecompressor(from *bufio.Reader) (io.ReadCloser, error) {
 	return io.NopCloser(from), nil
 }
 
-// layer reads a plain archive out of a file.
-type layer struct {
+// layerReader reads a plain tar archive from a compressed file.
+type layerReader struct {
 	io.ReadCloser
 	file io.Closer
 }
 
-func (l *layer) Close() error { return errors.Join(l.ReadCloser.Close(), l.file.Close()) }
+// Close closes the decompressor and the file.
+func (l *layerReader) Close() error { return errors.Join(l.ReadCloser.Close(), l.file.Close()) }

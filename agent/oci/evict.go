@@ -12,61 +12,64 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// kept is an image that is there.
-type kept struct {
+// cachedImage is an image in the store.
+type cachedImage struct {
 	dir  string
-	used time.Time
-	size int64
+	used time.Time // zero if that is unknown
+	size int64     // bytes on disk
 }
 
-// evict removes images that nobody uses, those used longest ago first, until
-// the others fit.
+// evict removes images that are not in use, the least recently used first,
+// until the others fit.
 func (s *Store) evict() error {
 	if s.MaxBytes == 0 {
 		return nil
 	}
 	list, total, err := s.list()
 	if err != nil {
-		return fmt.Errorf("cannot clear the images: %w", err)
+		return fmt.Errorf("cannot evict images: %w", err)
 	}
-	for _, k := range list {
+
+	for _, image := range list {
 		if total <= s.MaxBytes {
 			return nil
 		}
-		removed, err := s.remove(k.dir)
+		removed, err := s.remove(image.dir)
 		if err != nil {
-			return fmt.Errorf("cannot clear the images: %w", err)
+			return fmt.Errorf("cannot evict images: %w", err)
 		}
 		if removed {
-			total -= k.size
+			total -= image.size
 		}
 	}
 	return nil
 }
 
-// list gives what is there, that used longest ago first.
-func (s *Store) list() (list []kept, total int64, err error) {
+// list returns the images, the least recently used first, and the bytes that
+// they take together. An image that is damaged counts as empty and never used.
+func (s *Store) list() (list []cachedImage, total int64, err error) {
 	entries, err := os.ReadDir(filepath.Join(s.Dir, "images"))
 	if err != nil {
 		return nil, 0, err
 	}
+
 	for _, e := range entries {
-		k := kept{dir: filepath.Join(s.Dir, "images", e.Name())}
-		if r, err := readRecord(k.dir); err == nil {
-			k.size = r.Size
+		image := cachedImage{dir: filepath.Join(s.Dir, "images", e.Name())}
+		if r, err := readRecord(image.dir); err == nil {
+			image.size = r.Size
 		}
-		if info, err := os.Stat(filepath.Join(k.dir, "config.json")); err == nil {
-			k.used = info.ModTime()
+		if info, err := os.Stat(filepath.Join(image.dir, "config.json")); err == nil {
+			image.used = info.ModTime()
 		}
-		list = append(list, k)
-		total += k.size
+		list = append(list, image)
+		total += image.size
 	}
-	slices.SortFunc(list, func(a, b kept) int { return a.used.Compare(b.used) })
+	slices.SortFunc(list, func(a, b cachedImage) int { return a.used.Compare(b.used) })
 	return list, total, nil
 }
 
-// remove deletes an image unless it is used. It is moved aside first, so that
-// nobody finds half of it.
+// remove removes an image unless it is in use, and reports whether it did. The
+// image is moved aside first, so that no process finds half of it.
 func (s *Store) remove(dir string) (bool, error) {
 	held, err := os.Open(filepath.Join(dir, "lock"))
 	if err == nil {
@@ -75,6 +78,7 @@ func (s *Store) remove(dir string) (bool, error) {
 			return false, nil
 		}
 	}
+
 	aside := filepath.Join(s.Dir, "tmp", "removed-"+filepath.Base(dir))
 	if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
 		return false, err
@@ -82,19 +86,20 @@ func (s *Store) remove(dir string) (bool, error) {
 	return true, os.RemoveAll(aside)
 }
 
-// Sweep removes what a crash left, and names whose image is gone. Nobody else
-// may use the store.
+// Sweep removes what a crash left, and references to images that are gone. No
+// other process may use the store meanwhile.
 func (s *Store) Sweep() error {
 	if err := os.RemoveAll(filepath.Join(s.Dir, "tmp")); err != nil {
 		return fmt.Errorf("cannot sweep images: %w", err)
 	}
+
 	refs, err := os.ReadDir(filepath.Join(s.Dir, "refs"))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot sweep images: %w", err)
 	}
-	for _, r := range refs {
-		file := filepath.Join(s.Dir, "refs", r.Name())
-		if e, err := readEntry(file); err == nil && s.has(e.Image) {
+	for _, e := range refs {
+		file := filepath.Join(s.Dir, "refs", e.Name())
+		if r, err := readRef(file); err == nil && s.has(r.Image) {
 			continue
 		}
 		if err := os.Remove(file); err != nil {

@@ -11,15 +11,15 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
+	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// Import keeps an image that was built here under a key, by which Lookup finds
+// Import stores an image that was built here under a key, by which Lookup finds
 // it. The file is an OCI archive: a tar archive of an image layout,
-// image-layout.md of the OCI image specification. It may come from anybody.
+// image-layout.md of the OCI image specification. It need not be trusted.
 func (s *Store) Import(ctx context.Context, key, file string) (*Image, error) {
 	image, err := s.importArchive(ctx, key, file)
 	if err != nil {
@@ -28,9 +28,9 @@ func (s *Store) Import(ctx context.Context, key, file string) (*Image, error) {
 	return image, nil
 }
 
-// Lookup gives an image that was imported under a key.
+// Lookup returns an image that was imported under a key, if there is one.
 func (s *Store) Lookup(key string) (*Image, bool) {
-	known := s.lookUp(importName(key))
+	known := s.lookUpRef(importName(key))
 	if known == nil {
 		return nil, false
 	}
@@ -50,44 +50,63 @@ func (s *Store) importArchive(ctx context.Context, key, file string) (*Image, er
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := extractLayout(file, dir); err != nil {
-		return nil, err
-	}
-	local, err := readLayout(dir)
+
+	local, err := newLocalImage(file, dir)
 	if err != nil {
 		return nil, err
 	}
-	digest, err := local.Digest()
-	if err != nil {
-		return nil, err
-	}
-	layers, err := local.Layers()
-	if err != nil {
-		return nil, err
-	}
-	image, err := s.add(ctx, digest, func(dir string) error {
-		return s.build(ctx, dir, digest, local, func(i int) (io.ReadCloser, error) {
-			compressed, err := layers[i].Compressed()
-			if err != nil {
-				return nil, err
-			}
-			return decompress(compressed)
-		})
+	image, err := s.add(ctx, local.digest, func(dir string) error {
+		return s.build(ctx, dir, local.digest, local.image, local.openLayer)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.remember(importName(key), digest.String(), image); err != nil {
+
+	if err := s.remember(importName(key), local.digest.String(), image); err != nil {
 		image.Release()
 		return nil, err
 	}
 	return image, nil
 }
 
-var blobName = regexp.MustCompile(`^blobs/sha256/([0-9a-f]{64})$`)
+// localImage is an image whose parts are files.
+type localImage struct {
+	image  v1.Image
+	digest v1.Hash
+	layers []v1.Layer // the lowest first
+}
 
-// extractLayout takes the files of an image layout out of an archive, and no
-// others. A blob has to be what its name says.
+// newLocalImage extracts an OCI archive to dir and returns the image in it.
+func newLocalImage(file, dir string) (*localImage, error) {
+	if err := extractLayout(file, dir); err != nil {
+		return nil, err
+	}
+	image, err := readLayout(dir)
+	if err != nil {
+		return nil, err
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		return nil, err
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		return nil, err
+	}
+	return &localImage{image: image, digest: digest, layers: layers}, nil
+}
+
+// openLayer is an openLayer of the image.
+func (l *localImage) openLayer(i int) (io.ReadCloser, error) {
+	compressed, err := l.layers[i].Compressed()
+	if err != nil {
+		return nil, err
+	}
+	return decompress(compressed)
+}
+
+// extractLayout extracts the files of an image layout from an archive, and no
+// others. The digest of a blob must be the one in its name.
 func extractLayout(file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
@@ -97,6 +116,7 @@ func extractLayout(file, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o700); err != nil {
 		return err
 	}
+
 	for archive := tar.NewReader(f); ; {
 		h, err := archive.Next()
 		if err == io.EOF {
@@ -105,22 +125,35 @@ func extractLayout(file, dir string) error {
 		if err != nil {
 			return fmt.Errorf("cannot read archive: %w", err)
 		}
+
+		// Names are checked, not cleaned up: only these two forms are written to.
 		name := path.Clean(h.Name)
-		blob := blobName.FindStringSubmatch(name)
-		if h.Typeflag != tar.TypeReg || blob == nil && name != "index.json" {
+		want, isBlob := blobDigest(name)
+		if h.Typeflag != tar.TypeReg || !isBlob && name != "index.json" {
 			continue
 		}
 		got, err := extract(archive, filepath.Join(dir, name))
 		if err != nil {
 			return fmt.Errorf("cannot read %s of archive: %w", name, err)
 		}
-		if blob != nil && got != blob[1] {
+		if isBlob && got != want {
 			return fmt.Errorf("cannot read %s of archive: its content is sha256:%s", name, got)
 		}
 	}
 }
 
-// extract writes a file and gives its digest.
+// blobDigest returns the digest in the name of a blob, in hexadecimal, and
+// whether it is one.
+func blobDigest(name string) (string, bool) {
+	digest, ok := strings.CutPrefix(name, "blobs/sha256/")
+	if !ok {
+		return "", false
+	}
+	_, err := v1.NewHash("sha256:" + digest)
+	return digest, err == nil
+}
+
+// extract writes a new file and returns its SHA-256 in hexadecimal.
 func extract(from io.Reader, name string) (string, error) {
 	to, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -131,16 +164,17 @@ func extract(from io.Reader, name string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), errors.Join(err, to.Close())
 }
 
-// readLayout gives the image of a layout. What of it the library reads into
-// memory is looked at before.
+// readLayout returns the image of a layout. The library reads the index, the
+// manifest and the configuration into memory, so their sizes are checked first.
 func readLayout(dir string) (v1.Image, error) {
 	if err := checkSmall(filepath.Join(dir, "index.json")); err != nil {
-		return nil, fmt.Errorf("it is no OCI archive: %w", err)
+		return nil, fmt.Errorf("it is not an OCI archive: %w", err)
 	}
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
 		return nil, err
 	}
+
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		return nil, err
@@ -150,6 +184,7 @@ func readLayout(dir string) (v1.Image, error) {
 			return nil, err
 		}
 	}
+
 	image, err := imageOf(index)
 	if err != nil {
 		return nil, err
@@ -165,7 +200,7 @@ func blobFile(dir string, digest v1.Hash) string {
 	return filepath.Join(dir, "blobs/sha256", digest.Hex)
 }
 
-// checkSmall refuses a file that is missing or large.
+// checkSmall refuses a file that is missing or has more than maxConfig bytes.
 func checkSmall(name string) error {
 	info, err := os.Stat(name)
 	if err != nil {

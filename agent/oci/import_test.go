@@ -14,7 +14,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-// archiveOf gives the files of an OCI archive with images.
+// archiveOf returns the files of an OCI archive with images.
 func archiveOf(t *testing.T, list ...v1.Image) []file {
 	t.Helper()
 	dir := t.TempDir()
@@ -56,12 +56,14 @@ func TestImport(t *testing.T) {
 	if _, ok := store.Lookup("app"); ok {
 		t.Error("an image is there before any was imported")
 	}
-	image := configure(t, newImage(t, newLayer(t, file{name: "f", body: "lower"}), newLayer(t, file{name: "f", body: "upper"})), func(f *v1.ConfigFile) { f.Config.User = "app" })
+	image := newImage(t, newLayer(t, file{name: "f", body: "lower"}), newLayer(t, file{name: "f", body: "upper"}))
+	image = configure(t, image, func(f *v1.ConfigFile) { f.Config.User = "app" })
 	files := archiveOf(t, image)
 	for i := range files {
 		files[i].name = "./" + files[i].name
 	}
-	imported, err := store.Import(t.Context(), "app", writeArchive(t, append(files, file{name: "../evil", body: "x"}, link("blobs/link", tar.TypeSymlink, "/etc"))...))
+	files = append(files, file{name: "../evil", body: "x"}, link("blobs/link", tar.TypeSymlink, "/etc"))
+	imported, err := store.Import(t.Context(), "app", writeArchive(t, files...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,7 @@ func TestImportRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// with gives the archive with a file exchanged; without content, without it.
+	// with returns the archive with another content of a file, or without the file.
 	with := func(name, body string) []file {
 		changed := slices.Clone(files)
 		for i := range changed {
@@ -114,21 +116,56 @@ func TestImportRefuses(t *testing.T) {
 		}
 		return slices.DeleteFunc(changed, func(f file) bool { return f.body == "" })
 	}
-	for what, test := range map[string]struct {
-		files []file
-		want  string
+	configDigest, layerDigest := manifest.Config.Digest.Hex, manifest.Layers[0].Digest.Hex
+	for _, test := range []struct {
+		summary string
+		files   []file
+		want    string
 	}{
-		"no archive":       {nil, "it is no OCI archive: it has no index.json"},
-		"docker-archive":   {[]file{{name: "manifest.json", body: "[]"}}, "it is no OCI archive: it has no index.json"},
-		"no JSON":          {with("index.json", "x"), "invalid character 'x' looking for beginning of value"},
-		"no image":         {archiveOf(t), "there is none for linux/" + arch + ", only for no platform"},
-		"no manifest":      {with(digest.Hex, ""), "it has no " + digest.Hex},
-		"no configuration": {with(manifest.Config.Digest.Hex, ""), "it has no " + manifest.Config.Digest.Hex},
-		"another layer":    {with(manifest.Layers[0].Digest.Hex, "x"), "cannot read blobs/sha256/" + manifest.Layers[0].Digest.Hex + " of archive: its content is sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"},
-		"twice":            {append(slices.Clone(files), files...), "cannot read " + files[0].name + " of archive: "},
-		"large index":      {with("index.json", strings.Repeat(" ", 4<<20+1)), "it is no OCI archive: its index.json has 4194305 bytes, more than 4194304"},
-		"other machine":    {archiveOf(t, configure(t, good, func(f *v1.ConfigFile) { f.Architecture = "s390x" })), "it is for linux/s390x, and this machine is linux/" + arch},
-		"index link":       {append(with("index.json", ""), link("index.json", tar.TypeSymlink, "/etc/hostname")), "it is no OCI archive: it has no index.json"},
+		{summary: "no archive", want: "it is not an OCI archive: it has no index.json"},
+		{
+			summary: "docker-archive",
+			files:   []file{{name: "manifest.json", body: "[]"}},
+			want:    "it is not an OCI archive: it has no index.json",
+		},
+		{
+			summary: "no JSON",
+			files:   with("index.json", "x"),
+			want:    "invalid character 'x' looking for beginning of value",
+		},
+		{
+			summary: "no image",
+			files:   archiveOf(t),
+			want:    "there is none for linux/" + arch + ", only for no platform",
+		},
+		{summary: "no manifest", files: with(digest.Hex, ""), want: "it has no " + digest.Hex},
+		{summary: "no configuration", files: with(configDigest, ""), want: "it has no " + configDigest},
+		{
+			summary: "another layer",
+			files:   with(layerDigest, "x"),
+			want: "cannot read blobs/sha256/" + layerDigest + " of archive: its content is " +
+				"sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+		},
+		{
+			summary: "twice",
+			files:   append(slices.Clone(files), files...),
+			want:    "cannot read " + files[0].name + " of archive: ",
+		},
+		{
+			summary: "large index",
+			files:   with("index.json", strings.Repeat(" ", 4<<20+1)),
+			want:    "it is not an OCI archive: its index.json has 4194305 bytes, more than 4194304",
+		},
+		{
+			summary: "other machine",
+			files:   archiveOf(t, configure(t, good, func(f *v1.ConfigFile) { f.Architecture = "s390x" })),
+			want:    "it is for linux/s390x, and this host is linux/" + arch,
+		},
+		{
+			summary: "index link",
+			files:   append(with("index.json", ""), link("index.json", tar.TypeSymlink, "/etc/hostname")),
+			want:    "it is not an OCI archive: it has no index.json",
+		},
 	} {
 		store := newStore(t)
 		image, err := store.Import(t.Context(), "app", writeArchive(t, test.files...))
@@ -136,7 +173,7 @@ func TestImportRefuses(t *testing.T) {
 			image.Release()
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot import image: "+test.want) {
-			t.Errorf("%s: got %v\nwant %s", what, err, test.want)
+			t.Errorf("%s: got %v\nwant %s", test.summary, err, test.want)
 		}
 		checkEmpty(t, filepath.Join(store.Dir, "images"))
 		checkEmpty(t, filepath.Join(store.Dir, "tmp"))

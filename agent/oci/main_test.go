@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// owner owns what is root's in the tests' images.
+// owner owns the files of root in the tests' images.
 const owner = 1 << 20
 
 func newStore(t *testing.T) *oci.Store {
@@ -91,14 +91,15 @@ func newLayer(t testing.TB, files ...file) v1.Layer { return layerOf(t, newArchi
 
 func layerOf(t testing.TB, archive []byte, options ...tarball.LayerOption) v1.Layer {
 	t.Helper()
-	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil }, options...)
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(archive)), nil }
+	l, err := tarball.LayerFromOpener(open, options...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
 }
 
-// newImage makes an image for this machine.
+// newImage makes an image for this platform.
 func newImage(t testing.TB, layers ...v1.Layer) v1.Image {
 	t.Helper()
 	image, err := mutate.AppendLayers(empty.Image, layers...)
@@ -123,15 +124,15 @@ func configure(t testing.TB, image v1.Image, change func(*v1.ConfigFile)) v1.Ima
 	return image
 }
 
-// shop is a registry that notes what it is asked, and can be told what to
-// answer.
+// shop is a registry that records its requests and can be made to answer
+// otherwise.
 type shop struct {
 	*httptest.Server
 	t testing.TB
 
 	mu    sync.Mutex
 	asked []string
-	// answer, if set, answers a request; false leaves that to the registry.
+	// answer, if set, answers a request, or returns false to leave it to the registry.
 	answer func(http.ResponseWriter, *http.Request) bool
 }
 
@@ -153,7 +154,7 @@ func newShop(t testing.TB) *shop {
 
 func (s *shop) addr() string { return strings.TrimPrefix(s.URL, "http://") }
 
-// requests gives what was asked since the last call, except for pings.
+// requests returns the requests since the last call, except for pings.
 func (s *shop) requests() (list []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,13 +167,14 @@ func (s *shop) requests() (list []string) {
 	return list
 }
 
+// say sets the answer.
 func (s *shop) say(answer func(http.ResponseWriter, *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer = answer
 }
 
-// status has the registry answer all requests with a status.
+// status makes the registry answer all requests with a status.
 func (s *shop) status(code int) {
 	s.say(func(w http.ResponseWriter, _ *http.Request) bool {
 		http.Error(w, "the secret of a service nearby", code)
@@ -180,7 +182,7 @@ func (s *shop) status(code int) {
 	})
 }
 
-// push puts an image into the registry and gives its name there.
+// push puts an image into the registry and returns its name there.
 func (s *shop) push(repository string, image v1.Image) string {
 	s.t.Helper()
 	ref, err := name.ParseReference(s.addr() + "/" + repository)

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -33,7 +33,11 @@ func TestPullReadsConfig(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	image := configure(t, newImage(t, newLayer(t, file{name: "etc/f", body: "content"})), func(f *v1.ConfigFile) {
 		f.Config = v1.Config{
-			Env: []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="}, User: "app:staff", WorkingDir: "/srv", Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"},
+			Env:         []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="},
+			User:        "app:staff",
+			WorkingDir:  "/srv",
+			Entrypoint:  []string{"/entry"},
+			Cmd:         []string{"a", "b"},
 			Volumes:     map[string]struct{}{"/data": {}, "relative": {}, "/cache": {}},
 			Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "test", "it's"}},
 		}
@@ -44,10 +48,17 @@ func TestPullReadsConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer got.Release()
-	want := oci.Config{Env: []string{"PATH=/bin", "EMPTY="}, User: "app:staff", WorkingDir: "/srv", Entrypoint: []string{"/entry"}, Cmd: []string{"a", "b"},
-		Volumes: []string{"/cache", "/data"}, Health: `'test' 'it'\''s'`}
-	if !reflect.DeepEqual(got.Config, want) {
-		t.Errorf("got %+v\nwant %+v", got.Config, want)
+	want := oci.Config{
+		Env:        []string{"PATH=/bin", "EMPTY="},
+		User:       "app:staff",
+		WorkingDir: "/srv",
+		Entrypoint: []string{"/entry"},
+		Cmd:        []string{"a", "b"},
+		Volumes:    []string{"/cache", "/data"},
+		Health:     `'test' 'it'\''s'`,
+	}
+	if diff := cmp.Diff(want, got.Config); diff != "" {
+		t.Errorf("the configuration differs, -want +got:\n%s", diff)
 	}
 	if data, err := os.ReadFile(filepath.Join(got.Tree, "etc/f")); err != nil || string(data) != "content" {
 		t.Errorf("got %q, %v", data, err)
@@ -55,8 +66,10 @@ func TestPullReadsConfig(t *testing.T) {
 	if digest, err := image.Digest(); err != nil || got.Digest != digest.String() {
 		t.Errorf("got %s, want %s, %v", got.Digest, digest, err)
 	}
-	if !strings.Contains(said.String(), "/app: pulling 1 layers, 0.0 MB\n") || !strings.Contains(said.String(), "/app: ready after ") {
-		t.Errorf("it said:\n%s", &said)
+	for _, line := range []string{"/app: pulling 1 layers, 0.0 MiB\n", "/app: ready after "} {
+		if !strings.Contains(said.String(), line) {
+			t.Errorf("progress lacks %q:\n%s", line, &said)
+		}
 	}
 }
 
@@ -83,7 +96,8 @@ func TestPullDownloadsOnce(t *testing.T) {
 	}
 	renamed := shop.push("renamed", image)
 	pull(t, store, renamed)
-	if got, want := shop.requests(), []string{"HEAD /v2/renamed/manifests/latest", "GET /v2/renamed/manifests/" + digest.String()}; !slices.Equal(got, want) {
+	want := []string{"HEAD /v2/renamed/manifests/latest", "GET /v2/renamed/manifests/" + digest.String()}
+	if got := shop.requests(); !slices.Equal(got, want) {
 		t.Errorf("another name of the same asked %q; want %q", got, want)
 	}
 	pull(t, store, shop.addr()+"/app@"+digest.String())
@@ -98,20 +112,21 @@ func TestPullDownloadsOnce(t *testing.T) {
 
 func TestPullWithoutRegistry(t *testing.T) {
 	image := newImage(t, newLayer(t, file{name: "f"}))
+	status := func(code int) func(*shop) { return func(s *shop) { s.status(code) } }
 	for _, test := range []struct {
-		what    string
+		summary string
 		fail    func(*shop)
-		want    string // of the error for an image that is there; empty: it is used
-		unknown string // of the error for one that is not
+		used    bool   // whether an image that is in the store is used
+		message string // of the error otherwise
 	}{
-		{"closed", func(s *shop) { s.Close() }, "", "connection refused"},
-		{"500", func(s *shop) { s.status(500) }, "", "the registry answered 500 Internal Server Error"},
-		{"429", func(s *shop) { s.status(429) }, "", "the registry answered 429 Too Many Requests"},
-		{"401", func(s *shop) { s.status(401) }, "the registry answered 401 Unauthorized", "the registry answered 401 Unauthorized"},
-		{"403", func(s *shop) { s.status(403) }, "the registry answered 403 Forbidden", "the registry answered 403 Forbidden"},
-		{"404", func(s *shop) { s.status(404) }, "the registry answered 404 Not Found", "the registry answered 404 Not Found"},
+		{summary: "closed", fail: func(s *shop) { s.Close() }, used: true, message: "connection refused"},
+		{summary: "500", fail: status(500), used: true, message: "the registry answered 500 Internal Server Error"},
+		{summary: "429", fail: status(429), used: true, message: "the registry answered 429 Too Many Requests"},
+		{summary: "401", fail: status(401), message: "the registry answered 401 Unauthorized"},
+		{summary: "403", fail: status(403), message: "the registry answered 403 Forbidden"},
+		{summary: "404", fail: status(404), message: "the registry answered 404 Not Found"},
 	} {
-		t.Run(test.what, func(t *testing.T) {
+		t.Run(test.summary, func(t *testing.T) {
 			t.Parallel()
 			store, shop := newStore(t), newShop(t)
 			ref := shop.push("app", image)
@@ -120,11 +135,11 @@ func TestPullWithoutRegistry(t *testing.T) {
 			var said progress
 			got, err := store.Pull(t.Context(), ref, nil, said.add)
 			switch {
-			case err == nil && test.want != "":
+			case err == nil && !test.used:
 				got.Release()
-				t.Errorf("the image is used that the registry does not give any more; want %q", test.want)
-			case err != nil && (test.want == "" || err.Error() != "cannot pull "+ref+": "+test.want):
-				t.Errorf("got %v, want %q", err, test.want)
+				t.Errorf("an image is used that the registry refuses; want %q", test.message)
+			case err != nil && (test.used || err.Error() != "cannot pull "+ref+": "+test.message):
+				t.Errorf("got %v, want %q", err, test.message)
 			case err == nil:
 				got.Release()
 				if want := ref + ": the registry cannot be reached, using the image of "; !strings.HasPrefix(said.String(), want) {
@@ -132,23 +147,24 @@ func TestPullWithoutRegistry(t *testing.T) {
 				}
 			}
 			_, err = store.Pull(t.Context(), shop.addr()+"/other", nil, said.add)
-			if err == nil || !strings.HasSuffix(err.Error(), test.unknown) || strings.Contains(err.Error(), "secret") {
-				t.Errorf("got %v, want %q", err, test.unknown)
+			if err == nil || !strings.HasSuffix(err.Error(), test.message) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("got %v, want %q", err, test.message)
 			}
 		})
 	}
 }
 
-// TestPullExplains has the registry itself refuse.
+// TestPullExplains asks for what a real registry refuses.
 func TestPullExplains(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	ref := shop.addr() + "/no/such:1"
 	_, err := store.Pull(t.Context(), ref, nil, func(string) {})
-	if want := "cannot pull " + ref + ": the registry answered 404 Not Found, NAME_UNKNOWN: it has no such repository"; err == nil || err.Error() != want {
+	want := "cannot pull " + ref + ": the registry answered 404 Not Found, NAME_UNKNOWN: it has no such repository"
+	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	_, err = store.Pull(t.Context(), "UPPER CASE", nil, func(string) {})
-	if err == nil || !strings.HasPrefix(err.Error(), "cannot pull UPPER CASE: it is no name of an image: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "cannot pull UPPER CASE: it is not the name of an image: ") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -156,8 +172,10 @@ func TestPullExplains(t *testing.T) {
 func TestPullPlatform(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	of := func(os, arch string) mutate.IndexAddendum {
-		image := configure(t, newImage(t, newLayer(t, file{name: os + "-" + arch})), func(f *v1.ConfigFile) { f.OS, f.Architecture = os, arch })
-		return mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: os, Architecture: arch}}}
+		image := newImage(t, newLayer(t, file{name: os + "-" + arch}))
+		image = configure(t, image, func(f *v1.ConfigFile) { f.OS, f.Architecture = os, arch })
+		platform := &v1.Platform{OS: os, Architecture: arch}
+		return mutate.IndexAddendum{Add: image, Descriptor: v1.Descriptor{Platform: platform}}
 	}
 	push := func(name string, adds ...mutate.IndexAddendum) string {
 		ref := parse(t, shop.addr()+"/"+name)
@@ -175,15 +193,23 @@ func TestPullPlatform(t *testing.T) {
 	if got := shop.requests(); len(got) != 1 {
 		t.Errorf("an index that is there asked %q", got)
 	}
-	for _, test := range []struct{ ref, want string }{
-		{push("others", of("windows", arch), of("linux", "s390x"), of("unknown", "unknown"), of("linux", "riscv64")),
-			"there is none for linux/" + arch + ", only for linux/riscv64, linux/s390x, windows/" + arch},
-		{push("none"), "there is none for linux/" + arch + ", only for no platform"},
-		{shop.push("other", of("linux", "s390x").Add.(v1.Image)), "it is for linux/s390x, and this machine is linux/" + arch},
+	others := push("others", of("windows", arch), of("linux", "s390x"), of("unknown", "unknown"), of("linux", "riscv64"))
+	for _, test := range []struct{ summary, ref, want string }{
+		{
+			summary: "index of others",
+			ref:     others,
+			want:    "there is none for linux/" + arch + ", only for linux/riscv64, linux/s390x, windows/" + arch,
+		},
+		{summary: "empty index", ref: push("none"), want: "there is none for linux/" + arch + ", only for no platform"},
+		{
+			summary: "image of another",
+			ref:     shop.push("other", of("linux", "s390x").Add.(v1.Image)),
+			want:    "it is for linux/s390x, and this host is linux/" + arch,
+		},
 	} {
 		_, err := store.Pull(t.Context(), test.ref, nil, func(string) {})
 		if want := "cannot pull " + test.ref + ": " + test.want; err == nil || err.Error() != want {
-			t.Errorf("got %v\nwant %s", err, want)
+			t.Errorf("%s: got %v\nwant %s", test.summary, err, want)
 		}
 	}
 }
@@ -197,7 +223,8 @@ func parse(t *testing.T, reference string) name.Reference {
 	return ref
 }
 
-// TestPullComparesDigests has a registry give something else than it promised.
+// TestPullComparesDigests pulls from a registry whose content does not match its
+// digests.
 func TestPullComparesDigests(t *testing.T) {
 	layer := newLayer(t, file{name: "f", body: "the right one"})
 	wrong := newImage(t, newLayer(t, file{name: "f", body: "the wrong one"}))
@@ -205,8 +232,11 @@ func TestPullComparesDigests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for what, lie := range map[string]func(w http.ResponseWriter, r *http.Request) bool{
-		"manifest": func(w http.ResponseWriter, r *http.Request) bool {
+	for _, test := range []struct {
+		summary string
+		lie     func(w http.ResponseWriter, r *http.Request) bool
+	}{
+		{summary: "manifest", lie: func(w http.ResponseWriter, r *http.Request) bool {
 			if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/manifests/") {
 				return false
 			}
@@ -214,19 +244,19 @@ func TestPullComparesDigests(t *testing.T) {
 			w.Header().Set("Content-Type", "application/vnd.docker.distribution.manifest.v2+json")
 			_, _ = w.Write(data)
 			return true
-		},
-		"layer": func(w http.ResponseWriter, r *http.Request) bool {
+		}},
+		{summary: "layer", lie: func(w http.ResponseWriter, r *http.Request) bool {
 			if !strings.HasSuffix(r.URL.Path, "/blobs/"+digest.String()) {
 				return false
 			}
 			_, _ = w.Write([]byte("something else"))
 			return true
-		},
+		}},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(test.summary, func(t *testing.T) {
 			store, shop := newStore(t), newShop(t)
 			ref := shop.push("app", newImage(t, layer))
-			shop.say(lie)
+			shop.say(test.lie)
 			if got, err := store.Pull(t.Context(), ref, nil, func(string) {}); err == nil {
 				t.Errorf("%s is used", got.Tree)
 			} else if !strings.Contains(err.Error(), "digest") && !strings.Contains(err.Error(), "size") {
@@ -237,7 +267,9 @@ func TestPullComparesDigests(t *testing.T) {
 	}
 	t.Run("content", func(t *testing.T) {
 		store, shop := newStore(t), newShop(t)
-		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) { f.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64) })
+		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
+			f.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64)
+		})
 		_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
 		if err == nil || !strings.Contains(err.Error(), "cannot unpack layer 1: its content is sha256:") {
 			t.Errorf("got %v", err)
@@ -246,7 +278,9 @@ func TestPullComparesDigests(t *testing.T) {
 	})
 	t.Run("layers", func(t *testing.T) {
 		store, shop := newStore(t), newShop(t)
-		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) { f.RootFS.DiffIDs = append(f.RootFS.DiffIDs, f.RootFS.DiffIDs[0]) })
+		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
+			f.RootFS.DiffIDs = append(f.RootFS.DiffIDs, f.RootFS.DiffIDs[0])
+		})
 		_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
 		if err == nil || !strings.HasSuffix(err.Error(), "its manifest lists 1 layers, and its configuration 2") {
 			t.Errorf("got %v", err)
@@ -299,17 +333,23 @@ func TestPullCredentials(t *testing.T) {
 		return false
 	})
 	elsewhere.push("private", newImage(t, newLayer(t, file{name: "f"})))
+	credentials := func(password, server string) *oci.Credentials {
+		return &oci.Credentials{Username: user, Password: password, Server: server}
+	}
+	const refused = ": the registry answered 401 Unauthorized, UNAUTHORIZED: " +
+		"no such image, or it needs (other) credentials"
 	for _, test := range []struct {
-		c    *oci.Credentials
-		sent bool
+		summary string
+		c       *oci.Credentials
+		sent    bool
 	}{
-		{nil, false},
-		{&oci.Credentials{Username: user, Password: password}, false}, // Docker Hub's
-		{&oci.Credentials{Username: user, Password: password, Server: "registry.example"}, false},
-		{&oci.Credentials{Username: user, Password: password, Server: "127.0.0.1"}, false},
-		{&oci.Credentials{Username: user, Password: "wrong", Server: shop.addr()}, false},
-		{&oci.Credentials{Username: user, Password: password, Server: shop.addr()}, true},
-		{&oci.Credentials{Username: user, Password: password, Server: "https://" + shop.addr() + "/v1/"}, true},
+		{summary: "none", c: nil},
+		{summary: "Docker Hub's", c: credentials(password, "")},
+		{summary: "another host's", c: credentials(password, "registry.example")},
+		{summary: "another port's", c: credentials(password, "127.0.0.1")},
+		{summary: "wrong", c: credentials("wrong", shop.addr())},
+		{summary: "right", c: credentials(password, shop.addr()), sent: true},
+		{summary: "right, with a URL", c: credentials(password, "https://"+shop.addr()+"/v1/"), sent: true},
 	} {
 		clear(seen)
 		image, err := store.Pull(t.Context(), ref, test.c, func(string) {})
@@ -317,10 +357,10 @@ func TestPullCredentials(t *testing.T) {
 			image.Release()
 		}
 		if seen[right] != test.sent || (err == nil) != test.sent {
-			t.Errorf("%+v: sent %v, got %v; want %v", test.c, seen[right], err, test.sent)
+			t.Errorf("%s: sent %v, got %v; want %v", test.summary, seen[right], err, test.sent)
 		}
-		if err != nil && (strings.Contains(err.Error(), password) || !strings.HasSuffix(err.Error(), ": the registry answered 401 Unauthorized, UNAUTHORIZED: no such image, or it needs (other) credentials")) {
-			t.Errorf("%+v: got %v", test.c, err)
+		if err != nil && (strings.Contains(err.Error(), password) || !strings.HasSuffix(err.Error(), refused)) {
+			t.Errorf("%s: got %v", test.summary, err)
 		}
 	}
 }
@@ -347,6 +387,44 @@ func TestPullCancelled(t *testing.T) {
 	_, err := store.Pull(ctx, ref, nil, func(string) {})
 	if !errors.Is(err, context.Canceled) || time.Since(begin) > 10*time.Second {
 		t.Errorf("got %v after %v", err, time.Since(begin))
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "images"))
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+}
+
+// TestPullEndsWithFirstFailure: a layer that cannot be downloaded ends the
+// download of the one below it, which the unpacking waits for.
+func TestPullEndsWithFirstFailure(t *testing.T) {
+	store, shop := newStore(t), newShop(t)
+	lower, upper := newLayer(t, file{name: "f"}), newLayer(t, file{name: "g"})
+	ref := shop.push("app", newImage(t, lower, upper))
+	first, err := lower.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := upper.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/blobs/"+first.String()):
+			<-r.Context().Done()
+			return true
+		case strings.HasSuffix(r.URL.Path, "/blobs/"+second.String()):
+			http.NotFound(w, r)
+			return true
+		}
+		return false
+	})
+
+	begin := time.Now()
+	_, err = store.Pull(t.Context(), ref, nil, func(string) {})
+	if want := "cannot pull " + ref + ": the registry answered 404 Not Found"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %v", d)
 	}
 	checkEmpty(t, filepath.Join(store.Dir, "images"))
 	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
@@ -397,7 +475,8 @@ func TestEviction(t *testing.T) {
 	const size = 256 << 10
 	var refs []string
 	for i := range 4 {
-		refs = append(refs, shop.push(fmt.Sprintf("app:%d", i), newImage(t, newLayer(t, file{name: "f", body: strings.Repeat(fmt.Sprint(i), size)}))))
+		layer := newLayer(t, file{name: "f", body: strings.Repeat(fmt.Sprint(i), size)})
+		refs = append(refs, shop.push(fmt.Sprintf("app:%d", i), newImage(t, layer)))
 	}
 	store.MaxBytes = 2*size + 64<<10
 	use := func(i int) *oci.Image {
@@ -406,7 +485,7 @@ func TestEviction(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Millisecond) // the next is used later, in ticks of the kernel's clock
+		time.Sleep(10 * time.Millisecond) // so that the next is used later, in ticks of the kernel's clock
 		return image
 	}
 	there := func(images ...*oci.Image) {
@@ -449,8 +528,11 @@ func TestEviction(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	store.MaxBytes = 1 << 20
-	const want = ": the image is too large: all images together may have 1.0 MB"
-	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f", body: strings.Repeat("0", 800<<10)}), newLayer(t, file{name: "f", body: strings.Repeat("1", 800<<10)})))
+	const want = ": the image is too large: all images together may take 1.0 MiB; " +
+		"raise RUNNER_IMAGE_CACHE in config.env"
+	lower := newLayer(t, file{name: "f", body: strings.Repeat("0", 800<<10)})
+	upper := newLayer(t, file{name: "f", body: strings.Repeat("1", 800<<10)})
+	ref := shop.push("app", newImage(t, lower, upper))
 	_, err := store.Pull(t.Context(), ref, nil, func(string) {})
 	if err == nil || !strings.HasSuffix(err.Error(), "cannot unpack layer 2"+want) {
 		t.Errorf("got %v, want %q", err, want)
@@ -458,12 +540,12 @@ func TestTooLarge(t *testing.T) {
 	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 	store.MaxBytes = 1 << 8
 	_, err = store.Pull(t.Context(), ref, nil, func(string) {})
-	if err == nil || err.Error() != "cannot pull "+ref+": the image is too large: all images together may have 0.0 MB" {
+	if err == nil || err.Error() != "cannot pull "+ref+strings.Replace(want, "1.0", "0.0", 1) {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestLeftovers has a store as a crash may leave it.
+// TestLeftovers uses a store as a crash may leave it.
 func TestLeftovers(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
@@ -473,28 +555,37 @@ func TestLeftovers(t *testing.T) {
 	}
 	hex := strings.TrimPrefix(image.Digest, "sha256:")
 	image.Release()
-	for what, spoil := range map[string]func(dir string) error{
-		"config":  func(dir string) error { return os.Remove(filepath.Join(dir, "config.json")) },
-		"garbage": func(dir string) error { return os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o600) },
-		"tree":    func(dir string) error { return os.RemoveAll(filepath.Join(dir, "rootfs")) },
-		"lock":    func(dir string) error { return os.Remove(filepath.Join(dir, "lock")) },
-		"all":     os.RemoveAll,
-		"half": func(dir string) error {
+	for _, test := range []struct {
+		summary string
+		spoil   func(dir string) error
+	}{
+		{summary: "config", spoil: func(dir string) error { return os.Remove(filepath.Join(dir, "config.json")) }},
+		{summary: "garbage", spoil: func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o600)
+		}},
+		{summary: "tree", spoil: func(dir string) error { return os.RemoveAll(filepath.Join(dir, "rootfs")) }},
+		{summary: "lock", spoil: func(dir string) error { return os.Remove(filepath.Join(dir, "lock")) }},
+		{summary: "all", spoil: os.RemoveAll},
+		{summary: "half", spoil: func(dir string) error {
 			tmp := filepath.Join(store.Dir, "tmp", hex)
-			return errors.Join(os.MkdirAll(filepath.Join(tmp, "rootfs/old"), 0o755), os.WriteFile(filepath.Join(tmp, "layer-0"), nil, 0o600), os.RemoveAll(dir))
-		},
+			return errors.Join(
+				os.MkdirAll(filepath.Join(tmp, "rootfs/old"), 0o755),
+				os.WriteFile(filepath.Join(tmp, "layer-0"), nil, 0o600),
+				os.RemoveAll(dir),
+			)
+		}},
 	} {
-		if err := spoil(filepath.Join(store.Dir, "images", hex)); err != nil {
+		if err := test.spoil(filepath.Join(store.Dir, "images", hex)); err != nil {
 			t.Fatal(err)
 		}
 		image, err := store.Pull(t.Context(), ref, nil, func(string) {})
 		if err != nil {
-			t.Errorf("%s: %v", what, err)
+			t.Errorf("%s: %v", test.summary, err)
 			continue
 		}
 		entries, err := os.ReadDir(image.Tree)
 		if err != nil || len(entries) != 1 || entries[0].Name() != "f" {
-			t.Errorf("%s: the tree has %v, %v", what, entries, err)
+			t.Errorf("%s: the tree has %v, %v", test.summary, entries, err)
 		}
 		image.Release()
 		checkEmpty(t, filepath.Join(store.Dir, "tmp"))
@@ -520,7 +611,7 @@ func TestSweepOfNothing(t *testing.T) {
 	}
 }
 
-// TestForeignLayer has a layer whose address the image itself names: that may
+// TestForeignLayer pulls a layer whose address the image itself names, which must
 // not be one without TLS.
 func TestForeignLayer(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
@@ -531,7 +622,8 @@ func TestForeignLayer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := mutate.Append(newImage(t), mutate.Addendum{Layer: layer, URLs: []string{strings.Replace(other.URL, "127.0.0.1", "10.255.255.1", 1)}})
+	address := strings.Replace(other.URL, "127.0.0.1", "10.255.255.1", 1)
+	image, err := mutate.Append(newImage(t), mutate.Addendum{Layer: layer, URLs: []string{address}})
 	if err != nil {
 		t.Fatal(err)
 	}

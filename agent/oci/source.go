@@ -20,16 +20,16 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 )
 
-// Credentials are those of one registry, and shown to no other.
+// Credentials log in to one registry and are sent to no other.
 type Credentials struct {
 	Username, Password string
-	Server             string // HOST[:PORT], perhaps as a URL; empty for Docker Hub
+	Server             string // HOST[:PORT], also in a URL; empty for Docker Hub
 }
 
-// source is where an image comes from.
+// source is a registry with the reference to pull from it.
 type source struct {
 	reference name.Reference
-	transport *guarded
+	transport *tlsGuard
 	options   []remote.Option
 }
 
@@ -49,7 +49,7 @@ func (s *Store) newSource(reference string, c *Credentials) (*source, error) {
 func (s *Store) parse(reference string) (name.Reference, error) {
 	ref, err := name.ParseReference(reference)
 	if err != nil {
-		return nil, fmt.Errorf("it is no name of an image: %w", err)
+		return nil, fmt.Errorf("it is not the name of an image: %w", err)
 	}
 	if slices.Contains(s.Insecure, ref.Context().RegistryStr()) {
 		return name.ParseReference(reference, name.Insecure)
@@ -57,8 +57,8 @@ func (s *Store) parse(reference string) (name.Reference, error) {
 	return ref, nil
 }
 
-// isFor tells whether the credentials may be shown to a registry. The runner
-// names none for Docker Hub.
+// isFor reports whether the credentials may be sent to a registry. The actions
+// runner names no server for Docker Hub.
 func (c *Credentials) isFor(registry name.Registry) bool {
 	server := c.Server
 	if u, err := url.Parse(server); err == nil && u.Host != "" {
@@ -72,26 +72,27 @@ func (c *Credentials) isFor(registry name.Registry) bool {
 
 func (s *source) close() { s.transport.CloseIdleConnections() }
 
-// name is the reference in full, with registry and tag or digest.
+// name returns the reference in full, with registry and tag or digest.
 func (s *source) name() string { return s.reference.Name() }
 
-// at is the name of what the repository has under a digest.
+// at returns the full reference of a digest in the same repository.
 func (s *source) at(digest string) string { return s.reference.Context().Digest(digest).Name() }
 
 func (s *source) with(ctx context.Context) []remote.Option {
 	return append(slices.Clone(s.options), remote.WithContext(ctx))
 }
 
-// resolveTimeout is how long a registry has to tell what a name stands for,
-// before it counts as unreachable.
+// resolveTimeout is how long a registry may take to resolve a name before it
+// counts as unreachable.
 const resolveTimeout = 30 * time.Second
 
-// resolve gives the digest that the reference stands for. One that is a digest
-// needs no registry for that.
+// resolve returns the digest that the reference stands for. It asks the registry
+// unless the reference is a digest.
 func (s *source) resolve(ctx context.Context) (string, error) {
 	if digest, ok := s.reference.(name.Digest); ok {
 		return digest.DigestStr(), nil
 	}
+
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	head, err := remote.Head(s.reference, s.with(ctx)...)
@@ -101,7 +102,9 @@ func (s *source) resolve(ctx context.Context) (string, error) {
 	case unreachable(err):
 		return "", err
 	}
-	// Not every registry answers HEAD, and none says in it what is wrong.
+
+	// Not every registry answers HEAD, and no answer to it has a body that says
+	// what is wrong.
 	got, err := remote.Get(s.reference, s.with(ctx)...)
 	if err != nil {
 		return "", err
@@ -109,8 +112,8 @@ func (s *source) resolve(ctx context.Context) (string, error) {
 	return got.Digest.String(), nil
 }
 
-// image gives the image for this machine of what a digest stands for. What it
-// reads later ends with ctx, too.
+// image returns the image under a digest, or of the index under it the one for
+// this platform. What the image reads later ends with ctx as well.
 func (s *source) image(ctx context.Context, digest string) (v1.Image, error) {
 	got, err := remote.Get(s.reference.Context().Digest(digest), s.with(ctx)...)
 	if err != nil {
@@ -128,14 +131,15 @@ func (s *source) image(ctx context.Context, digest string) (v1.Image, error) {
 
 func platform() v1.Platform { return v1.Platform{OS: "linux", Architecture: runtime.GOARCH} }
 
-// imageOf gives the image of an index that is for this machine. The error if
-// there is none tells which there are.
+// imageOf returns the image of an index for this platform. If there is none, the
+// error lists those there are.
 func imageOf(index v1.ImageIndex) (v1.Image, error) {
 	manifest, err := index.IndexManifest()
 	if err != nil {
 		return nil, err
 	}
-	var there []string
+
+	var others []string
 	for _, m := range manifest.Manifests {
 		if !m.MediaType.IsImage() {
 			continue
@@ -144,28 +148,30 @@ func imageOf(index v1.ImageIndex) (v1.Image, error) {
 		if m.Platform == nil && len(manifest.Manifests) == 1 || m.Platform != nil && m.Platform.Satisfies(platform()) {
 			return index.Image(m.Digest)
 		}
-		if m.Platform != nil && m.Platform.OS != "unknown" { // attestations
-			there = append(there, m.Platform.OS+"/"+m.Platform.Architecture)
+		if m.Platform != nil && m.Platform.OS != "unknown" { // those are attestations
+			others = append(others, m.Platform.OS+"/"+m.Platform.Architecture)
 		}
 	}
-	slices.Sort(there)
-	there = slices.Compact(there)
-	if len(there) == 0 {
-		there = []string{"no platform"}
+
+	slices.Sort(others)
+	others = slices.Compact(others)
+	if len(others) == 0 {
+		others = []string{"no platform"}
 	}
-	return nil, fmt.Errorf("there is none for %s, only for %s", platform(), strings.Join(there, ", "))
+	return nil, fmt.Errorf("there is none for %s, only for %.400s", platform(), strings.Join(others, ", "))
 }
 
-// checkPlatform refuses an image that says it is for another machine.
+// checkPlatform refuses an image that says it is for another platform.
 func checkPlatform(file *v1.ConfigFile) error {
-	if want := platform(); file.Architecture != "" && (file.Architecture != want.Architecture || file.OS != want.OS) {
-		return fmt.Errorf("it is for %s/%s, and this machine is %s", file.OS, file.Architecture, want)
+	want := platform()
+	if file.Architecture != "" && (file.Architecture != want.Architecture || file.OS != want.OS) {
+		return fmt.Errorf("it is for %.80s, and this host is %s", file.OS+"/"+file.Architecture, want)
 	}
 	return nil
 }
 
-// unreachable tells whether a registry may answer another time: not one that
-// refuses, says that there is no such image, or lies.
+// unreachable reports whether the registry may answer another time. One that
+// refuses, has no such image or sends wrong content has answered.
 func unreachable(err error) bool {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
@@ -175,9 +181,9 @@ func unreachable(err error) bool {
 	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// explain says what a registry answered in the words of the protocol, and
-// nothing else that it sent: a job, which chose its name, may not read by it
-// what a host answers that only this machine can reach.
+// explain returns the error of a registry in the words of the protocol, without
+// any text that the registry sent: a job, which chose the registry's name, must
+// not be able to read the answers of a server that only the host reaches.
 func explain(err error) error {
 	var answer *transport.Error
 	if !errors.As(err, &answer) {
@@ -192,8 +198,8 @@ func explain(err error) error {
 	return errors.New(text)
 }
 
-// errorCodes are those of the OCI distribution specification that a pull can
-// meet, and of Docker Hub.
+// errorCodes explains the codes of the OCI distribution specification that a
+// pull can meet, and those of Docker Hub.
 var errorCodes = map[transport.ErrorCode]string{
 	transport.UnauthorizedErrorCode:    "no such image, or it needs (other) credentials",
 	transport.DeniedErrorCode:          "no such image, or these credentials do not suffice",

@@ -10,9 +10,10 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// guarded sends requests without TLS only to hosts that may get them. The
-// library decides by name, and takes every private address for one that may.
-type guarded struct {
+// tlsGuard refuses requests without TLS, except to loopback and to the hosts
+// that config.env allows. The library decides by name, and allows every
+// private address.
+type tlsGuard struct {
 	*http.Transport
 	insecure []string
 }
@@ -20,16 +21,17 @@ type guarded struct {
 // answerTimeout is how long a registry may take to begin an answer.
 const answerTimeout = 30 * time.Second
 
-func (s *Store) newTransport() *guarded {
+func (s *Store) newTransport() *tlsGuard {
 	t := remote.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = answerTimeout
-	return &guarded{Transport: t, insecure: s.Insecure}
+	return &tlsGuard{Transport: t, insecure: s.Insecure}
 }
 
 // RoundTrip implements http.RoundTripper.
-func (g *guarded) RoundTrip(r *http.Request) (*http.Response, error) {
+func (g *tlsGuard) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Scheme != "https" && !isLoopback(r.URL.Hostname()) && !slices.Contains(g.insecure, r.URL.Host) {
-		return nil, fmt.Errorf("%s is not spoken to without TLS; RUNNER_INSECURE_REGISTRIES of config.env can allow it", r.URL.Host)
+		return nil, fmt.Errorf("refusing to contact %.80q without TLS; RUNNER_INSECURE_REGISTRIES in config.env can allow it",
+			r.URL.Host)
 	}
 	return g.Transport.RoundTrip(r)
 }

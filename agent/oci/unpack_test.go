@@ -8,9 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/compression"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -18,7 +20,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// describe lists a tree: mode, owner within the image, links and content.
+// describe returns the mode, owner within the image, links and content of each file
+// of a tree.
 func describe(t *testing.T, tree string) map[string]string {
 	t.Helper()
 	got := map[string]string{}
@@ -55,6 +58,7 @@ func describe(t *testing.T, tree string) map[string]string {
 	return got
 }
 
+// compare checks that describe returns want for a tree.
 func compare(t *testing.T, tree string, want map[string]string) {
 	t.Helper()
 	got := describe(t, tree)
@@ -74,8 +78,9 @@ func TestUnpack(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	long := strings.Repeat(strings.Repeat("d", 200)+"/", 5)
 	lower := newLayer(t,
-		dir("bin/"), dir("gone/"), file{name: "gone/f"}, dir("opaque/"), file{name: "opaque/old"}, dir("opaque/olddir"), file{name: "opaque/olddir/f"}, file{name: "removed"},
-		file{name: "replaced", body: "old"}, dir("dir-to-file"), file{name: "dir-to-file/f"}, file{name: "file-to-dir"},
+		dir("bin/"), dir("gone/"), file{name: "gone/f"}, file{name: "removed"}, file{name: "replaced", body: "old"},
+		dir("opaque/"), file{name: "opaque/old"}, dir("opaque/olddir"), file{name: "opaque/olddir/f"},
+		dir("dir-to-file"), file{name: "dir-to-file/f"}, file{name: "file-to-dir"},
 		file{"bin/su", "root", func(h *tar.Header) { h.Mode = 0o4755 }},
 		file{"mine", "", func(h *tar.Header) { h.Uid, h.Gid, h.Mode = 1001, 65535, 0o600 }},
 		dir("usr/lib/"), link("lib", tar.TypeSymlink, "usr/lib"), file{name: "lib/through", body: "merged"},
@@ -93,10 +98,28 @@ func TestUnpack(t *testing.T) {
 	)
 	image := pull(t, store, shop.push("app", newImage(t, lower, upper)))
 	want := map[string]string{
-		".": "040755 0:0", "bin": "040755 0:0", "bin/su": `104755 0:0 x1 "root"`, "mine": `100600 1001:65535 x1 ""`, "opaque": "040755 0:0", "opaque/new": `100644 0:0 x1 ""`,
-		"replaced": `100644 0:0 x1 "new"`, "hard": `100644 0:0 x1 "old"`, "dir-to-file": `100644 0:0 x1 ""`, "file-to-dir": "040755 0:0", "file-to-dir/f": `100644 0:0 x1 ""`,
-		"usr": "040755 0:0", "usr/lib": "040755 0:0", "lib": "120777 0:0 -> usr/lib", "usr/lib/through": `100644 0:0 x1 "merged"`, "out": "120777 0:0 -> /etc/passwd",
-		"pipe": "010644 0:0", "sticky": "041777 0:0", "no": "040755 0:0", "no/parent": "040755 0:0", "no/parent/here": `100644 0:0 x1 ""`, long + "f": `100644 0:0 x1 "deep"`,
+		".":               "040755 0:0",
+		"bin":             "040755 0:0",
+		"bin/su":          `104755 0:0 x1 "root"`,
+		"dir-to-file":     `100644 0:0 x1 ""`,
+		"file-to-dir":     "040755 0:0",
+		"file-to-dir/f":   `100644 0:0 x1 ""`,
+		"hard":            `100644 0:0 x1 "old"`,
+		"lib":             "120777 0:0 -> usr/lib",
+		"mine":            `100600 1001:65535 x1 ""`,
+		"no":              "040755 0:0",
+		"no/parent":       "040755 0:0",
+		"no/parent/here":  `100644 0:0 x1 ""`,
+		"opaque":          "040755 0:0",
+		"opaque/new":      `100644 0:0 x1 ""`,
+		"out":             "120777 0:0 -> /etc/passwd",
+		"pipe":            "010644 0:0",
+		"replaced":        `100644 0:0 x1 "new"`,
+		"sticky":          "041777 0:0",
+		"usr":             "040755 0:0",
+		"usr/lib":         "040755 0:0",
+		"usr/lib/through": `100644 0:0 x1 "merged"`,
+		long + "f":        `100644 0:0 x1 "deep"`,
 	}
 	for name := filepath.Dir(long + "f"); name != "."; name = filepath.Dir(name) {
 		want[name] = "040755 0:0"
@@ -111,19 +134,27 @@ func TestUnpackAttributes(t *testing.T) {
 	// struct vfs_cap_data of linux/capability.h.
 	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	image := pull(t, store, shop.push("app", newImage(t, newLayer(t, file{"bin", "", func(h *tar.Header) {
-		h.PAXRecords = map[string]string{"SCHILY.xattr.user.note": "kept", "SCHILY.xattr.security.capability": capability,
-			"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.security.selinux": "x", "SCHILY.xattr.system.posix_acl_access": "x"}
+		h.PAXRecords = map[string]string{
+			"SCHILY.xattr.user.note":               "kept",
+			"SCHILY.xattr.security.capability":     capability,
+			"SCHILY.xattr.trusted.overlay.opaque":  "y",
+			"SCHILY.xattr.security.selinux":        "x",
+			"SCHILY.xattr.system.posix_acl_access": "x",
+		}
 	}}))))
 	names := make([]byte, 1024)
 	n, err := unix.Listxattr(filepath.Join(image.Tree, "bin"), names)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(names[:n]), "user.note\x00security.capability\x00"; got != want && got != "security.capability\x00user.note\x00" {
-		t.Errorf("got attributes %q, want %q", got, want)
+	got := strings.Split(strings.TrimSuffix(string(names[:n]), "\x00"), "\x00")
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"security.capability", "user.note"}, got); diff != "" {
+		t.Errorf("the attributes differ, -want +got:\n%s", diff)
 	}
 	value := make([]byte, 64)
-	if n, err = unix.Getxattr(filepath.Join(image.Tree, "bin"), "user.note", value); err != nil || string(value[:n]) != "kept" {
+	n, err = unix.Getxattr(filepath.Join(image.Tree, "bin"), "user.note", value)
+	if err != nil || string(value[:n]) != "kept" {
 		t.Errorf("got %q, %v", value[:n], err)
 	}
 	// VFS_CAP_REVISION_3 names the root it is for: here 1 << 20.
@@ -133,23 +164,34 @@ func TestUnpackAttributes(t *testing.T) {
 	}
 }
 
-// TestUnpackStaysInside lays layers that reach out of the tree; what they find
-// there instead is the tree's own.
+// TestUnpackStaysInside applies layers with names outside the tree, which are
+// found in the tree instead.
 func TestUnpackStaysInside(t *testing.T) {
 	canary := file{name: "canary", body: "changed"}
-	for what, files := range map[string][]file{
-		"parent":          {{name: "../canary", body: "changed"}, {name: "../../canary", body: "changed"}, {name: "a/../../../../canary", body: "changed"}},
-		"absolute":        {{name: "/canary", body: "changed"}},
-		"link":            {link("l", tar.TypeSymlink, "../.."), {name: "l/canary", body: "changed"}},
-		"absolute link":   {link("l", tar.TypeSymlink, "/"), {name: "l/canary", body: "changed"}},
-		"link to itself":  {link("l", tar.TypeSymlink, "canary"), canary, {name: "l", body: "x"}},
-		"link of links":   {link("a", tar.TypeSymlink, ".."), link("b", tar.TypeSymlink, "a/.."), link("c", tar.TypeSymlink, "b/../.."), {name: "c/canary", body: "changed"}},
-		"whiteout":        {link("l", tar.TypeSymlink, "../.."), {name: "l/.wh.canary"}, {name: "../.wh.canary"}, {name: "l/.wh..wh..opq"}, canary},
-		"through a proc":  {link("l", tar.TypeSymlink, "/proc/self/cwd/.."), {name: "l/canary", body: "changed"}, canary},
-		"descriptor":      {link("l", tar.TypeSymlink, "/proc/self/fd/3/.."), {name: "l/canary", body: "changed"}, canary},
-		"replaced by dir": {link("l", tar.TypeSymlink, "../.."), dir("l"), {name: "l/canary", body: "changed"}, canary},
+	at := func(name string) file { return file{name: name, body: "changed"} }
+	for _, test := range []struct {
+		summary string
+		files   []file
+	}{
+		{summary: "parent", files: []file{at("../canary"), at("../../canary"), at("a/../../../../canary")}},
+		{summary: "absolute", files: []file{at("/canary")}},
+		{summary: "link", files: []file{link("l", tar.TypeSymlink, "../.."), at("l/canary")}},
+		{summary: "absolute link", files: []file{link("l", tar.TypeSymlink, "/"), at("l/canary")}},
+		{summary: "link to itself", files: []file{link("l", tar.TypeSymlink, "canary"), canary, {name: "l", body: "x"}}},
+		{summary: "link of links", files: []file{
+			link("a", tar.TypeSymlink, ".."), link("b", tar.TypeSymlink, "a/.."), link("c", tar.TypeSymlink, "b/../.."),
+			at("c/canary"),
+		}},
+		{summary: "whiteout", files: []file{
+			link("l", tar.TypeSymlink, "../.."),
+			{name: "l/.wh.canary"}, {name: "../.wh.canary"}, {name: "l/.wh..wh..opq"},
+			canary,
+		}},
+		{summary: "through proc", files: []file{link("l", tar.TypeSymlink, "/proc/self/cwd/.."), at("l/canary"), canary}},
+		{summary: "descriptor", files: []file{link("l", tar.TypeSymlink, "/proc/self/fd/3/.."), at("l/canary"), canary}},
+		{summary: "replaced by dir", files: []file{link("l", tar.TypeSymlink, "../.."), dir("l"), at("l/canary"), canary}},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(test.summary, func(t *testing.T) {
 			store, shop := newStore(t), newShop(t)
 			if err := os.MkdirAll(store.Dir, 0o700); err != nil {
 				t.Fatal(err)
@@ -160,7 +202,7 @@ func TestUnpackStaysInside(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			image := pull(t, store, shop.push("app", newImage(t, newLayer(t, files...))))
+			image := pull(t, store, shop.push("app", newImage(t, newLayer(t, test.files...))))
 			for _, c := range outside {
 				if data, err := os.ReadFile(c); err != nil || string(data) != "alive" {
 					t.Errorf("the layer reached %s: %q, %v", c, data, err)
@@ -177,7 +219,7 @@ func TestUnpackStaysInside(t *testing.T) {
 	}
 }
 
-// TestUnpackLinksOfLowerLayers has what lower layers left used by upper ones.
+// TestUnpackLinksOfLowerLayers writes through the links of lower layers.
 func TestUnpackLinksOfLowerLayers(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	image := pull(t, store, shop.push("app", newImage(t,
@@ -191,28 +233,51 @@ func TestUnpackLinksOfLowerLayers(t *testing.T) {
 }
 
 func TestUnpackRefuses(t *testing.T) {
-	for what, test := range map[string]struct {
-		file file
-		want string
+	sparse := map[string]string{
+		"GNU-sparse.major": "1", "GNU-sparse.minor": "0",
+		"GNU-sparse.name": "sparse", "GNU-sparse.realsize": "1099511627776",
+	}
+	for _, test := range []struct {
+		summary string
+		file    file
+		canary  bool // whether there is one outside the tree
+		want    string
 	}{
-		"hardlink out":       {link("l", tar.TypeLink, "../../../canary"), "no such file or directory"},
-		"user":               {file{"f", "", func(h *tar.Header) { h.Uid = 65536 }}, `"f" belongs to user 65536 and group 0, and guests have none beyond 65535`},
-		"whiteout of parent": {file{name: "a/.wh..."}, "invalid whiteout"},
-		"sparse": {file{"f", "0\n" + strings.Repeat("\x00", 510), func(h *tar.Header) {
-			h.PAXRecords = map[string]string{"GNU-sparse.major": "1", "GNU-sparse.minor": "0", "GNU-sparse.name": "sparse", "GNU-sparse.realsize": "1099511627776"}
-		}}, `"sparse" is a sparse file, which no layer may have`},
+		{
+			summary: "hardlink out",
+			file:    link("l", tar.TypeLink, "../../../canary"),
+			canary:  true,
+			want:    "no such file or directory",
+		},
+		{
+			summary: "user",
+			file:    file{name: "f", with: func(h *tar.Header) { h.Uid = 65536 }},
+			want:    `"f" belongs to user 65536 and group 0, and guests have none beyond 65535`,
+		},
+		{summary: "whiteout of parent", file: file{name: "a/.wh..."}, want: "invalid whiteout"},
+		{
+			summary: "sparse",
+			file: file{name: "f", body: "0\n" + strings.Repeat("\x00", 510), with: func(h *tar.Header) {
+				h.PAXRecords = sparse
+			}},
+			want: `"sparse" is a sparse file, which no layer may have`,
+		},
 	} {
-		t.Run(what, func(t *testing.T) {
+		t.Run(test.summary, func(t *testing.T) {
 			store, shop := newStore(t), newShop(t)
-			if what == "hardlink out" {
+			if test.canary {
 				if err := os.WriteFile(filepath.Join(filepath.Dir(store.Dir), "canary"), nil, 0o666); err != nil {
 					t.Fatal(err)
 				}
 			}
 			// The library reads sparse files, but writes none.
 			archive := bytes.ReplaceAll(newArchive(t, test.file), []byte("GNU-sparse"), []byte("GNU.sparse"))
-			_, err := store.Pull(t.Context(), shop.push("app", newImage(t, layerOf(t, archive))), nil, func(string) {})
-			if err == nil || !strings.Contains(err.Error(), "cannot unpack layer 1: ") || !strings.Contains(err.Error(), test.want) {
+			ref := shop.push("app", newImage(t, layerOf(t, archive)))
+			_, err := store.Pull(t.Context(), ref, nil, func(string) {})
+			if err == nil || !strings.Contains(err.Error(), "cannot unpack layer 1: ") {
+				t.Fatalf("got %v", err)
+			}
+			if !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 			checkEmpty(t, filepath.Join(store.Dir, "images"))
@@ -242,7 +307,8 @@ func TestUnpackCompressions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = store.Pull(t.Context(), shop.push("app", newImage(t, static.NewLayer(data, types.DockerLayer))), nil, func(string) {})
+		ref := shop.push("app", newImage(t, static.NewLayer(data, types.DockerLayer)))
+		_, err = store.Pull(t.Context(), ref, nil, func(string) {})
 		if err == nil || !strings.HasSuffix(err.Error(), "cannot unpack layer 1: unexpected EOF") {
 			t.Errorf("got %v", err)
 		}
