@@ -13,7 +13,8 @@ if [ ! -e "$data/PG_VERSION" ]; then
     install -d -o postgres -g postgres -m 700 "$data"
     install -o postgres -m 600 /dev/null /tmp/password
     printf %s "$POSTGRES_PASSWORD" >/tmp/password
-    as_postgres initdb --pgdata="$data" --username="$user" --pwfile=/tmp/password --auth=scram-sha-256 --no-sync --locale=C.UTF-8
+    as_postgres initdb --pgdata="$data" --username="$user" --pwfile=/tmp/password --auth=scram-sha-256 \
+        --no-sync --locale=C.UTF-8
     rm /tmp/password
     echo 'host all all all scram-sha-256' >>"$data/pg_hba.conf"
     if [ "$database" != postgres ]; then
