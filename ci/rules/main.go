@@ -1,9 +1,9 @@
-// Rules checks the house rules that golangci-lint cannot check: which room imports which, paragraphs in long functions,
-// the words of docs/STYLE.md, and the index of decisions.
+// Rules checks the house rules that golangci-lint cannot check: which room imports which, the table of packages in
+// docs/develop.md, paragraphs in long functions, the words of docs/STYLE.md, and the index of decisions.
 //
-//	go run ./ci/rules [imports] [paragraphs] [prose] [decisions]
+//	go run ./ci/rules [imports] [packages] [paragraphs] [prose] [decisions]
 //
-// Without arguments it runs all four. It prints one line for each breach, FILE:LINE: TEXT, and ends with status 1 if
+// Without arguments it runs them all. It prints one line for each breach, FILE:LINE: TEXT, and ends with status 1 if
 // there is one.
 package main
 
@@ -33,6 +33,7 @@ type check struct {
 
 var checks = []check{
 	{"imports", checkImports},
+	{"packages", checkPackages},
 	{"paragraphs", checkParagraphs},
 	{"prose", checkProse},
 	{"decisions", checkDecisions},
