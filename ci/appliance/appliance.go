@@ -31,6 +31,8 @@ const (
 	// Token stands for a registration token; tests look for it where it must
 	// not be.
 	Token = "AKLMNOPQRSTUVWXYZ234567ABCDEF"
+	// JobPids is RUNNER_JOB_PIDS.
+	JobPids = 400
 )
 
 // Lab is one machine with its surroundings.
@@ -87,8 +89,16 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		return err
 	}
 	// A spare guest would look like one that a job left behind.
-	config := fmt.Sprintf("# laid down by cloud-init\nRUNNER_SPARE_GUEST=false\nRUNNER_JOB_MEMORY=512M\nRUNNER_JOB_PIDS=400\nRUNNER_GITHUB_URL=http://%s/%s\nRUNNER_REGISTRATION_TOKEN=%s\n", gitHubAddr, Repository, Token)
-	userData := fmt.Sprintf("#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - %s", key)
+	config := strings.Join([]string{
+		"# written by cloud-init",
+		"RUNNER_SPARE_GUEST=false",
+		"RUNNER_JOB_MEMORY=512M",
+		fmt.Sprintf("RUNNER_JOB_PIDS=%d", JobPids),
+		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubAddr, Repository),
+		"RUNNER_REGISTRATION_TOKEN=" + Token,
+	}, "\n") + "\n"
+	userData := "#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - " +
+		string(key)
 	if err := errors.Join(os.WriteFile(l.path("config.env"), []byte(config), 0o600),
 		os.WriteFile(l.path("user-data"), []byte(userData), 0o600)); err != nil {
 		return err

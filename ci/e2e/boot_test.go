@@ -4,6 +4,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -30,48 +31,54 @@ func TestBoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	lab, err := appliance.New(ctx, t.TempDir(), image, program)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("the end of the console:\n%s", lab.Console.Tail(80))
-			if journal, err := lab.SSH(context.WithoutCancel(ctx), "journalctl -b --no-pager -u 'runner*' | tail -60"); err == nil {
-				t.Logf("the runner's journal:\n%s", journal)
-			}
-		}
-		if err := lab.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	defer closeLab(t, lab)
 	if err := lab.Boot(ctx); err != nil {
 		t.Fatal(err)
 	}
+
+	// Each chapter starts from the state that the one before has left.
 	for _, chapter := range []struct {
-		name string
-		tell func(*life)
+		summary string
+		test    func(*life)
 	}{
-		{"GitHubDown", (*life).gitHubDown},
-		{"Register", (*life).register},
-		{"Root", (*life).root},
-		{"Job", (*life).job},
-		{"Limits", (*life).limits},
-		{"Escape", (*life).escape},
-		{"RunByHand", (*life).runByHand},
-		{"RegisterAgain", (*life).registerAgain},
-		{"Reboot", (*life).reboot},
-		{"Secrets", (*life).secrets},
+		{summary: "GitHubDown", test: (*life).gitHubDown},
+		{summary: "Register", test: (*life).register},
+		{summary: "Root", test: (*life).root},
+		{summary: "Job", test: (*life).job},
+		{summary: "Limits", test: (*life).limits},
+		{summary: "Escape", test: (*life).escape},
+		{summary: "RunByHand", test: (*life).runByHand},
+		{summary: "RegisterAgain", test: (*life).registerAgain},
+		{summary: "Reboot", test: (*life).reboot},
+		{summary: "Secrets", test: (*life).secrets},
 	} {
 		start := time.Now()
-		if !t.Run(chapter.name, func(t *testing.T) {
-			chapter.tell(&life{T: t, ctx: ctx, lab: lab})
-		}) {
-			t.Fatalf("the story ends at %s", chapter.name)
+		if !t.Run(chapter.summary, func(t *testing.T) { chapter.test(&life{T: t, ctx: ctx, lab: lab}) }) {
+			t.Fatalf("not tested further than %s", chapter.summary)
 		}
-		t.Logf("%s took %v", chapter.name, time.Since(start).Round(time.Second/10))
+		t.Logf("%s took %v", chapter.summary, time.Since(start).Round(time.Second/10))
+	}
+}
+
+// closeLab switches the machine off, after a look at why a test failed.
+func closeLab(t *testing.T, lab *appliance.Lab) {
+	t.Helper()
+	if t.Failed() {
+		t.Logf("the end of the console:\n%s", lab.Console.Tail(80))
+		journal, err := lab.SSH(context.WithoutCancel(t.Context()), "journalctl -b --no-pager -u 'runner*' | tail -60")
+		if err == nil {
+			t.Logf("the runner's journal:\n%s", journal)
+		}
+	}
+	if err := lab.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -121,7 +128,7 @@ func (m *life) gitHubDown() {
 	}
 	config := m.sh("stat -c '%a %U' /etc/runner/config.env; cat /etc/runner/config.env")
 	if !strings.HasPrefix(config, "600 root\n") || !strings.Contains(config, "/"+appliance.Repository) {
-		m.Errorf("cloud-init laid down\n%s", config)
+		m.Errorf("cloud-init wrote\n%s", config)
 	}
 	m.registrations(0)
 }
@@ -129,9 +136,11 @@ func (m *life) gitHubDown() {
 // register: once GitHub is up there is exactly one registration, the marker and
 // a listening runner, and the token was on nobody's command line meanwhile.
 func (m *life) register() {
-	// The watcher reads the token from a file, or it would find itself.
+	// The watcher reads the token from a file, or it would find itself. It counts
+	// its rounds, so that a watcher that never ran is not taken for silence.
 	m.sh(`umask 077; sed -n 's/^RUNNER_REGISTRATION_TOKEN=//p' /etc/runner/config.env >/run/token
-systemd-run --quiet --collect --unit=watch-argv sh -c 'while :; do grep -lsaFf /run/token /proc/[0-9]*/cmdline >>/run/seen; echo >>/run/rounds; done'`)
+systemd-run --quiet --collect --unit=watch-argv sh -c '
+    while :; do grep -lsaFf /run/token /proc/[0-9]*/cmdline >>/run/seen; echo >>/run/rounds; done'`)
 	if err := m.lab.GitHubUp(); err != nil {
 		m.Fatal(err)
 	}
@@ -140,11 +149,13 @@ systemd-run --quiet --collect --unit=watch-argv sh -c 'while :; do grep -lsaFf /
 	if err := m.lab.GitHub.WaitOnline(m.ctx, 1); err != nil {
 		m.Fatal(err)
 	}
+
 	seen := m.sh("systemctl stop watch-argv; wc -l </run/rounds; cat /run/seen")
 	rounds, argv, _ := strings.Cut(seen, "\n")
 	if argv != "" || rounds == "0" {
 		m.Errorf("after %s looks at every command line the token was seen in %q", rounds, argv)
 	}
+
 	m.registrations(1)
 	if runners := m.lab.GitHub.Runners(); len(runners) != 1 || runners[0].Name != appliance.Hostname {
 		m.Errorf("GitHub has runners %+v, want one named after the host", runners)
@@ -156,7 +167,8 @@ systemd-run --quiet --collect --unit=watch-argv sh -c 'while :; do grep -lsaFf /
 
 // root: the root file system is read-only and checked, and slot B exists.
 func (m *life) root() {
-	mounts := m.sh("grep -E '^[^ ]+ (/|/etc|/var) ' /proc/mounts; veritysetup status root; lsblk -n -o PARTLABEL,SIZE /dev/vda")
+	mounts := m.sh("grep -E '^[^ ]+ (/|/etc|/var) ' /proc/mounts; veritysetup status root; " +
+		"lsblk -n -o PARTLABEL,SIZE /dev/vda")
 	m.Log("mounts, verity and partitions:\n" + mounts)
 	for _, want := range []string{"/dev/mapper/root / erofs ro,", "overlay /etc overlay", " /var ext4 rw,nosuid,nodev",
 		"status:      verified", "mode:        readonly", "_empty"} {
@@ -172,13 +184,14 @@ func (m *life) root() {
 	}
 }
 
-// job: a container job runs in a guest, its steps' statuses come back, and
-// nothing is left of it.
+// job: a container job runs in a guest, the exit statuses of its steps come back,
+// and the guest is removed.
 func (m *life) job() {
 	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "debian:13"},
 		Steps: []miniworker.Step{
 			{Name: "write", Run: "echo hello >made-by-job"},
-			{Name: "look", Run: "ps -eo args=; echo ==; cat /proc/1/comm; ls -d /usr/lib/runner/base || echo no base here", If: "always"},
+			{Name: "look", Run: "ps -eo args=; echo ==; cat /proc/1/comm; ls -d /usr/lib/runner/base || echo no base here",
+				If: "always"},
 			{Name: "fail", Run: "exit 7"},
 		}})
 	result, err := m.lab.GitHub.Wait(m.ctx, id)
@@ -188,19 +201,24 @@ func (m *life) job() {
 	for _, step := range result.Steps {
 		m.Log(step)
 	}
+
 	if step := result.Step("write"); step.Conclusion != miniworker.Success {
 		m.Errorf("step write: %v", step)
 	}
-	if got := m.sh("cat /var/lib/runner/work/repo/repo/made-by-job; stat -c %U /var/lib/runner/work/repo/repo/made-by-job"); got != "hello\nrunner" {
+	const made = "/var/lib/runner/work/repo/repo/made-by-job"
+	if got := m.sh("cat " + made + "; stat -c %U " + made); got != "hello\nrunner" {
 		m.Errorf("the job's file and its owner are %q", got)
 	}
+
 	look := strings.Join(result.Step("look").Output, "\n")
-	if strings.Contains(look, "Runner.Listener") || strings.Contains(look, "sshd") || !strings.Contains(look, "guest-init") {
+	if strings.Contains(look, "Runner.Listener") || strings.Contains(look, "sshd") ||
+		!strings.Contains(look, "guest-init") {
 		m.Errorf("the step saw processes that are not its guest's, or not those:\n%s", look)
 	}
 	if !strings.Contains(look, "no base here") {
 		m.Errorf("the step saw the host's root:\n%s", look)
 	}
+
 	if step := result.Step("fail"); step.Exit != 7 || step.Conclusion != miniworker.Failure {
 		m.Errorf("step fail: %v", step)
 	}
@@ -210,14 +228,23 @@ func (m *life) job() {
 	m.noResidue()
 }
 
-// limits: a job gets no more memory and processes than config.env says, and
-// reaches neither the host nor its neighbours; the host goes on.
+// limits: a job gets exactly as much memory and as many processes as config.env
+// allows, and reaches neither the host nor its neighbours; the host goes on.
 func (m *life) limits() {
+	// The host has what the job looks for: an address of the metadata service
+	// with something that listens there, and a way to reset the machine.
+	m.sh("ip address add " + metadataAddr + "/32 dev lo; echo h >/proc/sysrq-trigger")
+	reached := "reached " + metadataAddr + "/22\nreached 10.0.2.15/22\nreached 10.0.2.100/8080\nlooked"
+	if got := m.sh(lookFor(metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/8080")); got != reached {
+		m.Fatalf("the host does not reach what the job must not: %q", got)
+	}
+
 	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "hungry", Container: &miniworker.Container{Image: "debian:13"},
 		Steps: []miniworker.Step{
 			{Name: "memory", Run: "exec python3 -c 'bytearray(700 << 20)'", ContinueOnError: true},
-			{Name: "network", Run: `gateway=$(ip route show default | cut -d ' ' -f 3); test -n "$gateway"
-for to in $gateway 10.0.2.2 169.254.169.254; do timeout 5 bash -c "exec 3<>/dev/tcp/$to/22" 2>/dev/null && echo "reached $to"; done; echo looked`},
+			{Name: "network", Run: "gateway=$(ip route show default | cut -d ' ' -f 3); test -n \"$gateway\"\n" +
+				lookFor("$gateway/22", metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/8080")},
+			{Name: "reset", Run: "(echo h >/proc/sysrq-trigger) 2>/dev/null && echo written; echo looked"},
 			// Last: what it starts stays until the guest ends.
 			{Name: "processes", Run: "for i in $(seq 500); do sleep 60 & done", ContinueOnError: true},
 		}})
@@ -225,16 +252,34 @@ for to in $gateway 10.0.2.2 169.254.169.254; do timeout 5 bash -c "exec 3<>/dev/
 	if err != nil {
 		m.Fatal(err)
 	}
+
 	if step := result.Step("memory"); step.Exit != 137 {
 		m.Errorf("want it killed for its memory: %v", step)
+	}
+	for _, name := range []string{"network", "reset"} {
+		if step := result.Step(name); strings.Join(step.Output, "\n") != "looked" {
+			m.Errorf("step %v", step)
+		}
 	}
 	if step := result.Step("processes"); step.Exit == 0 || !strings.Contains(strings.Join(step.Output, "\n"), "fork") {
 		m.Errorf("want it refused more processes: %v", step)
 	}
-	if step := result.Step("network"); strings.Join(step.Output, "\n") != "looked" {
-		m.Errorf("step %v", step)
-	}
 	m.noResidue()
+	// The kernel's own account: the limit was reached, and not passed.
+	account := m.sh(`cd "$(dirname "$(find /sys/fs/cgroup -name pids.max -path '*guests-*')")"; cat pids.max pids.peak`)
+	if want := fmt.Sprintf("%d\n%[1]d", appliance.JobPids); account != want {
+		m.Errorf("the limit of processes and their most are %q, want %q", account, want)
+	}
+}
+
+// metadataAddr is where clouds tell a machine what it is, and its credentials.
+const metadataAddr = "169.254.169.254"
+
+// lookFor is a script that connects to each ADDRESS/PORT, reports those that
+// answer, and ends with a line of its own.
+func lookFor(ports ...string) string {
+	return "for to in " + strings.Join(ports, " ") +
+		`; do timeout 5 bash -c "exec 3<>/dev/tcp/$to" 2>/dev/null && echo "reached $to"; done; echo looked`
 }
 
 // escape: the bash that a job has the runner find is not executed on the host,
@@ -243,14 +288,16 @@ func (m *life) escape() {
 	const workspace = "/var/lib/runner/work/repo/repo"
 	id := m.lab.GitHub.Enqueue(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"},
 		Steps: []miniworker.Step{
-			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + workspace + "/escaped\\n' >bash; chmod 755 bash; echo " + workspace + " >>$GITHUB_PATH"},
+			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + workspace + "/escaped\\n' >bash; chmod 755 bash; echo " +
+				workspace + " >>$GITHUB_PATH"},
 			{Name: "victim", Run: "true"},
 		}})
 	result, err := m.lab.GitHub.Wait(m.ctx, id)
 	if err != nil {
 		m.Fatal(err)
 	}
-	if step := result.Step("victim"); step.Conclusion == miniworker.Success || !strings.Contains(strings.Join(step.Errors, "\n"), "permission denied") {
+	if step := result.Step("victim"); step.Conclusion == miniworker.Success ||
+		!strings.Contains(strings.Join(step.Errors, "\n"), "permission denied") {
 		m.Errorf("want the hook not to start: %v", step)
 	}
 	m.sh("test -x " + workspace + "/bash && test ! -e " + workspace + "/escaped")
@@ -274,15 +321,16 @@ true`)
 
 // runByHand: one command in a fresh guest, its status passed on.
 func (m *life) runByHand() {
-	out := m.sh(`ci-nspawn-run --cwd /tmp --env GREETING='hello  world' -- sh -c 'pwd; echo "$GREETING"; exit 3' || echo "status $?"`)
+	out := m.sh(`ci-nspawn-run --cwd /tmp --env GREETING='hello  world' -- \
+    sh -c 'pwd; echo "$GREETING"; exit 3' || echo "status $?"`)
 	if out != "/tmp\nhello  world\nstatus 3" {
 		m.Errorf("ci-nspawn-run printed %q", out)
 	}
 	m.noResidue()
 }
 
-// registerAgain: without the marker the unit registers once more, while the old
-// identity still stands.
+// registerAgain: without the marker the unit registers once more, although the
+// old registration is still there.
 func (m *life) registerAgain() {
 	m.sh("rm /var/lib/runner/installed; systemctl restart runner-install.service")
 	m.until("test -s /var/lib/runner/installed && systemctl is-active --quiet runner.service")
@@ -297,20 +345,23 @@ func (m *life) registerAgain() {
 	m.registrations(2)
 }
 
-// identityScript prints what has to outlive a reboot.
-const identityScript = "sha256sum </etc/runner/config.env; cat /etc/machine-id; hostname; ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null; sha256sum </var/lib/runner/installed"
+// identityScript prints what must survive a reboot.
+const identityScript = "sha256sum </etc/runner/config.env; cat /etc/machine-id; hostname; " +
+	"ssh-keyscan -t ed25519 127.0.0.1 2>/dev/null; sha256sum </var/lib/runner/installed"
 
 // reboot: the appliance comes back as itself and does not register again.
 func (m *life) reboot() {
 	before := m.sh(identityScript)
 	boot := m.sh("cat /proc/sys/kernel/random/boot_id")
-	// The connection ends with the machine, so an error says nothing here.
+
+	// The connection ends with the machine, so an error means nothing here.
 	_, _ = m.lab.SSH(m.ctx, "systemctl reboot")
 	m.until("test $(cat /proc/sys/kernel/random/boot_id) != " + boot)
 	m.until("systemctl is-active --quiet runner.service")
 	if after := m.sh(identityScript); after != before {
 		m.Errorf("before the reboot\n%s\nafter it\n%s", before, after)
 	}
+
 	if id := strings.Split(before, "\n")[1]; len(id) != 32 {
 		m.Errorf("machine-id is %q", id)
 	}
@@ -318,13 +369,15 @@ func (m *life) reboot() {
 		m.Fatal(err)
 	}
 	m.registrations(2)
-	mounts := m.sh("grep -E '^[^ ]+ / ' /proc/mounts; veritysetup status root | grep status:; systemctl --failed --no-legend --plain")
-	if !strings.Contains(mounts, " erofs ro,") || !strings.Contains(mounts, "verified") || len(strings.Split(mounts, "\n")) != 2 {
+	mounts := m.sh("grep -E '^[^ ]+ / ' /proc/mounts; veritysetup status root | grep status:; " +
+		"systemctl --failed --no-legend --plain")
+	if !strings.Contains(mounts, " erofs ro,") || !strings.Contains(mounts, "verified") ||
+		len(strings.Split(mounts, "\n")) != 2 {
 		m.Errorf("after the reboot:\n%s", mounts)
 	}
 }
 
-// secrets: the token is in no line of the journal or the console, and not in the
+// secrets: the token is neither in the journal nor on the console nor in the
 // image.
 func (m *life) secrets() {
 	found := m.sh("journalctl --no-pager -o export -q | grep -caF " + appliance.Token[:20] + " || true")
@@ -334,6 +387,7 @@ func (m *life) secrets() {
 	if strings.Contains(m.lab.Console.String(), appliance.Token) {
 		m.Error("the token was printed on the console")
 	}
+
 	image, err := os.Open(os.Getenv("MKAPPLIANCE_TEST_IMAGE"))
 	if err != nil {
 		m.Fatal(err)
@@ -344,7 +398,7 @@ func (m *life) secrets() {
 	}
 }
 
-// search gives the offset of the first occurrence of a text, or -1.
+// search returns the offset of the first occurrence of a text, or -1.
 func search(r io.Reader, text []byte) (int64, error) {
 	buf := make([]byte, 1<<20)
 	kept, start := 0, int64(0)
@@ -359,6 +413,7 @@ func search(r io.Reader, text []byte) (int64, error) {
 		if err != nil {
 			return -1, err
 		}
+
 		// An occurrence may lie across two reads.
 		start += int64(len(buf) - len(text))
 		kept = copy(buf, buf[len(buf)-len(text):])
