@@ -103,7 +103,7 @@ func (s *Server) nextMessage(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// takeMessage gives what waits for a listener, or nil. The caller holds mu.
+// takeMessage returns what waits for a listener, or nil. The caller holds mu.
 func (s *Server) takeMessage() *Message {
 	if len(s.exits) > 0 {
 		status := s.exits[0]
@@ -166,7 +166,7 @@ func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// renew keeps the job's lock and tells whether the job was cancelled.
+// renew keeps the job's lock and reports whether the job was cancelled.
 func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

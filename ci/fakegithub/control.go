@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/mkappliance/mkappliance/ci/miniworker"
@@ -22,51 +23,71 @@ import (
 //	GET  jobs/ID          state, log and result
 //	POST jobs/ID/cancel   as Cancel
 func (s *Server) controlRoutes() {
-	s.mux.HandleFunc("GET /_control/calls", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK,
-			s.Calls())
-	})
-	s.mux.HandleFunc("GET /_control/runners", func(w http.ResponseWriter,
-		_ *http.Request) {
-		writeJSON(w, http.StatusOK, s.Runners())
-	})
-	s.mux.HandleFunc("POST /_control/fail", func(w http.ResponseWriter, r *http.Request) {
-		var f Failure
-		if readJSON(w, r, &f) {
-			s.Fail(f)
-			w.WriteHeader(http.StatusNoContent)
-		}
-	})
-	s.mux.HandleFunc("POST /_control/drop-sessions", func(w http.ResponseWriter, _ *http.Request) {
-		s.DropSessions()
+	for pattern, handler := range map[string]http.HandlerFunc{
+		"GET calls":              s.controlCalls,
+		"GET runners":            s.controlRunners,
+		"POST fail":              s.controlFail,
+		"POST drop-sessions":     s.controlDropSessions,
+		"POST exit":              s.controlExit,
+		"POST jobs":              s.controlEnqueue,
+		"GET jobs/{job}":         s.controlJob,
+		"POST jobs/{job}/cancel": s.controlCancel,
+	} {
+		method, path, _ := strings.Cut(pattern, " ")
+		s.mux.HandleFunc(method+" /_control/"+path, handler)
+	}
+}
+
+func (s *Server) controlCalls(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.Calls())
+}
+
+func (s *Server) controlRunners(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, s.Runners())
+}
+
+func (s *Server) controlFail(w http.ResponseWriter, r *http.Request) {
+	var f Failure
+	if readJSON(w, r, &f) {
+		s.Fail(f)
 		w.WriteHeader(http.StatusNoContent)
-	})
-	s.mux.HandleFunc("POST /_control/exit", func(w http.ResponseWriter, r *http.Request) {
-		var in struct{ Status int }
-		if readJSON(w, r, &in) {
-			s.ExitListener(in.Status)
-			w.WriteHeader(http.StatusNoContent)
-		}
-	})
-	s.mux.HandleFunc("POST /_control/jobs", func(w http.ResponseWriter, r *http.Request) {
-		var j miniworker.Job
-		if readJSON(w, r, &j) {
-			writeJSON(w, http.StatusCreated, map[string]string{"id": s.Enqueue(j)})
-		}
-	})
-	s.mux.HandleFunc("GET /_control/jobs/{job}", func(w http.ResponseWriter, r *http.Request) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if j := s.job(r.PathValue("job")); j != nil {
-			writeJSON(w, http.StatusOK, j)
-			return
-		}
+	}
+}
+
+func (s *Server) controlDropSessions(w http.ResponseWriter, _ *http.Request) {
+	s.DropSessions()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *Server) controlExit(w http.ResponseWriter, r *http.Request) {
+	var in struct{ Status int }
+	if readJSON(w, r, &in) {
+		s.ExitListener(in.Status)
+		w.WriteHeader(http.StatusNoContent)
+	}
+}
+
+func (s *Server) controlEnqueue(w http.ResponseWriter, r *http.Request) {
+	var j miniworker.Job
+	if readJSON(w, r, &j) {
+		writeJSON(w, http.StatusCreated, map[string]string{"id": s.Enqueue(j)})
+	}
+}
+
+func (s *Server) controlJob(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	j := s.job(r.PathValue("job"))
+	if j == nil {
 		writeError(w, http.StatusNotFound, "Not Found")
-	})
-	s.mux.HandleFunc("POST /_control/jobs/{job}/cancel", func(w http.ResponseWriter, r *http.Request) {
-		s.Cancel(r.PathValue("job"))
-		w.WriteHeader(http.StatusNoContent)
-	})
+		return
+	}
+	writeJSON(w, http.StatusOK, j)
+}
+
+func (s *Server) controlCancel(w http.ResponseWriter, r *http.Request) {
+	s.Cancel(r.PathValue("job"))
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // Client controls a server in another process.

@@ -45,26 +45,35 @@ func serve(t *testing.T) (*fakegithub.Server, string) {
 func TestTokens(t *testing.T) {
 	s, url := serve(t)
 	body := map[string]string{"url": "https://github.com/acme", "runner_event": "register"}
-	for authorization, want := range map[string]int{"RemoteAuth good": 200, "RemoteAuth bad": 404, "Bearer good": 404,
-		"": 404} {
+	for _, test := range []struct {
+		authorization string
+		want          int
+	}{
+		{authorization: "RemoteAuth good", want: 200},
+		{authorization: "RemoteAuth bad", want: 404},
+		{authorization: "Bearer good", want: 404},
+		{authorization: "", want: 404},
+	} {
 		for _, prefix := range []string{"", "/api/v3"} {
-			if got, _ := call(t, "POST", url+prefix+"/actions/runner-registration", authorization, body); got != want {
-				t.Errorf("%q: %d, want %d", authorization, got, want)
+			got, _ := call(t, "POST", url+prefix+"/actions/runner-registration", test.authorization, body)
+			if got != test.want {
+				t.Errorf("%q: %d, want %d", test.authorization, got, test.want)
 			}
 		}
 	}
-	if got, _ := call(t, "POST", url+"/actions/runners/register", "Bearer x",
-		fakegithub.RegisterRequest{Name: "a"}); got != 401 {
-		t.Errorf("register gave %d", got)
+
+	register := fakegithub.RegisterRequest{Name: "a"}
+	if got, _ := call(t, "POST", url+"/actions/runners/register", "Bearer x", register); got != 401 {
+		t.Errorf("register: status %d", got)
 	}
 	if got, _ := call(t, "GET", url+"/orgs/acme/actions/runners", "Bearer x", nil); got != 401 {
-		t.Errorf("list gave %d", got)
+		t.Errorf("list: status %d", got)
 	}
 	if got, _ := call(t, "GET", url+"/_broker/message", "Bearer x", nil); got != 401 {
-		t.Errorf("message gave %d", got)
+		t.Errorf("message: status %d", got)
 	}
 	if got, out := call(t, "POST", url+"/_services/oauth/token", "", nil); got != 400 || out["error"] != "invalid_client" {
-		t.Errorf("token gave %d %v", got, out)
+		t.Errorf("token: status %d, %v", got, out)
 	}
 	if s.Registrations() != 0 {
 		t.Error("something counted as a registration")
@@ -93,10 +102,12 @@ func TestControl(t *testing.T) {
 	c := fakegithub.Client{URL: url}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
+
 	id, err := c.Enqueue(ctx, miniworker.Job{Name: "x", Steps: []miniworker.Step{{Run: "true"}}})
 	if err != nil || id != "job-1" {
 		t.Fatal(id, err)
 	}
+
 	if err := c.Fail(ctx, fakegithub.Failure{Path: "/x", Status: 409}); err != nil {
 		t.Error(err)
 	}
@@ -110,6 +121,7 @@ func TestControl(t *testing.T) {
 	if r, err := c.Runners(ctx); err != nil || len(r) != 0 {
 		t.Error(r, err)
 	}
+
 	short, stop := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer stop()
 	if _, err := c.Wait(short, id); err == nil {

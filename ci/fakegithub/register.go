@@ -48,11 +48,13 @@ func (s *Server) runnerRegistration(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusNotFound, "Not Found")
 		return
 	}
+
 	u, err := url.Parse(in.URL)
 	if err != nil || strings.Trim(u.Path, "/") == "" || (in.Event != "register" && in.Event != "remove") {
 		writeError(w, http.StatusUnprocessableEntity, "Validation Failed")
 		return
 	}
+
 	tenant := randomID()
 	s.mu.Lock()
 	s.tenants[tenant] = strings.Trim(u.Path, "/")
@@ -62,7 +64,7 @@ func (s *Server) runnerRegistration(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// tenant checks the short-lived token and gives the entity it is for.
+// tenant checks the short-lived token and returns the entity it is for.
 func (s *Server) tenant(w http.ResponseWriter, r *http.Request) (entity string, ok bool) {
 	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	s.mu.Lock()
@@ -196,8 +198,8 @@ func (s *Server) exchangeToken(w http.ResponseWriter, r *http.Request) {
 	for _, runner := range s.runners {
 		if verifyJWT(assertion, runner.ClientID, runner.publicKey) == nil {
 			runner.access = randomID()
-			writeJSON(w, http.StatusOK, map[string]any{"access_token": runner.access, "token_type": "bearer",
-				"expires_in": 3600})
+			answer := map[string]any{"access_token": runner.access, "token_type": "bearer", "expires_in": 3600}
+			writeJSON(w, http.StatusOK, answer)
 			return
 		}
 	}
@@ -211,6 +213,7 @@ func verifyJWT(token, clientID string, key *rsa.PublicKey) error {
 	if !ok || !ok2 {
 		return errors.New("not a JWT")
 	}
+
 	sig, err := base64.RawURLEncoding.DecodeString(signature)
 	if err != nil {
 		return err
@@ -219,6 +222,7 @@ func verifyJWT(token, clientID string, key *rsa.PublicKey) error {
 	if err := rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig); err != nil {
 		return err
 	}
+
 	raw, err := base64.RawURLEncoding.DecodeString(payload)
 	if err != nil {
 		return err

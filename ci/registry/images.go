@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,22 +36,19 @@ type File struct {
 
 // Layer makes a layer of files by name. Directories above them are made too.
 func Layer(files map[string]File) (v1.Layer, error) {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	made := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(files)) {
-		f := files[name]
-		for i := range name {
-			if dir := name[:i]; name[i] == '/' && !made[dir] {
-				made[dir] = true
-				if _, own := files[dir]; !own {
-					if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: 0o755}); err != nil {
-						return nil, err
-					}
-				}
+	all := maps.Clone(files)
+	for name := range files {
+		for dir := path.Dir(name); dir != "." && dir != "/"; dir = path.Dir(dir) {
+			if _, own := files[dir]; !own {
+				all[dir] = File{Dir: true}
 			}
 		}
-		if err := f.write(w, name); err != nil {
+	}
+
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if err := all[name].write(w, name); err != nil {
 			return nil, err
 		}
 	}
@@ -58,8 +56,7 @@ func Layer(files map[string]File) (v1.Layer, error) {
 		return nil, err
 	}
 	return tarball.LayerFromOpener(func() (io.ReadCloser, error) {
-		return io.NopCloser(bytes.NewReader(buf.Bytes())),
-			nil
+		return io.NopCloser(bytes.NewReader(buf.Bytes())), nil
 	})
 }
 
@@ -107,15 +104,16 @@ func Derive(image v1.Image, change func(*v1.Config), layers ...v1.Layer) (v1.Ima
 
 // heavy is what images of trees do without: compilers, interpreters and systemd,
 // documentation, and what exists only while a system runs.
-var heavy = []string{"usr/lib/gcc", "usr/libexec", "usr/include", "usr/share/doc", "usr/share/nodejs",
-	"usr/lib/python3*", "usr/share/perl*",
-	"usr/lib/git-core", "usr/share/python-wheels", "usr/share/i18n", "usr/lib/file", "usr/lib/podman", "usr/lib/systemd",
-	"usr/lib/x86_64-linux-gnu/*.a", "usr/lib/x86_64-linux-gnu/lib*san.so*", "usr/lib/x86_64-linux-gnu/libnode*",
-	"usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/*gprofng*",
-	"usr/lib/x86_64-linux-gnu/gconv",
-	"usr/lib/x86_64-linux-gnu/systemd", "usr/bin/x86_64-linux-gnu-*", "usr/bin/*gprofng*", "usr/bin/node*",
-	"usr/bin/python3*", "usr/bin/perl*",
-	"usr/bin/git*", "usr/bin/scalar", "usr/bin/buildah", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*", "run/*"}
+var heavy = []string{
+	"usr/lib/gcc", "usr/libexec", "usr/include", "usr/share/doc", "usr/share/nodejs", "usr/lib/python3*",
+	"usr/share/perl*", "usr/lib/git-core", "usr/share/python-wheels", "usr/share/i18n", "usr/lib/file",
+	"usr/lib/podman", "usr/lib/systemd", "usr/lib/x86_64-linux-gnu/*.a", "usr/lib/x86_64-linux-gnu/lib*san.so*",
+	"usr/lib/x86_64-linux-gnu/libnode*", "usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*",
+	"usr/lib/x86_64-linux-gnu/*gprofng*", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/systemd",
+	"usr/bin/x86_64-linux-gnu-*", "usr/bin/*gprofng*", "usr/bin/node*", "usr/bin/python3*", "usr/bin/perl*",
+	"usr/bin/git*", "usr/bin/scalar", "usr/bin/buildah", "var/cache", "var/lib/apt", "proc/*", "sys/*", "dev/*",
+	"run/*",
+}
 
 // TreeLayer makes a layer of a directory, in a new file of dir, as it is on disk
 // but for what exclude names.
@@ -125,13 +123,17 @@ func TreeLayer(ctx context.Context, tree, dir string, exclude ...string) (v1.Lay
 		return nil, err
 	}
 	defer file.Close()
-	args := []string{"--create", "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name",
+
+	args := []string{
+		"--create", "--directory", tree, "--numeric-owner", "--xattrs", "--xattrs-include=*", "--sort=name",
 		// Nothing that differs when the same tree is made, or archived, again:
 		// what is newer than its packages was written by whoever made it.
-		"--clamp-mtime", "--mtime=@1754697600", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"}
+		"--clamp-mtime", "--mtime=@1754697600", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
+	}
 	for _, e := range exclude {
 		args = append(args, "--exclude=./"+e)
 	}
+
 	hash, said := sha256.New(), bytes.Buffer{}
 	archive := exec.CommandContext(ctx, "tar", append(args, ".")...)
 	archive.Stdout, archive.Stderr = io.MultiWriter(file, hash), &said
@@ -166,9 +168,12 @@ func Debian(ctx context.Context, base, dir string) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return Image(v1.Config{Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"IMAGE_ENV=from-image", "CLASH=image"},
-		Cmd: []string{"bash"}}, layer)
+	return Image(v1.Config{
+		Env: []string{
+			"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "IMAGE_ENV=from-image", "CLASH=image",
+		},
+		Cmd: []string{"bash"},
+	}, layer)
 }
 
 // NonRoot is image with a user 1001 of its own, as whom it runs.
@@ -198,6 +203,7 @@ func Alpine() (v1.Image, error) {
 	if err := errors.Join(err, err2, err3); err != nil {
 		return nil, fmt.Errorf("%w: install busybox-static and musl", err)
 	}
+
 	files := map[string]File{
 		"etc/os-release":            {Content: "NAME=\"Alpine Linux\"\nID=alpine\nVERSION_ID=3.22.0\n"},
 		"etc/passwd":                {Content: "root:x:0:0:root:/root:/bin/sh\n"},
@@ -239,20 +245,23 @@ func Scratch(ctx context.Context, dir string) (v1.Image, error) {
 	return Image(v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"show"}, WorkingDir: "/made"}, layer)
 }
 
-// Postgres makes two images of a tree with PostgreSQL, in a file of dir: one
-// that serves, with entrypoint as its script, and one to ask it from.
+// Postgres makes two images of a tree with PostgreSQL, in a file of dir: a server,
+// with entrypoint as its script, and a client.
 func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client v1.Image, err error) {
 	// Debian's own psql is a script in Perl before this one.
 	programs, err := filepath.Glob(filepath.Join(tree, "usr/lib/postgresql/*/bin"))
 	if err != nil || len(programs) != 1 {
 		return nil, nil, fmt.Errorf("found programs of PostgreSQL in %q, want one directory", programs)
 	}
-	path := strings.TrimPrefix(programs[0], filepath.Clean(tree)) + ":/usr/local/bin:/usr/bin:/bin"
+	search := strings.TrimPrefix(programs[0], filepath.Clean(tree)) + ":/usr/local/bin:/usr/bin:/bin"
+
 	// LLVM is for queries that are compiled, which the tests have none of. The
 	// packages bring a cluster and a key of their own, other ones in every tree.
-	layer, err := TreeLayer(ctx, tree, dir, append([]string{"usr/lib/x86_64-linux-gnu/libLLVM*",
-		"usr/lib/x86_64-linux-gnu/libz3*",
-		"var/lib/postgresql/*", "etc/ssl/private/*", "etc/ssl/certs/ssl-cert-snakeoil.pem"}, heavy...)...)
+	exclude := append([]string{
+		"usr/lib/x86_64-linux-gnu/libLLVM*", "usr/lib/x86_64-linux-gnu/libz3*",
+		"var/lib/postgresql/*", "etc/ssl/private/*", "etc/ssl/certs/ssl-cert-snakeoil.pem",
+	}, heavy...)
+	layer, err := TreeLayer(ctx, tree, dir, exclude...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -264,7 +273,8 @@ func Postgres(ctx context.Context, tree, dir, entrypoint string) (server, client
 	if err != nil {
 		return nil, nil, err
 	}
-	if client, err = Image(v1.Config{Env: []string{"PATH=" + path}, Cmd: []string{"bash"}}, layer); err != nil {
+
+	if client, err = Image(v1.Config{Env: []string{"PATH=" + search}, Cmd: []string{"bash"}}, layer); err != nil {
 		return nil, nil, err
 	}
 	server, err = Derive(client, func(c *v1.Config) {

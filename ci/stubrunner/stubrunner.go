@@ -41,6 +41,7 @@ func Build(ctx context.Context, dir string, opt Options) (path, sum string, err 
 	if opt.GOARCH == "" {
 		opt.GOARCH = "amd64"
 	}
+
 	listener, err := compile(ctx, opt)
 	if err != nil {
 		return "", "", err
@@ -49,10 +50,12 @@ func Build(ctx context.Context, dir string, opt Options) (path, sum string, err 
 	if err != nil {
 		return "", "", err
 	}
+
 	arch := map[string]string{"amd64": "x64"}[opt.GOARCH]
 	if arch == "" {
 		arch = opt.GOARCH
 	}
+
 	path = filepath.Join(dir, fmt.Sprintf("actions-runner-linux-%s-%s.tar.gz", arch, opt.Version))
 	hash := sha256.Sum256(data)
 	return path, hex.EncodeToString(hash[:]), atomicfile.Write(path, data, 0o644)
@@ -64,10 +67,11 @@ func compile(ctx context.Context, opt Options) ([]byte, error) {
 		return nil, fmt.Errorf("cannot build stub runner: %w", err)
 	}
 	defer os.RemoveAll(tmp)
+
 	out := filepath.Join(tmp, "Runner.Listener")
 	err = run.Local{}.Exec(ctx, run.Cmd{
-		Args: []string{"go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid= -X main.version=" +
-			opt.Version,
+		Args: []string{"go", "build", "-trimpath", "-buildvcs=false",
+			"-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
 			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
 		Dir: opt.ModuleDir,
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+opt.GOARCH),
@@ -84,22 +88,34 @@ type file struct {
 	data []byte // nil for a directory
 }
 
+// Scripts that stand in the place of the runner's own.
+const (
+	bash     = "#!/bin/bash\n"
+	findRoot = `root="$(cd "$(dirname "$0")" && pwd)"` + "\n"
+
+	configScript = bash + "# Stand-in for the runner's config.sh.\n" + findRoot + `if [ "$1" = remove ]; then
+  exec "$root/bin/Runner.Listener" "$@"
+fi
+exec "$root/bin/Runner.Listener" configure "$@"
+`
+	envScript  = bash + "# Stand-in for the runner's env.sh.\n"
+	nodeScript = bash + `echo "stub node: $*"` + "\n"
+	runScript  = bash + "# Stand-in for the runner's run.sh.\n" + findRoot +
+		`exec "$root/bin/Runner.Listener" run "$@"` + "\n"
+)
+
 func files(listener []byte) []file {
-	script := func(s string) []byte { return []byte("#!/bin/bash\n" + s) }
 	return []file{
-		{"./", 0o755, nil},
-		{"./bin/", 0o755, nil},
-		{"./bin/Runner.Listener", 0o755, listener},
-		{"./config.sh", 0o755, script("# Stand-in for the runner's config.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && " +
-			"pwd)\"\nif [ \"$1\" = remove ]; then\n  exec \"$root/bin/Runner.Listener\" \"$@\"\nfi\n" +
-			"exec \"$root/bin/Runner.Listener\" configure \"$@\"\n")},
-		{"./env.sh", 0o755, script("# Stand-in for the runner's env.sh.\n")},
-		{"./externals/", 0o755, nil},
-		{"./externals/node20/", 0o755, nil},
-		{"./externals/node20/bin/", 0o755, nil},
-		{"./externals/node20/bin/node", 0o755, script("echo \"stub node: $*\"\n")},
-		{"./run.sh", 0o755, script("# Stand-in for the runner's run.sh.\nroot=\"$(cd \"$(dirname \"$0\")\" && " +
-			"pwd)\"\nexec \"$root/bin/Runner.Listener\" run \"$@\"\n")},
+		{name: "./", mode: 0o755},
+		{name: "./bin/", mode: 0o755},
+		{name: "./bin/Runner.Listener", mode: 0o755, data: listener},
+		{name: "./config.sh", mode: 0o755, data: []byte(configScript)},
+		{name: "./env.sh", mode: 0o755, data: []byte(envScript)},
+		{name: "./externals/", mode: 0o755},
+		{name: "./externals/node20/", mode: 0o755},
+		{name: "./externals/node20/bin/", mode: 0o755},
+		{name: "./externals/node20/bin/node", mode: 0o755, data: []byte(nodeScript)},
+		{name: "./run.sh", mode: 0o755, data: []byte(runScript)},
 	}
 }
 
@@ -109,8 +125,10 @@ func archive(files []file) ([]byte, error) {
 	gz := gzip.NewWriter(&b)
 	tw := tar.NewWriter(gz)
 	for _, f := range files {
-		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0),
-			Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}
+		h := &tar.Header{
+			Name: f.name, Mode: f.mode, Size: int64(len(f.data)), ModTime: time.Unix(0, 0),
+			Typeflag: tar.TypeReg, Format: tar.FormatUSTAR,
+		}
 		if f.data == nil {
 			h.Typeflag = tar.TypeDir
 		}
@@ -121,6 +139,7 @@ func archive(files []file) ([]byte, error) {
 			return nil, fmt.Errorf("cannot pack %s: %w", f.name, err)
 		}
 	}
+
 	if err := tw.Close(); err != nil {
 		return nil, fmt.Errorf("cannot pack stub runner: %w", err)
 	}

@@ -8,9 +8,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/ci/stubrunner"
 )
@@ -30,10 +31,12 @@ func TestBuildIsDeterministic(t *testing.T) {
 	if got, want := filepath.Base(first), "actions-runner-linux-x64-2.336.0.tar.gz"; got != want {
 		t.Errorf("file is %s", got)
 	}
-	want := []string{"./", "./bin/", "./bin/Runner.Listener", "./config.sh", "./env.sh", "./externals/",
-		"./externals/node20/", "./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh"}
-	if got := names(t, first); !slices.Equal(got, want) {
-		t.Errorf("holds %q", got)
+	want := []string{
+		"./", "./bin/", "./bin/Runner.Listener", "./config.sh", "./env.sh", "./externals/", "./externals/node20/",
+		"./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh",
+	}
+	if diff := cmp.Diff(want, names(t, first)); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 
@@ -46,28 +49,39 @@ func TestListenerSpeaksAsTheRealOne(t *testing.T) {
 	if out, err := exec.Command("tar", "-xzf", path, "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, tt := range []struct {
-		args   []string
-		status int
-		want   string
+
+	const usage = "For usage refer to: ./config.sh --help\n"
+	for _, test := range []struct {
+		summary string
+		args    []string
+		status  int
+		want    string
 	}{
-		{[]string{"bin/Runner.Listener", "--version"}, 0, "2.400.1\n"},
-		{[]string{"run.sh"}, 1, "Not configured. Run config.(sh/cmd) to configure the runner.\n"},
-		{[]string{"config.sh", "--colour"}, 1, "Unrecognized command-line input arguments: " +
-			"'--colour'. For usage refer to: ./config.sh --help\n"},
-		{[]string{"config.sh", "--url"}, 1, "Unrecognized command-line input arguments: '--url'. For usage refer to: " +
-			"./config.sh --help\n"},
-		{[]string{"bin/Runner.Listener", "warmup"}, 0, ""},
+		{summary: "version", args: []string{"bin/Runner.Listener", "--version"}, want: "2.400.1\n"},
+		{
+			summary: "not configured", args: []string{"run.sh"}, status: 1,
+			want: "Not configured. Run config.(sh/cmd) to configure the runner.\n",
+		},
+		{
+			summary: "unknown option", args: []string{"config.sh", "--colour"}, status: 1,
+			want: "Unrecognized command-line input arguments: '--colour'. " + usage,
+		},
+		{
+			summary: "option without its value", args: []string{"config.sh", "--url"}, status: 1,
+			want: "Unrecognized command-line input arguments: '--url'. " + usage,
+		},
+		{summary: "warmup", args: []string{"bin/Runner.Listener", "warmup"}},
 	} {
-		c := exec.Command(filepath.Join(dir, tt.args[0]), tt.args[1:]...)
+		c := exec.Command(filepath.Join(dir, test.args[0]), test.args[1:]...)
 		out, err := c.CombinedOutput()
 		if c.ProcessState == nil {
 			t.Fatal(err)
 		}
-		if c.ProcessState.ExitCode() != tt.status || string(out) != tt.want {
-			t.Errorf("%q: status %d, %q", tt.args, c.ProcessState.ExitCode(), out)
+		if c.ProcessState.ExitCode() != test.status || string(out) != test.want {
+			t.Errorf("%s: status %d, %q", test.summary, c.ProcessState.ExitCode(), out)
 		}
 	}
+
 	if err := os.WriteFile(filepath.Join(dir, ".runner"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -21,7 +21,7 @@ type client struct {
 	authorization string
 }
 
-// statusError is an answer that is no success.
+// statusError is an answer other than success.
 type statusError struct {
 	status       int
 	method, url  string
@@ -65,6 +65,7 @@ func (c *client) call(ctx context.Context, method, address string, in, out any) 
 		}
 		body = bytes.NewReader(data)
 	}
+
 	req, err := http.NewRequestWithContext(ctx, method, address, body)
 	if err != nil {
 		return err
@@ -77,15 +78,18 @@ func (c *client) call(ctx context.Context, method, address string, in, out any) 
 	if c.authorization != "" {
 		req.Header.Set("Authorization", c.authorization)
 	}
+
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return networkError(err, req.URL.Host)
 	}
 	defer resp.Body.Close()
+
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
 		return err
 	}
+
 	if resp.StatusCode >= 300 {
 		se := &statusError{status: resp.StatusCode, method: method, url: address,
 			errorMessage: strings.TrimSpace(string(data))}
@@ -94,6 +98,7 @@ func (c *client) call(ctx context.Context, method, address string, in, out any) 
 		se.errorCode = oauth.Error
 		return se
 	}
+
 	if out == nil || len(data) == 0 {
 		return nil
 	}

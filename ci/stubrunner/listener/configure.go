@@ -58,12 +58,14 @@ func configure(ctx context.Context, r root, in input) error {
 	if r.configured() {
 		return errAlreadyConfigured
 	}
+
 	fmt.Println("\n# Authentication")
 	c, err := connect(ctx, in.values["url"], in.values["token"], "register")
 	if err != nil {
 		return err
 	}
 	fmt.Println("\n√ Connected to GitHub")
+
 	key, err := createKey(r)
 	if err != nil {
 		return err
@@ -72,17 +74,20 @@ func configure(ctx context.Context, r root, in input) error {
 	if err := c.checkGroup(ctx, in.values["runnergroup"]); err != nil {
 		return err
 	}
+
 	registered, err := c.register(ctx, in, key)
 	if err != nil {
 		return err
 	}
-	var cred credentials
-	cred.Scheme = "OAuth"
-	cred.Data.ClientID, cred.Data.AuthorizationURL, cred.Data.RequireFIPS = registered.Authorization.ClientID,
-		registered.Authorization.AuthorizationURL, "False"
+
+	cred := credentials{Scheme: "OAuth"}
+	cred.Data.ClientID = registered.Authorization.ClientID
+	cred.Data.AuthorizationURL = registered.Authorization.AuthorizationURL
+	cred.Data.RequireFIPS = "False"
 	if err := saveJSON(r.path(".credentials"), cred, 0o600); err != nil {
 		return err
 	}
+
 	fmt.Println("\n# Runner settings")
 	work := in.values["work"]
 	if work == "" {
@@ -113,12 +118,13 @@ func remove(ctx context.Context, r root, in input) error {
 		if err != nil {
 			return err
 		}
-		if err := c.call(ctx, http.MethodDelete, fmt.Sprintf("%s/actions/runners/%d", c.entityAPI, s.AgentID), nil,
-			nil); err != nil {
+		address := fmt.Sprintf("%s/actions/runners/%d", c.entityAPI, s.AgentID)
+		if err := c.call(ctx, http.MethodDelete, address, nil, nil); err != nil {
 			return err
 		}
 		fmt.Println("\n√ Runner removed successfully")
 	}
+
 	for _, name := range []string{".credentials", ".credentials_rsaparams", ".runner"} {
 		if err := os.Remove(r.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -142,6 +148,7 @@ func connect(ctx context.Context, entityURL, token, event string) (*tenant, erro
 	if err != nil || u.Host == "" {
 		return nil, runnerErrorf("Invalid URL '%s'", entityURL)
 	}
+
 	t := &tenant{api: u.Scheme + "://" + u.Host + "/api/v3", entityURL: entityURL}
 	switch parts := strings.Split(strings.Trim(u.Path, "/"), "/"); {
 	case len(parts) == 2 && parts[0] == "enterprises":
@@ -151,6 +158,7 @@ func connect(ctx context.Context, entityURL, token, event string) (*tenant, erro
 	default:
 		t.entityAPI = t.api + "/orgs/" + parts[0]
 	}
+
 	t.authorization = "RemoteAuth " + token
 	var auth struct{ URL, Token string }
 	body := map[string]string{"url": entityURL, "runner_event": event}
@@ -194,21 +202,25 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 	var same struct {
 		Runners []struct{ ID int }
 	}
-	var out registration
-	if err := t.callRetrying(ctx, http.MethodGet, t.entityAPI+"/actions/runners?name="+url.QueryEscape(name), nil,
-		&same); err != nil {
-		return out, err
+	address := t.entityAPI + "/actions/runners?name=" + url.QueryEscape(name)
+	if err := t.callRetrying(ctx, http.MethodGet, address, nil, &same); err != nil {
+		return registration{}, err
 	}
-	req := fakegithub.RegisterRequest{URL: t.entityURL, GroupID: 1, Name: name, Version: version,
+
+	req := fakegithub.RegisterRequest{
+		URL: t.entityURL, GroupID: 1, Name: name, Version: version,
 		UpdatesDisabled: in.values["disableupdate"] == "true", Ephemeral: in.values["ephemeral"] == "true",
-		Labels: labels(in.values["labels"]), PublicKey: keyXML(&key.PublicKey)}
+		Labels: labels(in.values["labels"]), PublicKey: keyXML(&key.PublicKey),
+	}
 	if len(same.Runners) > 0 {
 		fmt.Println("\nA runner exists with the same name")
 		if in.values["replace"] != "true" {
-			return out, runnerErrorf("A runner exists with the same name %s.", name)
+			return registration{}, runnerErrorf("A runner exists with the same name %s.", name)
 		}
 		req.RunnerID, req.Replace = same.Runners[0].ID, true
 	}
+
+	var out registration
 	if err := t.callRetrying(ctx, http.MethodPost, t.api+"/actions/runners/register", req, &out); err != nil {
 		return out, err
 	}
@@ -221,8 +233,11 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 }
 
 func labels(list string) []fakegithub.Label {
-	all := []fakegithub.Label{{Name: "self-hosted", Type: "System"}, {Name: "Linux", Type: "System"},
-		{Name: runnerArch(), Type: "System"}}
+	all := []fakegithub.Label{
+		{Name: "self-hosted", Type: "System"},
+		{Name: "Linux", Type: "System"},
+		{Name: runnerArch(), Type: "System"},
+	}
 	for _, l := range strings.Split(list, ",") {
 		if l = strings.TrimSpace(l); l != "" {
 			all = append(all, fakegithub.Label{Name: l, Type: "User"})
@@ -255,9 +270,11 @@ func createKey(r root) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := rsaParams{D: key.D.Bytes(), Exponent: big.NewInt(int64(key.E)).Bytes(), Modulus: key.N.Bytes(),
+	p := rsaParams{
+		D: key.D.Bytes(), Exponent: big.NewInt(int64(key.E)).Bytes(), Modulus: key.N.Bytes(),
 		P: key.Primes[0].Bytes(), Q: key.Primes[1].Bytes(),
-		DP: key.Precomputed.Dp.Bytes(), DQ: key.Precomputed.Dq.Bytes(), InverseQ: key.Precomputed.Qinv.Bytes()}
+		DP: key.Precomputed.Dp.Bytes(), DQ: key.Precomputed.Dq.Bytes(), InverseQ: key.Precomputed.Qinv.Bytes(),
+	}
 	return key, saveJSON(r.path(".credentials_rsaparams"), p, 0o600)
 }
 

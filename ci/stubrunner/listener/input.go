@@ -15,10 +15,12 @@ type input struct {
 // options of each verb, CommandSettings.validOptions of the real runner. True
 // means that the option takes a value.
 var options = map[string]map[string]bool{
-	"configure": {"unattended": false, "replace": false, "disableupdate": false, "ephemeral": false, "runasservice": false,
-		"no-default-labels": false, "generateServiceConfig": false, "auth": true, "labels": true,
-		"monitorsocketaddress": true,
-		"name":                 true, "pat": true, "runnergroup": true, "token": true, "url": true, "username": true, "work": true},
+	"configure": {
+		"unattended": false, "replace": false, "disableupdate": false, "ephemeral": false, "runasservice": false,
+		"no-default-labels": false, "generateServiceConfig": false,
+		"auth": true, "labels": true, "monitorsocketaddress": true, "name": true, "pat": true, "runnergroup": true,
+		"token": true, "url": true, "username": true, "work": true,
+	},
 	"remove": {"token": true, "pat": true, "local": false, "unattended": false},
 	"run":    {"once": false, "jitconfig": true, "startuptype": true},
 	"warmup": {},
@@ -34,10 +36,12 @@ func parseInput(argv []string) (input, error) {
 	if len(argv) > 0 && argv[0] == "--version" {
 		return input{verb: "version"}, nil
 	}
+
 	valid, ok := options[in.verb]
 	if !ok {
 		return in, unrecognized(in.verb)
 	}
+
 	for len(argv) > 0 {
 		name, isOption := strings.CutPrefix(argv[0], "--")
 		wantsValue, known := valid[name]
@@ -52,6 +56,11 @@ func parseInput(argv []string) (input, error) {
 			in.values[name], argv = argv[1], argv[2:]
 		}
 	}
+	return in, in.readEnv()
+}
+
+// readEnv moves options from the environment to those that have no value yet.
+func (in input) readEnv() error {
 	for _, assignment := range slices.Clone(os.Environ()) {
 		key, value, _ := strings.Cut(assignment, "=")
 		name, ok := strings.CutPrefix(key, "ACTIONS_RUNNER_INPUT_")
@@ -59,13 +68,13 @@ func parseInput(argv []string) (input, error) {
 			continue
 		}
 		if err := os.Unsetenv(key); err != nil {
-			return in, err
+			return err
 		}
 		if name = strings.ToLower(name); in.values[name] == "" {
 			in.values[name] = value
 		}
 	}
-	return in, nil
+	return nil
 }
 
 func unrecognized(arg string) error {

@@ -48,11 +48,13 @@ func listen(ctx context.Context, r root) int {
 	if err := l.authorize(ctx); err != nil {
 		return l.failed(ctx, err)
 	}
+
 	fmt.Println("\n√ Connected to GitHub\n\nCurrent runner version: '" + version + "'")
 	if code := l.openSession(ctx); code != exitSuccess || ctx.Err() != nil {
 		return code
 	}
 	defer l.closeSession()
+
 	say("Listening for Jobs")
 	return l.poll(ctx)
 }
@@ -61,7 +63,7 @@ func say(message string) {
 	fmt.Printf("%s: %s\n", time.Now().UTC().Format("2006-01-02 15:04:05Z"), message)
 }
 
-// failed maps an error to the exit code the real listener gives.
+// failed returns the exit code that the real listener ends with on an error.
 func (l *listener) failed(ctx context.Context, err error) int {
 	if ctx.Err() != nil {
 		fmt.Println("Exiting...")
@@ -69,9 +71,9 @@ func (l *listener) failed(ctx context.Context, err error) int {
 	}
 	var se *statusError
 	if errors.As(err, &se) && se.errorCode == "invalid_client" {
-		fmt.Fprintln(os.Stderr, "Failed to create a session. The runner registration has been deleted from the server, "+
-			"please re-configure. Runner registrations are automatically deleted for runners that have not connected to the "+
-			"service recently.")
+		fmt.Fprintln(os.Stderr, "Failed to create a session. "+
+			"The runner registration has been deleted from the server, please re-configure. Runner registrations are "+
+			"automatically deleted for runners that have not connected to the service recently.")
 		return exitTerminated
 	}
 	fmt.Fprintln(os.Stderr, "An error occurred:", err)
@@ -91,6 +93,7 @@ func (l *listener) authorize(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	form := url.Values{"grant_type": {"client_credentials"}, "client_assertion": {assertion},
 		"client_assertion_type": {"urn:ietf:params:oauth:client-assertion-type:jwt-bearer"}}
 	var out struct {
@@ -105,17 +108,18 @@ func (l *listener) authorize(ctx context.Context) error {
 }
 
 func (l *listener) openSession(ctx context.Context) int {
-	body := map[string]any{"ownerName": l.settings.AgentName, "agent": map[string]any{"id": l.settings.AgentID,
-		"name": l.settings.AgentName, "version": version}}
+	agent := map[string]any{"id": l.settings.AgentID, "name": l.settings.AgentName, "version": version}
+	body := map[string]any{"ownerName": l.settings.AgentName, "agent": agent}
 	for started := time.Now(); ; {
 		err := l.call(ctx, http.MethodPost, l.settings.ServerURLV2+"session", body, nil)
-		var se *statusError
 		if err == nil {
 			return exitSuccess
 		}
+		var se *statusError
 		if !errors.As(err, &se) || se.status != http.StatusConflict {
 			return l.failed(ctx, err)
 		}
+
 		fmt.Println("A session for this runner already exists.")
 		if time.Since(started) >= conflictGiveUp {
 			fmt.Fprintln(os.Stderr, "Stop retry on SessionConflictException after retried for 240 seconds.")
@@ -136,21 +140,22 @@ func (l *listener) closeSession() {
 }
 
 func (l *listener) poll(ctx context.Context) int {
+	address := fmt.Sprintf("%smessage?status=Online&runnerVersion=%s&disableUpdate=%t",
+		l.settings.ServerURLV2, version, l.settings.DisableUpdate)
 	failures := 0
 	for ctx.Err() == nil {
 		var m fakegithub.Message
-		err := l.call(ctx, http.MethodGet,
-			l.settings.ServerURLV2+"message?status=Online&runnerVersion="+version+"&disableUpdate="+fmt.Sprint(l.settings.DisableUpdate), nil, &m)
+		err := l.call(ctx, http.MethodGet, address, nil, &m)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			if failures++; failures >= maxPollErrors {
 				return l.failed(ctx, err)
 			}
-			if reauthorized := l.authorize(ctx); reauthorized != nil {
-				var se *statusError
-				if errors.As(reauthorized, &se) {
-					return l.failed(ctx, reauthorized)
-				}
+			// A server that answers with a refusal is not asked again; one that
+			// cannot be reached is.
+			var refused *statusError
+			if err := l.authorize(ctx); errors.As(err, &refused) {
+				return l.failed(ctx, err)
 			}
 			time.Sleep(time.Second)
 		case m.Exit != nil:
@@ -171,18 +176,22 @@ func (l *listener) runJob(ctx context.Context, id string, job miniworker.Job) {
 	defer cancel(nil)
 	stopShutdown := context.AfterFunc(ctx, func() { cancel(miniworker.ErrShutdown) })
 	defer stopShutdown()
+
 	report := l.report(id)
 	stopRenew := l.renew(jobCtx, id, cancel)
 	result := l.work(jobCtx, job, report.add)
 	stopRenew()
 	report.flush()
+
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer done()
 	if err := l.call(end, http.MethodPost, l.jobURL(id, "complete"), result, nil); err != nil {
 		fmt.Fprintln(os.Stderr, "An error occurred:", err)
 	}
-	say(fmt.Sprintf("Job %s completed with result: %s", job.Name, map[string]string{
-		miniworker.Success: "Succeeded", miniworker.Failure: "Failed", miniworker.Cancelled: "Canceled"}[result.Conclusion]))
+	results := map[string]string{
+		miniworker.Success: "Succeeded", miniworker.Failure: "Failed", miniworker.Cancelled: "Canceled",
+	}
+	say(fmt.Sprintf("Job %s completed with result: %s", job.Name, results[result.Conclusion]))
 }
 
 func (l *listener) work(ctx context.Context, job miniworker.Job, line func(string)) miniworker.JobResult {
@@ -237,25 +246,40 @@ func (l *listener) report(id string) *reporter {
 	go func() {
 		defer close(r.done)
 		for line := range r.lines {
-			batch := []string{line}
-			for more := true; more && len(batch) < 500; {
-				select {
-				case next, ok := <-r.lines:
-					if more = ok; ok {
-						batch = append(batch, next)
-					}
-				default:
-					more = false
-				}
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			if err := l.call(ctx, http.MethodPost, l.jobURL(id, "log"), map[string][]string{"lines": batch}, nil); err != nil {
-				fmt.Fprintln(os.Stderr, "An error occurred:", err)
-			}
-			cancel()
+			l.sendLog(id, r.batch(line))
 		}
 	}()
 	return r
+}
+
+// maxBatch is how many lines are sent at a time.
+const maxBatch = 500
+
+// batch returns first and the lines that wait behind it.
+func (r *reporter) batch(first string) []string {
+	lines := []string{first}
+	for len(lines) < maxBatch {
+		select {
+		case next, ok := <-r.lines:
+			if !ok {
+				return lines
+			}
+			lines = append(lines, next)
+		default:
+			return lines
+		}
+	}
+	return lines
+}
+
+// sendLog outlives the job's context: the log of a cancelled job is wanted too.
+func (l *listener) sendLog(id string, lines []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := l.call(ctx, http.MethodPost, l.jobURL(id, "log"), map[string][]string{"lines": lines}, nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "An error occurred:", err)
+	}
 }
 
 func (r *reporter) add(line string) { r.lines <- line }

@@ -37,6 +37,7 @@ func run(ctx context.Context, argv []string) int {
 		fmt.Println(version)
 		return exitSuccess
 	}
+
 	var r root
 	if err == nil {
 		r, err = findRoot()
@@ -45,6 +46,7 @@ func run(ctx context.Context, argv []string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return exitTerminated
 	}
+
 	switch in.verb {
 	case "configure":
 		err = configure(ctx, r, in)
@@ -54,6 +56,7 @@ func run(ctx context.Context, argv []string) int {
 	default:
 		return listen(ctx, r)
 	}
+
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return exitTerminated
