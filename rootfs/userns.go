@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/user"
 	"strings"
 	"syscall"
+
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // nestedMark is set in the environment of the process inside the name space,
@@ -28,7 +29,7 @@ func EnterUserNamespace() error {
 	if err := checkSubordinateIDs(); err != nil {
 		return fmt.Errorf("cannot build without root: %w", err)
 	}
-	unshare, err := exec.LookPath("unshare")
+	unshare, err := run.LookPath("unshare")
 	if err != nil {
 		return fmt.Errorf("cannot build without root: %w; install util-linux 2.38 or newer", err)
 	}
@@ -50,7 +51,7 @@ func userNamespaceArgv(unshare, program string) []string {
 // checkSubordinateIDs explains what is missing before newuidmap(1) fails
 // without saying so.
 func checkSubordinateIDs() error {
-	if _, err := exec.LookPath("newuidmap"); err != nil {
+	if _, err := run.LookPath("newuidmap"); err != nil {
 		return fmt.Errorf("%w; install the package uidmap, or run as root", err)
 	}
 	me, err := user.Current()

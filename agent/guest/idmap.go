@@ -1,12 +1,14 @@
 package guest
 
 import (
+	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"syscall"
+
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // User ids. A guest has 65536, which the host sees as a range that is disjoint
@@ -73,22 +75,27 @@ func newUserNamespace(m idMap) (*os.File, error) {
 
 	// The process runs until its standard input closes; the open file keeps the
 	// namespace after that.
-	cmd := exec.Command("/bin/cat")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER,
-		UidMappings: extents,
-		GidMappings: extents,
-	}
-	stdin, err := cmd.StdinPipe()
+	read, write, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	cat, err := run.Start(context.Background(), run.Cmd{
+		Args:  []string{"/bin/cat"},
+		Stdin: read,
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			UidMappings: extents,
+			GidMappings: extents,
+		},
+	})
+	_ = read.Close()
+	if err != nil {
+		_ = write.Close()
 		return nil, err
 	}
 
-	ns, err := os.Open("/proc/" + strconv.Itoa(cmd.Process.Pid) + "/ns/user")
-	_ = stdin.Close()
-	_ = cmd.Wait()
+	ns, err := os.Open("/proc/" + strconv.Itoa(cat.Pid()) + "/ns/user")
+	_ = write.Close()
+	_ = cat.Wait()
 	return ns, err
 }

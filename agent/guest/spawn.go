@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -72,27 +71,35 @@ func (g *Guest) spawn() error {
 	}
 	defer dir.Close()
 
-	argv := g.argv()
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"),
-		// Guests see one cgroup tree, on hosts that still have two as well.
-		"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
-		// A memory-backed /tmp has a tenth of the RAM: builds need more.
-		"SYSTEMD_NSPAWN_TMPFS_TMP=0",
+	// The guest lives as long as its owner wants, so no context ends it.
+	nspawn, err := run.Start(context.Background(), run.Cmd{
+		Args: g.argv(),
+		Env: []string{
+			"PATH=" + os.Getenv("PATH"),
+			// Guests see one cgroup tree, on hosts that still have two as well.
+			"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
+			// A memory-backed /tmp has a tenth of the RAM: builds need more.
+			"SYSTEMD_NSPAWN_TMPFS_TMP=0",
+		},
+		Stdout: g.output, Stderr: g.output,
+		// The guest's processes have nspawn's output, too, and may outlive it.
+		WaitDelay:   outputDelay,
+		SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())},
+		// A broker that is killed takes its guests along.
+		KillWithParent: true,
+	})
+	if err != nil {
+		return err
 	}
-	cmd.Stdout, cmd.Stderr = g.output, g.output
-	// The guest's processes have nspawn's output, too, and may outlive it.
-	cmd.WaitDelay = outputDelay
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 
-	// A broker that is killed takes its guests along.
-	return run.StartChild(cmd, func(error) {
+	go func() {
+		<-nspawn.Done()
 		// A killed nspawn leaves the guest's processes running, and steps
 		// waiting for them.
 		g.Kill()
 		close(g.exited)
-	})
+	}()
+	return nil
 }
 
 // outputDelay is how long to wait for the end of nspawn's output once it has

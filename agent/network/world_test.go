@@ -2,6 +2,7 @@ package network_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,16 +41,17 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run())
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), inNamespace+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
-	ended := make(chan error, 1)
-	if err := run.StartChild(cmd, func(err error) { ended <- err }); err != nil {
+	p, err := run.Start(context.Background(), run.Cmd{
+		Args:  append([]string{run.Self}, os.Args[1:]...),
+		Env:   append(os.Environ(), inNamespace+"=1"),
+		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		SysProcAttr:    &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET},
+		KillWithParent: true,
+	})
+	if err != nil {
 		os.Exit(m.Run()) // without the right to: needNamespace skips
 	}
-	<-ended
-	os.Exit(run.ExitStatus(cmd.ProcessState))
+	os.Exit(p.Status())
 }
 
 func needNamespace(t testing.TB) {
@@ -157,15 +159,17 @@ func newGuest(t testing.TB, n *network.Network) guest {
 // newProcess starts a process in new namespaces that does nothing.
 func newProcess(t testing.TB, namespaces uintptr) int {
 	t.Helper()
-	cmd := exec.Command("sleep", "600")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: namespaces}
-	ended := make(chan error, 1)
-	must(t, run.StartChild(cmd, func(err error) { ended <- err }))
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-ended
+	p, err := run.Start(context.Background(), run.Cmd{
+		Args:           []string{"sleep", "600"},
+		SysProcAttr:    &syscall.SysProcAttr{Cloneflags: namespaces},
+		KillWithParent: true,
 	})
-	return cmd.Process.Pid
+	must(t, err)
+	t.Cleanup(func() {
+		_ = p.Signal(os.Kill)
+		<-p.Done()
+	})
+	return p.Pid()
 }
 
 // within runs f in the network namespace of a process: what it opens stays

@@ -11,15 +11,15 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // openLayer opens a layer of an image, counted from the lowest, as a plain tar
@@ -119,27 +119,26 @@ func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) e
 	}
 	defer dir.Close()
 
-	// By the link in /proc, since the process may not search the directories
-	// that lead to the program.
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", s.Unpacker...)
 	var stderr bytes.Buffer
-	cmd.Stdin, cmd.Stderr, cmd.ExtraFiles = layer, &stderr, []*os.File{dir}
-	cmd.Env = []string{}
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner, Size: idCount}}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:                 syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
-		UidMappings:                ids,
-		GidMappings:                ids,
-		GidMappingsEnableSetgroups: true,
-		Credential:                 &syscall.Credential{Uid: 0, Gid: 0},
-		Pdeathsig:                  syscall.SIGKILL,
+	unpacker, err := run.Start(ctx, run.Cmd{
+		// The process may not search the directories that lead to the program.
+		Args:  append([]string{run.Self}, s.Unpacker...),
+		Env:   []string{},
+		Stdin: layer, Stderr: &stderr, ExtraFiles: []*os.File{dir},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
+			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
+			Credential: &syscall.Credential{Uid: 0, Gid: 0},
+		},
+		KillWithParent: true,
+		Kill:           true, // it has nothing to clean up
+		WaitDelay:      -1,   // the caller must not read the layer while it is still passed on
+	})
+	if err != nil {
+		return err
 	}
-
-	// The kernel sends Pdeathsig when the thread that started the process ends,
-	// not the program.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := cmd.Run(); err != nil {
+	if err := unpacker.Wait(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -54,32 +53,33 @@ func (s *Supervisor) listen(ctx context.Context) (outcome, error) {
 	if ctx.Err() != nil {
 		return o, nil
 	}
-	args := listenerArgs(s.Config)
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Dir, cmd.Env = s.Config.ActionsRunnerDir, listenerEnv(s.Config, s.Home)
-	// A process group of its own: ^C in a terminal is ours to pass on, once.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	output, write, err := os.Pipe()
 	if err != nil {
 		return o, fmt.Errorf("cannot start the listener: %w", err)
 	}
 	defer output.Close()
-	cmd.Stdout, cmd.Stderr = write, write
-	err = cmd.Start()
+
+	// No context ends it: forwardStop asks it to cancel its job.
+	p, err := run.Start(context.Background(), run.Cmd{
+		Args: listenerArgs(s.Config),
+		Dir:  s.Config.ActionsRunnerDir, Env: listenerEnv(s.Config, s.Home),
+		Stdout: write, Stderr: write,
+		// A process group of its own: ^C in a terminal is ours to pass on, once.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	})
 	_ = write.Close()
 	if err != nil {
 		return o, fmt.Errorf("cannot start the listener: %w; check RUNNER_ACTIONS_RUNNER_DIR, and that the image has a runner component", err)
 	}
-	ended := make(chan struct{})
+
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); s.forwardStop(ctx, cmd.Process, ended) }()
+	go func() { defer close(stopped); s.forwardStop(ctx, p) }()
 	read := make(chan struct{})
 	go func() { defer close(read); o.said = s.follow(output) }()
-	_ = cmd.Wait() // the status is in ProcessState
-	close(ended)
+	o.status = p.Status()
 	<-stopped
 	s.drain(output, read)
-	o.status = run.ExitStatus(cmd.ProcessState)
+
 	_, err = os.Stat(filepath.Join(s.Config.ActionsRunnerDir, ".runner"))
 	o.configured = err == nil
 	return o, nil
@@ -100,9 +100,9 @@ func (s *Supervisor) drain(output io.Closer, read <-chan struct{}) {
 
 // forwardStop passes a stop on as SIGINT, as the runner's own service wrapper
 // does: the job under way is cancelled, the session is closed.
-func (s *Supervisor) forwardStop(ctx context.Context, p *os.Process, ended <-chan struct{}) {
+func (s *Supervisor) forwardStop(ctx context.Context, p *run.Process) {
 	select {
-	case <-ended:
+	case <-p.Done():
 		return
 	case <-ctx.Done():
 	}
@@ -110,10 +110,10 @@ func (s *Supervisor) forwardStop(ctx context.Context, p *os.Process, ended <-cha
 	s.logf("stopping the listener")
 	_ = p.Signal(os.Interrupt) // it may have ended by now
 	select {
-	case <-ended:
+	case <-p.Done():
 	case <-time.After(stopWait):
 		s.logf("the listener did not stop within %s; killing it", stopWait)
-		_ = syscall.Kill(-p.Pid, syscall.SIGKILL) // the whole group
+		_ = syscall.Kill(-p.Pid(), syscall.SIGKILL) // the whole group
 	}
 }
 

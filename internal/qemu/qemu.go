@@ -11,11 +11,9 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/mkappliance/mkappliance/internal/arch"
@@ -54,10 +52,10 @@ type Machine struct {
 	// runs it.
 	Emulated error
 
-	cmd  *exec.Cmd
-	qmp  string
-	done chan struct{}
-	err  error // why QEMU ended; set before done is closed
+	process *run.Process
+	off     <-chan struct{} // closed when process has ended
+	qmp     string          // path of its control socket
+	stderr  strings.Builder // complete when process has ended
 }
 
 // Names in Config.Dir.
@@ -77,26 +75,20 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	}
 	emulated := tryKVM(ctx, run.Local{}, c.Arch.QEMU)
 	argv := c.argv(code, emulated == nil)
-	m := &Machine{Emulated: emulated, cmd: exec.CommandContext(ctx, argv[0], argv[1:]...),
-		qmp: filepath.Join(c.Dir, qmpName), done: make(chan struct{})}
-	// Asked to end, QEMU sets the terminal back; killed, it does not.
-	m.cmd.Cancel = func() error { return m.cmd.Process.Signal(syscall.SIGTERM) }
-	m.cmd.WaitDelay = quitGrace
-	var stderr strings.Builder
-	m.cmd.Stdin, m.cmd.Stdout, m.cmd.Stderr = c.Keyboard, c.Console, &stderr
-	// A machine does not outlive the program that wanted it.
-	err = run.StartChild(m.cmd, func(err error) {
-		switch {
-		case ctx.Err() != nil:
-			m.err = fmt.Errorf("cannot run machine: %w", context.Cause(ctx))
-		case err != nil:
-			m.err = fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(stderr.String()))
-		}
-		close(m.done)
+	m := &Machine{Emulated: emulated, qmp: filepath.Join(c.Dir, qmpName)}
+
+	m.process, err = run.Start(ctx, run.Cmd{
+		Args:  argv,
+		Stdin: c.Keyboard, Stdout: c.Console, Stderr: &m.stderr,
+		// A machine does not outlive the program that wanted it. Asked to end,
+		// QEMU sets the terminal back; killed, it does not.
+		KillWithParent: true,
+		WaitDelay:      quitGrace,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
+	m.off = m.process.Done()
 	return m, nil
 }
 
@@ -104,7 +96,7 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 // gives the firmware's code.
 func (c Config) prepare(ctx context.Context, executor run.Executor) (code string, err error) {
 	for _, tool := range []string{c.Arch.QEMU.Program, "qemu-img"} {
-		if _, err := exec.LookPath(tool); err != nil {
+		if _, err := run.LookPath(tool); err != nil {
 			return "", fmt.Errorf("%w; install the packages %s", err, strings.Join(c.Arch.QEMU.Packages, " and "))
 		}
 	}
@@ -200,14 +192,19 @@ func (c Config) netdev() string {
 // comma doubles commas, which part QEMU's options.
 func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
-// Wait waits until the machine is off.
+// Wait waits until the machine is off. The cause of a context that ended the
+// machine is in the error.
 func (m *Machine) Wait() error {
-	<-m.done
-	return m.err
+	err := m.process.Wait()
+	var exit *run.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("cannot run machine: %w: %s", err, strings.TrimSpace(m.stderr.String()))
+	}
+	return err
 }
 
 // Ended is closed when the machine is off.
-func (m *Machine) Ended() <-chan struct{} { return m.done }
+func (m *Machine) Ended() <-chan struct{} { return m.off }
 
 // quitGrace is how long QEMU may take to flush and end.
 const quitGrace = 5 * time.Second
@@ -216,13 +213,13 @@ const quitGrace = 5 * time.Second
 func (m *Machine) Quit() {
 	if m.control("quit") == nil {
 		select {
-		case <-m.done:
+		case <-m.off:
 			return
 		case <-time.After(quitGrace):
 		}
 	}
-	_ = m.cmd.Process.Kill()
-	<-m.done
+	_ = m.process.Signal(os.Kill)
+	<-m.off
 }
 
 // Powerdown presses the power button.
@@ -236,7 +233,7 @@ func (m *Machine) dial() (net.Conn, error) {
 			return conn, err
 		}
 		select {
-		case <-m.done:
+		case <-m.off:
 			return nil, errors.New("it is off")
 		case <-time.After(50 * time.Millisecond):
 		}

@@ -180,7 +180,7 @@ func TestControlAmidEvents(t *testing.T) {
 			defer listener.Close()
 			served := make(chan error, 1)
 			go func() { served <- serveQMP(listener, event, test.reply) }()
-			m := &Machine{qmp: path, done: make(chan struct{})}
+			m := &Machine{qmp: path, off: make(chan struct{})}
 			got := ""
 			if err := m.Powerdown(); err != nil {
 				got = err.Error()

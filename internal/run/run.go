@@ -1,6 +1,15 @@
-// Package run runs external tools. It is the only place in this
-// repository that starts a process for its result, so that tests can put a
-// runtest.Fake in its place and assert the exact argument vector.
+// Package run starts the programs that the product needs from the system, and
+// is the only package of it that imports os/exec.
+//
+// A tool that runs for its result goes through an Executor, so that a test can
+// put a runtest.Fake in its place and assert the exact argument vector: the
+// tools of the build (mmdebstrap, mkfs.erofs, veritysetup, ukify, ...), and ip,
+// nft, mount and config.sh in the agent. What lives longer goes through Start:
+// the listener, systemd-nspawn, QEMU and helpers of a broker.
+//
+// Two starts of processes lie outside. The guest agent starts a job's processes
+// by os.StartProcess, since it resolves programs in the guest and hands its own
+// descriptors on; and programs that replace themselves call execve(2).
 package run
 
 import (
@@ -10,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"syscall"
 	"time"
@@ -31,13 +39,26 @@ type Cmd struct {
 	// Stderr receives standard error as it is written. Its end is also kept
 	// for the error message, whether Stderr is set or not.
 	Stderr io.Writer
+	// ExtraFiles are open in the tool as descriptors 3, 4 and so on.
+	ExtraFiles []*os.File
 	// SysProcAttr sets namespaces, credentials or cgroup; nil for none.
 	SysProcAttr *syscall.SysProcAttr
+	// KillWithParent has the kernel kill the tool when the calling program
+	// ends, however it ends (PR_SET_PDEATHSIG, prctl(2)).
+	KillWithParent bool
+	// Kill ends the tool by SIGKILL instead of SIGTERM when the context ends.
+	Kill bool
+	// WaitDelay bounds two waits: for the end of the tool once the context has
+	// ended, after which it is killed, and for the end of its output once it
+	// has ended itself, since processes that it left behind may hold that open.
+	// Zero means 10 seconds, less than zero no bound.
+	WaitDelay time.Duration
 }
 
 // Executor runs tools. Local is the real one; tests use runtest.Fake.
 type Executor interface {
-	// Exec runs c to its end. A tool that exits non-zero gives an *ExitError.
+	// Exec runs c to its end. A tool that exits non-zero or by a signal
+	// returns an *ExitError.
 	Exec(ctx context.Context, c Cmd) error
 }
 
@@ -67,40 +88,32 @@ func Output(ctx context.Context, r Executor, c Cmd) ([]byte, error) {
 // Local runs tools on this machine.
 type Local struct{}
 
-// killDelay is how long a cancelled tool may take to clean up after SIGTERM.
-const killDelay = 10 * time.Second
-
 // Exec implements Executor. When ctx ends, the tool gets SIGTERM, and SIGKILL ten
-// seconds later.
+// seconds later, unless c says otherwise.
 func (Local) Exec(ctx context.Context, c Cmd) error {
+	tail := &tailWriter{limit: 2048}
+	if c.Stderr != nil {
+		c.Stderr = io.MultiWriter(c.Stderr, tail)
+	} else {
+		c.Stderr = tail
+	}
 	if len(c.Args) == 0 {
 		return errors.New("cannot run command: empty argument vector")
 	}
-	tail := &tailWriter{limit: 2048}
-	cmd := exec.CommandContext(ctx, c.Args[0], c.Args[1:]...)
-	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout = c.Dir, c.Env, c.Stdin, c.Stdout
-	cmd.Stderr = tail
-	if c.Stderr != nil {
-		cmd.Stderr = io.MultiWriter(c.Stderr, tail)
-	}
-	cmd.SysProcAttr = c.SysProcAttr
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = killDelay
-	err := cmd.Run()
-	if ctxErr := ctx.Err(); ctxErr != nil && err != nil {
-		return fmt.Errorf("cannot finish %s: %w", toolName(c.Args[0]), context.Cause(ctx))
-	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return &ExitError{Tool: toolName(c.Args[0]), Status: ExitStatus(exit.ProcessState), Stderr: tail.lastLines(8)}
-	}
+	p, err := Start(ctx, c)
 	if err != nil {
-		return fmt.Errorf("cannot run %s: %w", toolName(c.Args[0]), err)
+		return c.explain(ctx, err)
 	}
-	return nil
+
+	err = p.Wait()
+	var exit *ExitError
+	if errors.As(err, &exit) {
+		exit.Stderr = tail.lastLines(8)
+	}
+	return err
 }
 
-// ExitStatus gives the status of an ended process as a shell would: the exit
+// ExitStatus returns the status of an ended process as a shell would: the exit
 // status itself, or 128 plus the number of the signal that ended it.
 func ExitStatus(p *os.ProcessState) int {
 	if ws, ok := p.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
