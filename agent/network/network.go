@@ -15,34 +15,36 @@ import (
 // guestLink is the name of a guest's link in its own namespace.
 const guestLink = "eth0"
 
-// Network is the private network of one job. Its guests reach each other
-// freely, and the internet as the rules of the Host let them.
+// Network is the private network of one job. Its guests reach each other, and
+// the internet as far as the rules of the Manager allow.
 type Network struct {
-	host  *Manager
-	slot  int
-	index int // of the bridge
+	manager     *Manager
+	subnetIndex int // which /24 of the Manager's Subnet it has
+	bridgeIndex int // the kernel's, of the link
 
 	mu     sync.Mutex
 	last   byte                   // last byte of the address reserved last
-	guests map[netip.Addr][]relay // reserved addresses, and the ports published for each
+	guests map[netip.Addr][]relay // the reserved addresses, with the published ports of each
 	closed bool
 }
 
-// ID is the name of the network's bridge. Another network may get it after
+// ID returns the name of the network's bridge. Another network may get it after
 // Close.
-func (n *Network) ID() string { return n.host.bridge(n.slot) }
+func (n *Network) ID() string { return n.manager.bridge(n.subnetIndex) }
 
-// gateway is the address of the bridge: the first of the subnet.
-func (n *Network) gateway() netip.Addr { return n.host.subnet(n.slot).Addr().Next() }
+// gateway returns the address of the bridge: the first of the subnet.
+func (n *Network) gateway() netip.Addr { return n.manager.subnet(n.subnetIndex).Addr().Next() }
 
-// Reserve sets an address aside for a guest to come. An address given back
-// by Leave is used again last, so that late packets find nobody.
+// Reserve returns a free address and reserves it for a guest. An address that
+// Leave released is the last one to be used again, so that late packets do not
+// reach another guest.
 func (n *Network) Reserve() (netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return netip.Addr{}, fmt.Errorf("cannot reserve address in network %s: it is closed", n.ID())
 	}
+
 	a := n.gateway().As4()
 	for range 253 { // .2 to .254
 		n.last = max(2, (n.last+1)%255)
@@ -57,8 +59,8 @@ func (n *Network) Reserve() (netip.Addr, error) {
 }
 
 // Join connects the network namespace of process pid, which must not have a
-// link eth0 yet, under a reserved address. All is done from outside: the guest
-// needs neither tools nor capabilities. The link ends with the namespace.
+// link eth0 yet, under a reserved address. The host configures both sides: the
+// guest needs neither tools nor capabilities. The link ends with the namespace.
 func (n *Network) Join(pid int, a netip.Addr) error {
 	if err := n.join(pid, a); err != nil {
 		return fmt.Errorf("cannot join guest %s to network %s: %w", a, n.ID(), err)
@@ -75,12 +77,14 @@ func (n *Network) join(pid int, a netip.Addr) error {
 		return err
 	}
 	defer ns.Close()
+
 	// In the namespace of the guest, but with the rights of this process.
 	guest, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("cannot enter network namespace: %w", err)
 	}
 	defer guest.Close()
+
 	veth, err := n.plug(ns, a)
 	if err != nil {
 		return err
@@ -89,16 +93,17 @@ func (n *Network) join(pid int, a netip.Addr) error {
 		_ = netlink.LinkDel(veth)
 		return err
 	}
-	return n.settle(veth)
+	return n.awaitCarrier(veth)
 }
 
-// settle waits until the machine's side can send. A link drops packets from
-// when its carrier comes until a worker of the kernel sees that, and a guest
-// whose first ARP request meets that moment repeats it after a second only. To
-// query a link does the worker's work at once (linkwatch_sync_dev in the
-// kernel's rtnl_getlink, Linux 6.8). The link's carrier brings the bridge's.
-func (n *Network) settle(veth netlink.Link) error {
-	for _, index := range []int{veth.Attrs().Index, n.index} {
+// awaitCarrier waits until the host's side can send. A link drops packets
+// between the moment its carrier comes and the moment a worker of the kernel
+// notices, and a guest that loses its first ARP request there repeats it only
+// after a second. Querying a link does the worker's work at once
+// (linkwatch_sync_dev in the kernel's rtnl_getlink, Linux 6.8). The bridge
+// follows the carrier of its first link.
+func (n *Network) awaitCarrier(veth netlink.Link) error {
+	for _, index := range []int{veth.Attrs().Index, n.bridgeIndex} {
 		if _, err := netlink.LinkByIndex(index); err != nil {
 			return fmt.Errorf("cannot query link: %w", err)
 		}
@@ -106,6 +111,7 @@ func (n *Network) settle(veth netlink.Link) error {
 	return nil
 }
 
+// reserved reports whether Reserve returned an address that Leave has not released.
 func (n *Network) reserved(a netip.Addr) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -114,7 +120,7 @@ func (n *Network) reserved(a netip.Addr) bool {
 }
 
 // guestNamespace opens the network namespace of a process. It refuses that of
-// this process, in which a new default route would cut the machine off.
+// this process, where a new default route would disconnect the host.
 func guestNamespace(pid int) (netns.NsHandle, error) {
 	own, err := netns.Get()
 	if err != nil {
@@ -127,7 +133,7 @@ func guestNamespace(pid int) (netns.NsHandle, error) {
 	}
 	if ns.Equal(own) {
 		ns.Close()
-		return -1, fmt.Errorf("process %d is in the network namespace of the machine", pid)
+		return -1, fmt.Errorf("process %d is in the network namespace of the host", pid)
 	}
 	return ns, nil
 }
@@ -136,16 +142,17 @@ func guestNamespace(pid int) (netns.NsHandle, error) {
 func (n *Network) plug(ns netns.NsHandle, a netip.Addr) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = n.veth(a)
-	attrs.MasterIndex = n.index
+	attrs.MasterIndex = n.bridgeIndex
 	veth := &netlink.Veth{
 		LinkAttrs: attrs, PeerName: guestLink, PeerNamespace: netlink.NsFd(ns),
-		// One hardware address for an IP address, so that guests who remember
-		// the former owner of the address are right.
+		// The same hardware address for each owner of an IP address, so that an
+		// ARP entry for the former owner is right for the next one.
 		PeerHardwareAddr: hardwareAddr(a),
 	}
 	if err := netlink.LinkAdd(veth); err != nil {
 		return nil, fmt.Errorf("cannot make link: %w", err)
 	}
+
 	err := withoutIPv6(netlink.LinkSetIP6AddrGenMode, veth)
 	if err == nil {
 		err = netlink.LinkSetUp(veth)
@@ -157,12 +164,13 @@ func (n *Network) plug(ns netns.NsHandle, a netip.Addr) (netlink.Link, error) {
 	return veth, nil
 }
 
-// configure sets up the guest's side.
+// configure configures the guest's side.
 func (n *Network) configure(guest *netlink.Handle, a netip.Addr) error {
-	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}} // always, in every namespace
+	lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}} // in every namespace
 	if err := guest.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("cannot set lo up: %w", err)
 	}
+
 	link, err := guest.LinkByName(guestLink)
 	if err == nil {
 		err = withoutIPv6(guest.LinkSetIP6AddrGenMode, link)
@@ -182,9 +190,9 @@ func (n *Network) configure(guest *netlink.Handle, a netip.Addr) error {
 	return nil
 }
 
-// withoutIPv6 keeps a link from making itself an IPv6 address, which leads
-// nowhere but makes programs ask for those of others. A kernel without IPv6
-// does not know the setting.
+// withoutIPv6 keeps a link from getting a link-local IPv6 address: it would be
+// of no use, but make programs look up the IPv6 addresses of servers. A kernel
+// without IPv6 does not know the setting.
 func withoutIPv6(setMode func(netlink.Link, int) error, link netlink.Link) error {
 	err := setMode(link, 1) // IN6_ADDR_GEN_MODE_NONE, linux/if_link.h
 	if errors.Is(err, unix.EAFNOSUPPORT) {
@@ -193,8 +201,8 @@ func withoutIPv6(setMode func(netlink.Link, int) error, link netlink.Link) error
 	return err
 }
 
-// Leave ends the published ports of a guest, unplugs it, and gives its address
-// back.
+// Leave closes the published ports of a guest, disconnects it, and releases its
+// address.
 func (n *Network) Leave(a netip.Addr) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -209,7 +217,7 @@ func (n *Network) leave(a netip.Addr) error {
 	return removeLink(n.veth(a))
 }
 
-// Close unplugs all guests and removes the network. Closing twice is fine.
+// Close disconnects all guests and removes the network. It may be called again.
 func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -217,21 +225,23 @@ func (n *Network) Close() error {
 		return nil
 	}
 	n.closed = true
+
 	var failed error
 	for a := range n.guests {
 		failed = errors.Join(failed, n.leave(a))
 	}
 	failed = errors.Join(failed, removeLink(n.ID()))
-	n.host.mu.Lock()
-	defer n.host.mu.Unlock()
-	n.host.networks[n.slot] = nil
+	n.manager.mu.Lock()
+	defer n.manager.mu.Unlock()
+	n.manager.networks[n.subnetIndex] = nil
 	return failed
 }
 
-// veth names the machine's side of a guest's link: 15 bytes at most.
+// veth returns the name of the host's side of a guest's link: 15 bytes at most.
 func (n *Network) veth(a netip.Addr) string { return fmt.Sprintf("%s-%d", n.ID(), a.As4()[3]) }
 
-// removeLink removes a link unless it is gone, as is that of a guest that ended.
+// removeLink removes a link. It may be gone already: the kernel removes that of
+// a guest that ended.
 func removeLink(name string) error {
 	link, err := netlink.LinkByName(name)
 	if err == nil {
@@ -243,13 +253,13 @@ func removeLink(name string) error {
 	return nil
 }
 
-// hardwareAddr is a locally administered address for a, unlike that of any
-// other link of the bridge.
+// hardwareAddr returns a locally administered address for a, unique within a
+// bridge.
 func hardwareAddr(a netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{2, 0}, a.AsSlice()...)
 }
 
-// address is a with the prefix length of a network.
+// address returns a with the prefix length of a network.
 func address(a netip.Addr) *netlink.Addr {
 	return &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(24, 32)}}
 }

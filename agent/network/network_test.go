@@ -21,17 +21,17 @@ import (
 
 func TestReachable(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	g, sibling := newGuest(t, n), newGuest(t, n)
 	serveTCP(t, extra+":53")
 	serveUDP(t, extra+":53")
 	for _, test := range []struct{ summary, to, seen string }{
-		{"the internet, by NAT", public + ":80", uplink},
-		{"a resolver", resolver + ":53", uplink},
-		{"a resolver on the machine", extra + ":53", g.addr.String()},
-		{"a private range that is allowed", mirror + ":80", uplink},
-		{"another guest of the network", sibling.addr.String() + ":80", g.addr.String()},
-		{"itself", "127.0.0.1:80", "127.0.0.1"},
+		{summary: "the internet, by NAT", to: public + ":80", seen: uplink},
+		{summary: "a resolver", to: resolver + ":53", seen: uplink},
+		{summary: "a resolver on the host", to: extra + ":53", seen: g.addr.String()},
+		{summary: "a private range that is allowed", to: mirror + ":80", seen: uplink},
+		{summary: "another guest of the network", to: sibling.addr.String() + ":80", seen: g.addr.String()},
+		{summary: "itself", to: "127.0.0.1:80", seen: "127.0.0.1"},
 	} {
 		for _, protocol := range []string{"tcp", "udp"} {
 			t.Run(test.summary+" "+protocol, func(t *testing.T) {
@@ -46,45 +46,53 @@ func TestReachable(t *testing.T) {
 
 func TestUnreachable(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	g := newGuest(t, n)
-	second := newNetwork(t, w.host)
-	targets := map[string]string{
-		"a guest of another network": newGuest(t, second).addr.String() + ":80",
-		"a resolver's other ports":   resolver + ":80",
+	second := newNetwork(t, w.manager)
+	type target struct{ summary, to string }
+	targets := []target{
+		{summary: "a guest of another network", to: newGuest(t, second).addr.String() + ":80"},
+		{summary: "a resolver's other ports", to: resolver + ":80"},
 	}
-	serveTCP(t, "0.0.0.0:80") // on every address of the machine
+	serveTCP(t, "0.0.0.0:80") // on every address of the host
 	serveUDP(t, "0.0.0.0:80")
 	for _, a := range []string{uplink, extra, ownAllowed, "172.29.0.1", "172.29.1.1"} {
-		targets["the machine, "+a] = a + ":80"
+		targets = append(targets, target{summary: "the host, " + a, to: a + ":80"})
 	}
 	for _, protocol := range []string{"tcp", "udp"} {
 		port, err := n.Publish(network.Port{Container: 80, Protocol: protocol}, g.addr)
 		must(t, err)
-		targets["a published port at the bridge, "+protocol] = join("172.29.0.1", port)
-		targets["a published port at the uplink, "+protocol] = join(uplink, port)
+		targets = append(targets,
+			target{summary: "a published port at the bridge, " + protocol, to: join("172.29.0.1", port)},
+			target{summary: "a published port at the uplink, " + protocol, to: join(uplink, port)})
 	}
 	for _, a := range forbidden {
-		targets[a] = a + ":80"
+		targets = append(targets, target{summary: a, to: a + ":80"})
 	}
-	// Refused at once, rather than lost: what a reset and ICMP's "prohibited" give.
-	refused := map[string]error{"tcp": unix.ECONNREFUSED, "udp": unix.EHOSTUNREACH}
-	for summary, to := range targets {
-		for protocol, want := range refused {
-			t.Run(summary+" "+protocol, func(t *testing.T) {
-				answer, err := ask(t, g.pid, protocol, to)
-				if !errors.Is(err, want) {
-					t.Errorf("%s answered %q, %v", to, answer, err)
+
+	// Refused at once, rather than lost: the errors of a reset and of ICMP's "prohibited".
+	for _, refused := range []struct {
+		protocol string
+		want     error
+	}{
+		{protocol: "tcp", want: unix.ECONNREFUSED},
+		{protocol: "udp", want: unix.EHOSTUNREACH},
+	} {
+		for _, target := range targets {
+			t.Run(target.summary+" "+refused.protocol, func(t *testing.T) {
+				answer, err := ask(t, g.pid, refused.protocol, target.to)
+				if !errors.Is(err, refused.want) {
+					t.Errorf("%s answered %q, %v", target.to, answer, err)
 				}
 			})
 		}
 	}
 }
 
-// TestNotRouted asks from outside for what is inside.
+// TestNotRouted connects to guests from outside.
 func TestNotRouted(t *testing.T) {
 	w := newWorld(t)
-	g := newGuest(t, newNetwork(t, w.host))
+	g := newGuest(t, newNetwork(t, w.manager))
 	if answer, err := ask(t, w.internet, "tcp", g.addr.String()+":80"); err == nil {
 		t.Errorf("the guest answered %q to the internet", answer)
 	}
@@ -92,9 +100,9 @@ func TestNotRouted(t *testing.T) {
 		t.Errorf("nobody listens, but %q, %v was the answer: rules have an effect on others", answer, err)
 	}
 	if answer, err := ask(t, 0, "tcp", g.addr.String()+":80"); err != nil || answer != "172.29.0.1" {
-		t.Errorf("the guest answered %q, %v to the machine", answer, err)
+		t.Errorf("the guest answered %q, %v to the host", answer, err)
 	}
-	other := newHost("rh", "172.30.0.0/16")
+	other := newManager("rh", "172.30.0.0/16")
 	must(t, other.Setup(t.Context()))
 	defer other.Close()
 	for _, to := range []string{g.addr.String(), "172.29.0.1"} {
@@ -107,8 +115,8 @@ func TestNotRouted(t *testing.T) {
 
 func TestSpoofing(t *testing.T) {
 	w := newWorld(t)
-	g := newGuest(t, newNetwork(t, w.host))
-	newGuest(t, newNetwork(t, w.host)) // has the second subnet
+	g := newGuest(t, newNetwork(t, w.manager))
+	newGuest(t, newNetwork(t, w.manager)) // has the second subnet
 	var sink net.PacketConn
 	within(t, w.internet, func() {
 		var err error
@@ -125,14 +133,15 @@ func TestSpoofing(t *testing.T) {
 		from string
 		ok   bool
 	}{
-		{g.addr.String(), true},
-		{"172.29.0.99", true}, // its own network's: only its own job is fooled
-		{"9.9.9.9", false},
-		{"172.31.0.1", false},
-		{"172.29.1.200", false}, // that of another network, in our subnet
+		{from: g.addr.String(), ok: true},
+		{from: "172.29.0.99", ok: true}, // its own network's: only its own job is deceived
+		{from: "9.9.9.9"},
+		{from: "172.31.0.1"},
+		{from: "172.29.1.200"}, // that of another network, in our subnet
 	} {
 		within(t, g.pid, func() {
-			conn, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(test.from)}, &net.UDPAddr{IP: net.ParseIP(public), Port: 9})
+			from, to := &net.UDPAddr{IP: net.ParseIP(test.from)}, &net.UDPAddr{IP: net.ParseIP(public), Port: 9}
+			conn, err := net.DialUDP("udp4", from, to)
 			must(t, err)
 			defer conn.Close()
 			_, err = io.WriteString(conn, test.from)
@@ -146,13 +155,18 @@ func TestSpoofing(t *testing.T) {
 	}
 }
 
-// TestIPv6 undoes what keeps IPv6 off the bridge: the rules drop it still.
+// TestIPv6 enables IPv6 on the bridge again: the rules drop it still.
 func TestIPv6(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	g := newGuest(t, n)
-	for file, value := range map[string]string{"all/forwarding": "1", "up0/accept_dad": "0", n.ID() + "/disable_ipv6": "0", n.ID() + "/accept_dad": "0"} {
-		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+file, []byte(value), 0)
+	for _, setting := range []struct{ file, value string }{
+		{file: "all/forwarding", value: "1"},
+		{file: "up0/accept_dad", value: "0"},
+		{file: n.ID() + "/disable_ipv6", value: "0"},
+		{file: n.ID() + "/accept_dad", value: "0"},
+	} {
+		err := os.WriteFile("/proc/sys/net/ipv6/conf/"+setting.file, []byte(setting.value), 0)
 		if errors.Is(err, os.ErrNotExist) {
 			t.Skip("needs IPv6")
 		}
@@ -168,15 +182,14 @@ func TestIPv6(t *testing.T) {
 		addIPv6(t, "eth0", "fd02::2/64")
 		must(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fd02::1")}))
 	})
-	listen := func() (l net.Listener) {
+	listen := func() {
 		l, err := net.Listen("tcp6", "[::]:81")
 		must(t, err)
 		t.Cleanup(func() { _ = l.Close() })
-		return l
 	}
-	var outside net.Listener
-	within(t, w.internet, func() { outside = listen() })
-	listeners := map[string]net.Listener{"[fd01::1]:81": outside, "[fd02::1]:81": listen()}
+	within(t, w.internet, func() { listen() })
+	listen()
+	targets := []string{"[fd01::1]:81", "[fd02::1]:81"}
 	reach := func(to string) (err error) {
 		within(t, g.pid, func() {
 			var conn net.Conn
@@ -189,7 +202,7 @@ func TestIPv6(t *testing.T) {
 	// Only the rules are in the way.
 	rules := ruleset(t)
 	must(t, exec.Command("nft", "flush", "ruleset").Run())
-	for to := range listeners {
+	for _, to := range targets {
 		var err error
 		for range 5 { // until all addresses are in use
 			if err = reach(to); err == nil {
@@ -201,7 +214,7 @@ func TestIPv6(t *testing.T) {
 	load := exec.Command("nft", "-f", "-")
 	load.Stdin = strings.NewReader(rules)
 	must(t, load.Run())
-	for to := range listeners {
+	for _, to := range targets {
 		if err := reach(to); err == nil {
 			t.Errorf("the guest reached %s", to)
 		}
@@ -220,10 +233,10 @@ func addIPv6(t *testing.T, name, address string) {
 }
 
 // TestBridgeNetfilter has bridged packets pass through the rules, as they do
-// with Docker on the machine, or not.
+// with Docker on the host, or do not.
 func TestBridgeNetfilter(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	a, b := newGuest(t, n), newGuest(t, n)
 	for _, setting := range []string{"0", "1"} {
 		err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte(setting), 0)
@@ -240,7 +253,7 @@ func TestBridgeNetfilter(t *testing.T) {
 
 func TestGuestLink(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	g := newGuest(t, n)
 	var got []string
 	within(t, g.pid, func() {
@@ -267,7 +280,7 @@ func TestGuestLink(t *testing.T) {
 
 func TestJoinErrors(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	a, err := n.Reserve()
 	must(t, err)
 	full := newProcess(t, unix.CLONE_NEWNET)
@@ -288,7 +301,7 @@ func TestJoinErrors(t *testing.T) {
 	}, {
 		summary: "a process in this namespace",
 		pid:     os.Getpid(), addr: b.String(),
-		err: "cannot join guest 172.29.0.3 to network rg-0: process PID is in the network namespace of the machine",
+		err: "cannot join guest 172.29.0.3 to network rg-0: process PID is in the network namespace of the host",
 	}, {
 		summary: "a guest that has eth0",
 		pid:     full, addr: b.String(),
@@ -313,7 +326,7 @@ func TestJoinErrors(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	seen := map[netip.Addr]bool{}
 	for range 253 {
 		a, err := n.Reserve()
@@ -337,7 +350,7 @@ func TestReserve(t *testing.T) {
 // TestJoinAtOnce starts the guests of a job as the broker does.
 func TestJoinAtOnce(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	var pids []int
 	for range 8 {
 		pids = append(pids, newProcess(t, unix.CLONE_NEWNET))
@@ -362,10 +375,10 @@ func TestJoinAtOnce(t *testing.T) {
 	}
 }
 
-// TestLeave ends a guest and has another take its place.
+// TestLeave ends a guest, whose address another one gets.
 func TestLeave(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	sibling, g := newGuest(t, n), newGuest(t, n)
 	if _, err := ask(t, sibling.pid, "tcp", g.addr.String()+":80"); err != nil {
 		t.Fatal(err)
@@ -393,7 +406,7 @@ func TestLeave(t *testing.T) {
 
 func TestPublish(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	for _, protocol := range []string{"tcp", "udp"} {
 		t.Run(protocol, func(t *testing.T) {
 			g := newGuest(t, n)
@@ -411,7 +424,8 @@ func TestPublish(t *testing.T) {
 				t.Errorf("from outside: %v", err)
 			}
 			_, err = n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
-			want := "cannot publish port 80/" + protocol + ": port " + strconv.Itoa(port) + " of this machine is in use; choose another, or leave it out to get a free one"
+			want := "cannot publish port 80/" + protocol + ": port " + strconv.Itoa(port) + " of the host is in use; " +
+				"choose another, or leave it out to get a free one"
 			if err == nil || err.Error() != want {
 				t.Errorf("got error %v, want %s", err, want)
 			}
@@ -443,9 +457,9 @@ func TestNetworks(t *testing.T) {
 	w := newWorld(t)
 	var networks []*network.Network
 	for range 16 {
-		networks = append(networks, newNetwork(t, w.host))
+		networks = append(networks, newNetwork(t, w.manager))
 	}
-	_, err := w.host.NewNetwork()
+	_, err := w.manager.NewNetwork()
 	if want := "cannot make network: all 16 are in use"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, want %s", err, want)
 	}
@@ -460,14 +474,14 @@ func TestNetworks(t *testing.T) {
 	if _, err := networks[3].Reserve(); err == nil {
 		t.Error("a closed network gives addresses")
 	}
-	if n := newNetwork(t, w.host); n.ID() != networks[3].ID() {
+	if n := newNetwork(t, w.manager); n.ID() != networks[3].ID() {
 		t.Errorf("got network %s, want %s again", n.ID(), networks[3].ID())
 	}
 }
 
 func TestClose(t *testing.T) {
 	w := newWorld(t)
-	n := newNetwork(t, w.host)
+	n := newNetwork(t, w.manager)
 	g := newGuest(t, n)
 	tcp, err := n.Publish(network.Port{Container: 80, Protocol: "tcp"}, g.addr)
 	must(t, err)
@@ -478,14 +492,17 @@ func TestClose(t *testing.T) {
 	defer conn.Close()
 	_, err = ask(t, 0, "udp", join("127.0.0.1", udp))
 	must(t, err)
-	must(t, w.host.Close())
+	must(t, w.manager.Close())
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a connection is left")
 	}
-	for protocol, port := range map[string]int{"tcp": tcp, "udp": udp} {
-		if _, err := ask(t, 0, protocol, join("127.0.0.1", port)); !errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("a listener is left: %v", err)
+	for _, left := range []struct {
+		protocol string
+		port     int
+	}{{protocol: "tcp", port: tcp}, {protocol: "udp", port: udp}} {
+		if _, err := ask(t, 0, left.protocol, join("127.0.0.1", left.port)); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("a listener for %s is left: %v", left.protocol, err)
 		}
 	}
 	if links := ownLinks(t, "rg-"); len(links) > 0 {
@@ -501,26 +518,26 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestCrash leaves everything as a killed broker does.
+// TestCrash leaves everything as a broker that was killed does.
 func TestCrash(t *testing.T) {
 	w := newWorld(t)
-	first := newHost("rg", "172.29.0.0/16")
+	first := newManager("rg", "172.29.0.0/16")
 	n := newNetwork(t, first)
 	newGuest(t, n)
-	neighbour := newHost("rg2", "172.30.0.0/16")
+	neighbour := newManager("rg2", "172.30.0.0/16")
 	must(t, neighbour.Setup(t.Context()))
 	defer neighbour.Close()
 	newNetwork(t, neighbour)
-	must(t, w.host.Setup(t.Context()))
+	must(t, w.manager.Setup(t.Context()))
 	if links := ownLinks(t, "rg"); !slices.Equal(links, []string{"rg2-0"}) {
 		t.Errorf("got links %q, want only that of another prefix", links)
 	}
 	before := ruleset(t)
-	must(t, w.host.Setup(t.Context()))
+	must(t, w.manager.Setup(t.Context()))
 	if after := ruleset(t); after != before {
 		t.Errorf("the rules changed from %s to %s", before, after)
 	}
-	g := newGuest(t, newNetwork(t, w.host))
+	g := newGuest(t, newNetwork(t, w.manager))
 	if seen, err := ask(t, g.pid, "tcp", public+":80"); err != nil || seen != uplink {
 		t.Errorf("got %q, %v", seen, err)
 	}
@@ -535,51 +552,55 @@ func TestSetupErrors(t *testing.T) {
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: up0.Attrs().Index, Dst: vpn, Table: 51}))
 	_, half, _ := net.ParseCIDR("128.0.0.0/1")
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: up0.Attrs().Index, Dst: half}))
-	newNetwork(t, w.host)
+	newNetwork(t, w.manager)
 	for _, test := range []struct {
 		summary string
 		change  func(*network.Manager)
 		err     string
 	}{{
 		summary: "the prefix",
-		change:  func(h *network.Manager) { h.Prefix = "Runner-1" },
-		err:     `cannot name links of guests: prefix "Runner-1" is not up to eight lower-case letters and digits with a letter first`,
+		change:  func(m *network.Manager) { m.Prefix = "Runner-1" },
+		err: `cannot name links of guests: ` +
+			`prefix "Runner-1" is not up to eight lower-case letters and digits with a letter first`,
 	}, {
 		summary: "a small subnet",
-		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.31.0.0/24") },
+		change:  func(m *network.Manager) { m.Subnet = netip.MustParsePrefix("172.31.0.0/24") },
 		err:     "cannot use subnet 172.31.0.0/24 for guests: it is not IPv4 or smaller than a /20",
 	}, {
 		summary: "an IPv6 subnet",
-		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("fd00::/16") },
+		change:  func(m *network.Manager) { m.Subnet = netip.MustParsePrefix("fd00::/16") },
 		err:     "cannot use subnet fd00::/16 for guests: it is not IPv4 or smaller than a /20",
 	}, {
 		summary: "an IPv6 resolver",
-		change:  func(h *network.Manager) { h.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
+		change:  func(m *network.Manager) { m.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
 		err:     "cannot let guests ask name server fd00::53: they have IPv4 only",
 	}, {
 		summary: "an IPv6 range",
-		change:  func(h *network.Manager) { h.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },
+		change:  func(m *network.Manager) { m.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },
 		err:     "cannot let guests reach fd00::/8: they have IPv4 only",
 	}, {
 		summary: "an address",
-		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.20.0.0/16") },
-		err:     "cannot use subnet 172.20.0.0/16 for guests: it overlaps the address 172.20.3.4/24 of up0; choose another",
+		change:  func(m *network.Manager) { m.Subnet = netip.MustParsePrefix("172.20.0.0/16") },
+		err:     "cannot use subnet 172.20.0.0/16 for guests: subnet overlaps the address 172.20.3.4/24 of up0",
 	}, {
 		summary: "a route of another table",
-		change:  func(h *network.Manager) { h.Subnet = netip.MustParsePrefix("172.23.0.0/16") },
-		err:     "cannot use subnet 172.23.0.0/16 for guests: it overlaps the route to 172.22.0.0/15 through up0; choose another",
+		change:  func(m *network.Manager) { m.Subnet = netip.MustParsePrefix("172.23.0.0/16") },
+		err:     "cannot use subnet 172.23.0.0/16 for guests: subnet overlaps the route to 172.22.0.0/15 through up0",
 	}, {
 		summary: "another broker",
-		change:  func(h *network.Manager) { h.Prefix = "other" },
-		err:     "cannot use subnet 172.29.0.0/16 for guests: it overlaps the address 172.29.0.1/24 of rg-0; choose another",
+		change:  func(m *network.Manager) { m.Prefix = "other" },
+		err:     "cannot use subnet 172.29.0.0/16 for guests: subnet overlaps the address 172.29.0.1/24 of rg-0",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			before := ruleset(t)
-			h := newHost("rg", "172.29.0.0/16")
-			test.change(h)
-			errs := strings.Split(errorText(h.Setup(t.Context())), "\n")
-			if errs[0] != test.err {
-				t.Errorf("got error %q, want %q", errs[0], test.err)
+			m := newManager("rg", "172.29.0.0/16")
+			test.change(m)
+			err := m.Setup(t.Context())
+			if first, _, _ := strings.Cut(errorText(err), "\n"); first != test.err {
+				t.Errorf("got error %q, want %q", first, test.err)
+			}
+			if got, want := errors.Is(err, network.ErrOverlap), strings.Contains(test.err, "overlaps"); got != want {
+				t.Errorf("the error is ErrOverlap: %v, want %v", got, want)
 			}
 			if ruleset(t) != before || len(ownLinks(t, "rg-")) != 1 {
 				t.Error("something changed")
@@ -596,7 +617,7 @@ func BenchmarkNetwork(b *testing.B) {
 		pid := newProcess(b, unix.CLONE_NEWNET|unix.CLONE_NEWUSER)
 		b.StartTimer()
 		start := time.Now()
-		n := newNetwork(b, w.host)
+		n := newNetwork(b, w.manager)
 		made := time.Now()
 		a, err := n.Reserve()
 		must(b, err)

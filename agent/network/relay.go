@@ -14,12 +14,12 @@ import (
 const (
 	// dialTimeout is how long a guest may take to answer a connection.
 	dialTimeout = 10 * time.Second
-	// udpIdle is how long answers to a client find their way back after the
-	// last datagram: that of docker-proxy is 90 s, that of conntrack 30 s.
+	// udpIdle is how long after the last datagram a guest can answer a client:
+	// docker-proxy waits 90 s, conntrack 30 s.
 	udpIdle = 60 * time.Second
 )
 
-// tcpRelay passes connections on.
+// tcpRelay forwards connections.
 type tcpRelay struct {
 	listener *net.TCPListener
 	to       netip.AddrPort
@@ -36,7 +36,7 @@ func newTCPRelay(l *net.TCPListener, to netip.AddrPort, log *slog.Logger) *tcpRe
 	return r
 }
 
-// Close breaks all connections and waits until they are gone.
+// Close breaks all connections and waits until they are closed.
 func (r *tcpRelay) Close() {
 	r.cancel()
 	_ = r.listener.Close()
@@ -51,7 +51,7 @@ func (r *tcpRelay) accept() {
 			r.running.Go(func() { r.handle(conn) })
 		case errors.Is(err, net.ErrClosed):
 			return
-		default: // such as too many open files: some may be closed soon
+		default: // for example too many open files: some may be closed soon
 			r.log.Warn("cannot accept connection to published port", "error", err)
 			select {
 			case <-r.ctx.Done():
@@ -67,21 +67,22 @@ func (r *tcpRelay) handle(client *net.TCPConn) {
 	conn, err := dialer.DialContext(r.ctx, "tcp4", r.to.String())
 	if err != nil {
 		r.log.Debug("cannot reach guest for published port", "error", err)
-		_ = client.SetLinger(0) // a reset: to the client too this is no orderly end
+		_ = client.SetLinger(0) // a reset, so that the client sees a failure too
 		return
 	}
 	guest := conn.(*net.TCPConn)
 	defer guest.Close()
+
 	stop := context.AfterFunc(r.ctx, func() { _ = client.Close(); _ = guest.Close() })
 	defer stop()
-	var there sync.WaitGroup
-	there.Go(func() { pass(guest, client) })
+	var other sync.WaitGroup
+	other.Go(func() { pass(guest, client) })
 	pass(client, guest)
-	there.Wait()
+	other.Wait()
 }
 
-// pass copies until src ends and then ends dst, but not the way back. When
-// either breaks, both directions end.
+// pass copies until src ends and then ends dst, but not the other direction. If
+// either connection breaks, both directions end.
 func pass(dst, src *net.TCPConn) {
 	if _, err := io.Copy(dst, src); err != nil {
 		_ = dst.Close()
@@ -91,12 +92,12 @@ func pass(dst, src *net.TCPConn) {
 	_ = dst.CloseWrite()
 }
 
-// udpRelay passes datagrams on. Each client gets a socket of its own towards
-// the guest, by which the answers are told apart.
+// udpRelay forwards datagrams. Each client has a session: a socket of its own
+// towards the guest, which shows whom an answer is for.
 type udpRelay struct {
 	conn    *net.UDPConn
 	to      netip.AddrPort
-	idle    time.Duration
+	idle    time.Duration // after which a session ends
 	log     *slog.Logger
 	reading sync.WaitGroup // the loop that makes sessions
 	running sync.WaitGroup // the sessions
@@ -111,10 +112,12 @@ func newUDPRelay(conn *net.UDPConn, to netip.AddrPort, idle time.Duration, log *
 	return r
 }
 
-// Close ends all sessions and waits until they are gone.
+// Close ends all sessions and waits until they are closed.
 func (r *udpRelay) Close() {
+	// First the loop that adds sessions.
 	_ = r.conn.Close()
 	r.reading.Wait()
+
 	r.mu.Lock()
 	for _, session := range r.sessions {
 		_ = session.Close()
@@ -138,19 +141,20 @@ func (r *udpRelay) read() {
 			r.log.Debug("datagram to published port lost", "error", err)
 			continue
 		}
-		// A datagram that cannot be sent is lost, as others may be.
+		// A datagram that cannot be sent is lost, as UDP allows.
 		_ = session.SetReadDeadline(time.Now().Add(r.idle))
 		_, _ = session.Write(buf[:n])
 	}
 }
 
-// session gives the socket of a client.
+// session returns the socket of a client, a new one if it has none.
 func (r *udpRelay) session(client netip.AddrPort) (*net.UDPConn, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if session, ok := r.sessions[client]; ok {
 		return session, nil
 	}
+
 	session, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.to))
 	if err != nil {
 		return nil, err
@@ -160,8 +164,8 @@ func (r *udpRelay) session(client netip.AddrPort) (*net.UDPConn, error) {
 	return session, nil
 }
 
-// answer passes the guest's datagrams back until there were none in either
-// direction for a while, or the guest's port turns out to be closed.
+// answer forwards the guest's datagrams to a client until there were none in
+// either direction for r.idle, or the guest's port turns out to be closed.
 func (r *udpRelay) answer(client netip.AddrPort, session *net.UDPConn) {
 	buf := make([]byte, 1<<16)
 	for {
@@ -172,6 +176,7 @@ func (r *udpRelay) answer(client netip.AddrPort, session *net.UDPConn) {
 		_ = session.SetReadDeadline(time.Now().Add(r.idle))
 		_, _ = r.conn.WriteToUDPAddrPort(buf[:n], client)
 	}
+
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.sessions, client)

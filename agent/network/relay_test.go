@@ -73,7 +73,7 @@ func TestTCPHalfClose(t *testing.T) {
 	}
 }
 
-// TestTCPBroken has either side vanish while the other only waits for data.
+// TestTCPBroken breaks either connection while the other side waits for data.
 func TestTCPBroken(t *testing.T) {
 	t.Run("guest", func(t *testing.T) {
 		on, _ := relayTo(t, func(conn *net.TCPConn) {
@@ -121,7 +121,7 @@ func TestTCPClose(t *testing.T) {
 	}
 }
 
-// TestUDPSessions tells two clients apart, and ends what nobody uses.
+// TestUDPSessions sends from two clients, then waits for the end of the sessions.
 func TestUDPSessions(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	target := listenUDP(t)
@@ -140,7 +140,11 @@ func TestUDPSessions(t *testing.T) {
 		client  *net.UDPConn
 		session netip.AddrPort
 		text    string
-	}{{second, secondSession, "for the second"}, {first, firstSession, ""}, {first, firstSession, "for the first"}} {
+	}{
+		{client: second, session: secondSession, text: "for the second"},
+		{client: first, session: firstSession, text: ""},
+		{client: first, session: firstSession, text: "for the first"},
+	} {
 		if _, err := target.WriteToUDPAddrPort([]byte(answer.text), answer.session); err != nil {
 			t.Fatal(err)
 		}
@@ -188,8 +192,8 @@ func dialUDP(t *testing.T, to *net.UDPConn) *net.UDPConn {
 	return conn
 }
 
-// send has a client send to the target through a relay, and says from where it
-// arrives.
+// send sends from a client to the target through a relay, and returns the address
+// it arrives from.
 func send(t *testing.T, client, target *net.UDPConn, text string) netip.AddrPort {
 	t.Helper()
 	if _, err := client.Write([]byte(text)); err != nil {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Resolvers gives the name servers of the first of files that names any a guest
-// can use: IPv4, and not on the machine's loopback. Without files it is those
-// that systemd-resolved asks, else those of /etc/resolv.conf. See
+// Resolvers returns the name servers that guests can use, IPv4 and not on the
+// host's loopback, of the first of files that lists any. Without files these are
+// the servers that systemd-resolved asks, or else those of /etc/resolv.conf; see
 // resolv.conf(5) and systemd-resolved.service(8).
 func Resolvers(files ...string) []netip.Addr {
 	if len(files) == 0 {
@@ -18,7 +18,7 @@ func Resolvers(files ...string) []netip.Addr {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // the next one, or none: a machine may well have no name server
+			continue // a host may have no name server
 		}
 		if found := nameServers(string(text)); len(found) > 0 {
 			return found

@@ -3,7 +3,6 @@ package network
 import (
 	_ "embed"
 	"fmt"
-	"net/netip"
 	"strings"
 	"text/template"
 )
@@ -11,44 +10,49 @@ import (
 //go:embed rules.nft
 var rulesText string
 
-var rules = template.Must(template.New("rules.nft").Parse(rulesText))
-
-// ruleset is the packet filter, as text for nft(8) that replaces an earlier one.
-func (h *Manager) ruleset() string {
+// ruleset returns the packet filter, as text for nft(8) that replaces an earlier
+// one.
+func (m *Manager) ruleset() string {
 	var bridges, within, sources, resolvers, allowed []string
-	for slot := range maxNetworks {
-		bridge := fmt.Sprintf("%q", h.bridge(slot))
+	for i := range maxNetworks {
+		bridge := fmt.Sprintf("%q", m.bridge(i))
 		bridges = append(bridges, bridge)
 		within = append(within, bridge+" . "+bridge)
-		sources = append(sources, bridge+" . "+h.subnet(slot).String())
+		sources = append(sources, bridge+" . "+m.subnet(i).String())
 	}
-	for _, a := range h.Resolvers {
+	for _, a := range m.Resolvers {
 		resolvers = append(resolvers, a.String())
 	}
-	for _, p := range h.Allow {
+	for _, p := range m.Allow {
 		allowed = append(allowed, p.Masked().String())
 	}
+
 	var b strings.Builder
-	err := rules.Execute(&b, struct {
-		Table                                        string
-		Subnet                                       netip.Prefix
-		Bridges, Within, Sources, Resolvers, Allowed string
-	}{h.table(), h.Subnet.Masked(), elements(bridges), elements(within), elements(sources), elements(resolvers), elements(allowed)})
+	rules := template.Must(template.New("rules.nft").Parse(rulesText))
+	err := rules.Execute(&b, map[string]string{
+		"Table":     m.table(),
+		"Subnet":    m.Subnet.Masked().String(),
+		"Bridges":   elements(bridges),
+		"Within":    elements(within),
+		"Sources":   elements(sources),
+		"Resolvers": elements(resolvers),
+		"Allowed":   elements(allowed),
+	})
 	if err != nil {
 		panic(err) // the template and its fields are constant
 	}
 	return b.String()
 }
 
-// noRuleset removes the packet filter, which need not be there.
-func (h *Manager) noRuleset() string {
-	return fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", h.table())
+// noRuleset returns text for nft(8) that removes the packet filter, if there is
+// one.
+func (m *Manager) noRuleset() string {
+	return fmt.Sprintf("add table inet %[1]s\ndelete table inet %[1]s\n", m.table())
 }
 
-func (h *Manager) table() string { return h.Prefix + "-guests" }
+func (m *Manager) table() string { return m.Prefix + "-guests" }
 
-// elements are those of a set, nothing if there are none: nft(8) has no empty
-// list.
+// elements returns the elements of a set for nft(8), which has no empty list.
 func elements(all []string) string {
 	if len(all) == 0 {
 		return ""

@@ -25,13 +25,12 @@ import (
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// inNamespace tells the test binary that it runs in a network namespace of its
-// own, which stands for the machine.
+// inNamespace is set if the test binary runs in a network namespace of its own,
+// which stands for the host.
 const inNamespace = "NETWORK_TEST_IN_NAMESPACE"
 
-// TestMain runs the tests again in a fresh network namespace, so that they see
-// nothing of the real machine and it nothing of them, and all of it is gone
-// with them.
+// TestMain runs the tests again in a new network namespace, which separates them
+// from the real host and ends with them.
 func TestMain(m *testing.M) {
 	if os.Getenv(inNamespace) != "" {
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}
@@ -67,19 +66,21 @@ func needNamespace(t testing.TB) {
 const (
 	public     = "203.0.113.1"   // TEST-NET-3, stands for a host on the internet
 	uplink     = "198.51.100.2"  // TEST-NET-2, the machine's address
-	extra      = "10.44.0.1"     // another one, on which it is a name server
+	extra      = "10.44.0.1"     // another one, where it is a name server
 	resolver   = "10.9.9.53"     // a name server on the LAN
 	mirror     = "192.168.88.1"  // a host on the LAN that guests may reach
-	ownAllowed = "192.168.88.77" // the machine's address there
+	ownAllowed = "192.168.88.77" // the host's address there
 )
 
 // forbidden are addresses of the world that guests may not reach.
-var forbidden = []string{"169.254.169.254", "10.9.9.9", "192.168.77.1", "100.100.100.200", "168.63.129.16", "172.17.0.1", resolver}
+var forbidden = []string{
+	"169.254.169.254", "10.9.9.9", "192.168.77.1", "100.100.100.200", "168.63.129.16", "172.17.0.1", resolver,
+}
 
-// world is a machine with a link to an internet.
+// world is a host with a link to an internet.
 type world struct {
-	host     *network.Manager
-	internet int // process in whose network namespace it is
+	manager  *network.Manager
+	internet int // a process in its network namespace
 }
 
 // newWorld makes a world. Each address of the internet answers on TCP ports 53
@@ -87,9 +88,10 @@ type world struct {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	needNamespace(t)
-	// The answers of the rules are quick, those to the tests too many.
+	// The tests cause more refusals than the kernel sends by default.
 	must(t, os.WriteFile("/proc/sys/net/ipv4/icmp_ratelimit", []byte("0"), 0))
-	w := &world{internet: newProcess(t, unix.CLONE_NEWNET), host: newHost("rg", "172.29.0.0/16")}
+
+	w := &world{internet: newProcess(t, unix.CLONE_NEWNET), manager: newManager("rg", "172.29.0.0/16")}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "up0"
 	link := &netlink.Veth{LinkAttrs: attrs, PeerName: "down0", PeerNamespace: netlink.NsPid(w.internet)}
@@ -97,13 +99,14 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(func() { must(t, netlink.LinkDel(link)) })
 	configure(t, link, uplink+"/24", extra+"/32", ownAllowed+"/32")
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Gw: net.ParseIP("198.51.100.1")}))
+
 	within(t, w.internet, func() {
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}
 		configure(t, lo)
 		down, err := netlink.LinkByName("down0")
 		must(t, err)
 		configure(t, down, "198.51.100.1/24")
-		// Whatever comes without NAT would get an answer.
+		// So that packets that left without NAT would get an answer.
 		must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: down.Attrs().Index, Gw: net.ParseIP(uplink)}))
 		for _, a := range append([]string{public, mirror}, forbidden...) {
 			configure(t, lo, a+"/32")
@@ -113,24 +116,26 @@ func newWorld(t testing.TB) *world {
 			}
 		}
 	})
-	must(t, w.host.Setup(t.Context()))
-	t.Cleanup(func() { must(t, w.host.Close()) })
+	must(t, w.manager.Setup(t.Context()))
+	t.Cleanup(func() { must(t, w.manager.Close()) })
 	return w
 }
 
-func newHost(prefix, subnet string) *network.Manager {
+func newManager(prefix, subnet string) *network.Manager {
 	return &network.Manager{
-		Subnet: netip.MustParsePrefix(subnet), Prefix: prefix,
+		Subnet:    netip.MustParsePrefix(subnet),
+		Prefix:    prefix,
 		Resolvers: []netip.Addr{netip.MustParseAddr(resolver), netip.MustParseAddr(extra)},
 		// The second is of no use: other networks stay closed.
 		Allow:    []netip.Prefix{netip.MustParsePrefix("192.168.88.5/24"), netip.MustParsePrefix("172.28.0.0/15")},
-		Executor: run.Local{}, Log: slog.New(slog.DiscardHandler),
+		Executor: run.Local{},
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
-func newNetwork(t testing.TB, h *network.Manager) *network.Network {
+func newNetwork(t testing.TB, m *network.Manager) *network.Network {
 	t.Helper()
-	n, err := h.NewNetwork()
+	n, err := m.NewNetwork()
 	must(t, err)
 	return n
 }
@@ -147,7 +152,7 @@ func newGuest(t testing.TB, n *network.Network) guest {
 	t.Helper()
 	a, err := n.Reserve()
 	must(t, err)
-	g := guest{newProcess(t, unix.CLONE_NEWNET|unix.CLONE_NEWUSER), a}
+	g := guest{pid: newProcess(t, unix.CLONE_NEWNET|unix.CLONE_NEWUSER), addr: a}
 	must(t, n.Join(g.pid, a))
 	within(t, g.pid, func() {
 		serveTCP(t, ":80")
@@ -172,18 +177,18 @@ func newProcess(t testing.TB, namespaces uintptr) int {
 	return p.Pid()
 }
 
-// within runs f in the network namespace of a process: what it opens stays
-// there, and what other goroutines open does not get there.
+// within runs f in the network namespace of a process. Sockets that f opens stay
+// there; other goroutines are not affected.
 func within(t testing.TB, pid int, f func()) {
 	t.Helper()
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		machine, err := netns.Get()
+		own, err := netns.Get()
 		var ns netns.NsHandle
 		if err == nil {
-			defer machine.Close()
+			defer own.Close()
 			ns, err = netns.GetFromPid(pid)
 		}
 		if err == nil {
@@ -192,7 +197,7 @@ func within(t testing.TB, pid int, f func()) {
 		}
 		defer func() { done <- err }()
 		if err == nil {
-			defer func() { err = netns.Set(machine) }()
+			defer func() { err = netns.Set(own) }()
 			f()
 		}
 	}()
@@ -209,8 +214,8 @@ func configure(t testing.TB, link netlink.Link, addrs ...string) {
 	}
 }
 
-// serveTCP answers connections with the client's address, then with what the
-// client sends until it has no more.
+// serveTCP answers connections with the client's address, then with all that the
+// client sends.
 func serveTCP(t testing.TB, on string) {
 	t.Helper()
 	l, err := net.Listen("tcp4", on)
@@ -249,8 +254,8 @@ func serveUDP(t testing.TB, on string) {
 	}()
 }
 
-// ask connects from the namespace of a process, 0 for that of the machine, and
-// gives the first line of the answer.
+// ask connects from the namespace of a process, 0 for that of the host, and
+// returns the first line of the answer.
 func ask(t testing.TB, pid int, protocol, to string) (answer string, err error) {
 	t.Helper()
 	return askFrom(t, pid, protocol, nil, to)

@@ -155,7 +155,11 @@ func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *sl
 	net := &network.Manager{Subnet: cfg.Guests.Subnet, Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
 		Prefix: "rg" + o.instance()[:4], Executor: run.Local{}, Log: log}
 	if net.Subnet.IsValid() {
-		return net, net.Setup(ctx)
+		err := net.Setup(ctx)
+		if errors.Is(err, network.ErrOverlap) {
+			err = fmt.Errorf("%w; choose another RUNNER_GUEST_SUBNET in config.env", err)
+		}
+		return net, err
 	}
 	var overlaps error
 	for _, subnet := range subnets() {
@@ -166,7 +170,7 @@ func (o *brokerOptions) network(ctx context.Context, cfg *config.Config, log *sl
 		}
 		overlaps = errors.Join(overlaps, err)
 	}
-	return nil, fmt.Errorf("%w; set RUNNER_GUEST_SUBNET", overlaps)
+	return nil, fmt.Errorf("%w; set RUNNER_GUEST_SUBNET in config.env", overlaps)
 }
 
 // subnets are what guests get if config.env does not say, the first that the
