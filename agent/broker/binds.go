@@ -15,8 +15,8 @@ import (
 // binder opens the directories of the host that one guest shows.
 type binder struct {
 	settings Settings
-	volumes  string // directory of the job's named volumes; made when one is needed
-	user     int    // user of the guest to whom the runner's files belong there
+	volumes  workroot.Root // directory of the job's named volumes; made with the first
+	user     int           // user of the guest to whom the runner's files belong there
 }
 
 // open opens what the settings show in every guest, then what a request asks
@@ -90,10 +90,10 @@ func (b binder) openVolume(name string) (*os.File, error) {
 	if name != filepath.Base(name) {
 		return nil, fmt.Errorf("%.80q is not a name of a volume", name)
 	}
-	if err := os.Mkdir(b.volumes, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(b.volumes.Path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	return b.settings.root(b.volumes).Make(name)
+	return b.volumes.Make(name)
 }
 
 // openHostDir opens a directory of the host that a workflow names, if it lies
@@ -136,14 +136,6 @@ func (s Settings) hostDirs() []hostDir {
 	}
 	return dirs
 }
-
-// root returns a directory that jobs write to, in which the runner owns what is
-// made.
-func (s Settings) root(path string) workroot.Root {
-	return workroot.Root{Path: path, UID: s.RunnerUID, GID: s.RunnerGID}
-}
-
-func (s Settings) workRoot() workroot.Root { return s.root(s.WorkRoot) }
 
 func closeBinds(binds []guest.Bind) {
 	for _, b := range binds {

@@ -108,7 +108,7 @@ func newBinder(t *testing.T) (dir string, b binder) {
 		Bind:   []HostBind{{Source: filepath.Join(dir, "rw"), Target: "/rw"}},
 		BindRO: []HostBind{{Source: filepath.Join(dir, "ro"), Target: "/ro"}},
 	}
-	return dir, binder{settings: settings, volumes: filepath.Join(dir, "jobs/v-1"), user: 1000}
+	return dir, binder{settings: settings, volumes: settings.root(filepath.Join(dir, "jobs/v-1")), user: 1000}
 }
 
 func TestBindsOfSettings(t *testing.T) {

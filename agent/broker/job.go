@@ -1,14 +1,17 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
@@ -16,20 +19,321 @@ import (
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
+	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
-// job is the job that has guests.
-type job struct {
-	id        string
-	network   Network
-	container *container // nil for a job that has services only
-	services  []*service
-	hosts     [][]string // address and names of each service
-	roots     []rootFS
-	stopWatch context.CancelFunc
+// state is how far the life of a job has come. It only moves on.
+type state int
 
-	mu    sync.Mutex
-	cause error // why the broker itself ended it
+const (
+	preparing state = iota // its first guests start
+	running                // steps run in it, and its limits hold
+	ended                  // no guest starts any more; those that it has are being stopped
+)
+
+// job is a set of guests that live and end together: a network, a directory for
+// named volumes and the containers in them.
+//
+//	newJob --> preparing --prepare--> running --kill, stop--> ended
+//	               '-------------stop---------------------------^
+type job struct {
+	*resources
+	id      string
+	network Network
+	volumes workroot.Root // directory of the named volumes; made with the first of them
+
+	// These are set while the job is prepared, and then only read.
+	own   *member    // the job's own container; nil if it has services only
+	hosts [][]string // address and names of each container that others can name
+	roots []rootFS   // to be released when the job is stopped
+
+	ctx    context.Context // ends with the job; its cause is why
+	cancel context.CancelCauseFunc
+	starts sync.WaitGroup // guests that are being started
+
+	mu         sync.Mutex // guards what follows
+	state      state
+	cause      error // why the broker itself ended the job; nil if it was asked to
+	containers []*container
+}
+
+// errEnded is the cause that ends the start of a guest when its job is ended.
+var errEnded = errors.New("the job was ended")
+
+// newJob returns a job that has a network but no guests. The caller stops it.
+func (r *resources) newJob() (*job, error) {
+	network, err := r.networks.NewNetwork()
+	if err != nil {
+		return nil, err
+	}
+	id := newID()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	volumes := r.settings.root(filepath.Join(r.settings.JobsDir, "v-"+id[:8]))
+	return &job{resources: r, id: id, network: network, volumes: volumes, ctx: ctx, cancel: cancel}, nil
+}
+
+// prepare starts the members of a job and waits until all can be used. If it
+// fails, the caller stops what has been started.
+func (j *job) prepare(ctx context.Context, members []*member, report report) (*brokerapi.PrepareReply, error) {
+	if err := j.findRoots(ctx, members, report); err != nil {
+		return nil, err
+	}
+
+	// Every guest knows the addresses of all, so they come before the first starts.
+	if err := j.assignAddresses(members); err != nil {
+		return nil, err
+	}
+	if err := j.startMembers(ctx, members, report); err != nil {
+		return nil, err
+	}
+
+	reply, err := j.publish(members)
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	j.state = running
+	j.mu.Unlock()
+	j.watcher.start(j.ctx, j.kill)
+	return reply, nil
+}
+
+// findRoots finds the root file systems of all members at once.
+func (j *job) findRoots(ctx context.Context, members []*member, report report) error {
+	errs := make([]error, len(members))
+	var pulls sync.WaitGroup
+	for i, m := range members {
+		pulls.Go(func() { m.root, errs[i] = j.findRoot(ctx, m.spec.Container, report) })
+	}
+	pulls.Wait()
+
+	for i, m := range members {
+		if errs[i] == nil {
+			j.roots = append(j.roots, m.root)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// assignAddresses reserves an address for each member, and names for those that
+// others can name.
+func (j *job) assignAddresses(members []*member) error {
+	taken := aliases{}
+	for _, m := range members {
+		var err error
+		if m.address, err = j.network.Reserve(); err != nil {
+			return err
+		}
+
+		names := m.spec.options.Aliases
+		if m.isService {
+			names = taken.assign(m.spec)
+		}
+		if len(names) > 0 {
+			j.hosts = append(j.hosts, append([]string{m.address.String()}, names...))
+		}
+	}
+	return nil
+}
+
+// startMembers starts all members at once and waits until all can be used.
+func (j *job) startMembers(ctx context.Context, members []*member, report report) error {
+	errs := make([]error, len(members))
+	var starts sync.WaitGroup
+	for i, m := range members {
+		starts.Go(func() {
+			if m.isService {
+				errs[i] = j.startService(ctx, m, report)
+			} else {
+				errs[i] = j.launch(ctx, m)
+			}
+		})
+		if !m.isService {
+			j.own = m
+		}
+	}
+	starts.Wait()
+	return errors.Join(errs...)
+}
+
+// publish makes the ports of the members reachable on the host, and describes
+// the members to the client.
+func (j *job) publish(members []*member) (*brokerapi.PrepareReply, error) {
+	reply := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
+	for _, m := range members {
+		ports, err := j.publishPorts(m.spec.ports, m.address)
+		if err != nil {
+			return nil, err
+		}
+
+		started := brokerapi.Started{ID: m.container.id, Ports: ports}
+		if m.isService {
+			reply.Services = append(reply.Services, started)
+		} else {
+			reply.Container = &started
+			reply.Alpine = oci.IsAlpine(m.root.tree)
+		}
+	}
+	return reply, nil
+}
+
+// publishPorts returns the host's port of each published port of a guest.
+func (j *job) publishPorts(ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
+	published := map[string]string{}
+	for _, p := range ports {
+		host, err := j.network.Publish(network.Port(p), to)
+		if err != nil {
+			return nil, err
+		}
+		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
+	}
+	return published, nil
+}
+
+// exec runs a step in the job's own container and returns its status.
+func (j *job) exec(ctx context.Context, r brokerapi.ExecRequest, streams wire.Streams) (int, error) {
+	if j.own == nil {
+		return 0, errors.New("cannot run step: the job has services only, and no container")
+	}
+	c := j.own.container
+
+	env := maps.Clone(c.env)
+	maps.Copy(env, r.Env)
+	if len(r.PrependPath) > 0 {
+		env["PATH"] = strings.Join(append(slices.Clone(r.PrependPath), env["PATH"]), ":")
+	}
+	status, err := c.guest.Exec(ctx, c.process(r.Argv, env, r.Dir), streams)
+	return status, j.explain(err)
+}
+
+// runMember runs a process in a guest of its own beside those of the job, which
+// is gone when the status is known.
+func (j *job) runMember(ctx context.Context, m *member, argv []string, streams wire.Streams) (int, error) {
+	status, err := j.start(ctx, m, argv, streams)
+	return status, errors.Join(err, j.discard(m))
+}
+
+// start starts a new member for one process and returns the status of that. The
+// guest is left to discard or stop.
+func (j *job) start(ctx context.Context, m *member, argv []string, streams wire.Streams) (int, error) {
+	var err error
+	if m.address, err = j.network.Reserve(); err != nil {
+		return 0, j.explain(err)
+	}
+	if err := j.launch(ctx, m); err != nil {
+		return 0, j.explain(err)
+	}
+	status, err := m.container.exec(ctx, argv, streams)
+	return status, j.explain(err)
+}
+
+// explain returns why a process could not run to its end: why the broker ended
+// its job, if it did, or else err, which may be nil.
+func (j *job) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if cause := j.endCause(); cause != nil {
+		return cause
+	}
+
+	var closed *wire.ClosedError
+	if errors.As(err, &closed) {
+		return fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", closed.Err)
+	}
+	return err
+}
+
+// launch starts and configures the guest of a member. From then on the job stops
+// it.
+func (j *job) launch(ctx context.Context, m *member) error {
+	ctx, done, err := j.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+
+	c, err := j.newContainer(ctx, m)
+	if err != nil {
+		return err
+	}
+	if err := j.adopt(c); err != nil {
+		return errors.Join(err, c.stop())
+	}
+	m.container = c
+	return nil
+}
+
+// enter keeps stop waiting until done is called, and returns a context that ends
+// with the job. It fails if the job has ended.
+func (j *job) enter(ctx context.Context) (_ context.Context, done func(), err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state == ended {
+		return nil, nil, errEnded
+	}
+	j.starts.Add(1)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(j.ctx, func() { cancel(context.Cause(j.ctx)) })
+	return ctx, func() {
+		stop()
+		cancel(nil)
+		j.starts.Done()
+	}, nil
+}
+
+// adopt makes a container one of the job's, unless the job has ended meanwhile.
+func (j *job) adopt(c *container) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state == ended {
+		return errEnded
+	}
+	j.containers = append(j.containers, c)
+	return nil
+}
+
+// discard removes a member while the job goes on. One that could not be launched
+// still has an address.
+func (j *job) discard(m *member) error {
+	var err error
+	if m.container != nil {
+		err = m.container.stop()
+	}
+	if m.address.IsValid() {
+		err = errors.Join(err, j.network.Leave(m.address))
+	}
+	if err != nil {
+		return err
+	}
+
+	j.mu.Lock()
+	j.containers = slices.DeleteFunc(j.containers, func(c *container) bool { return c == m.container })
+	j.mu.Unlock()
+	return j.restoreOwnership()
+}
+
+// kill ends the processes of all guests, whose steps then return the cause. The
+// guests are left to stop.
+func (j *job) kill(cause error) {
+	j.log.Warn("job ended by the broker", "job", j.id, "reason", cause)
+	for _, c := range j.end(cause) {
+		c.guest.Kill()
+	}
+}
+
+// end moves the job to its last state, and returns the containers that are
+// running. The cause is nil if a client asked for it.
+func (j *job) end(cause error) []*container {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state != ended {
+		j.state, j.cause = ended, cause
+		j.cancel(cmp.Or(cause, errEnded))
+	}
+	return slices.Clone(j.containers)
 }
 
 // endCause returns why the broker itself ended the job, or nil.
@@ -39,253 +343,42 @@ func (j *job) endCause() error {
 	return j.cause
 }
 
-// prepare ends the guests of an earlier job and starts those of one.
-func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, report progress) (*brokerapi.PrepareReply, error) {
-	// A workflow that asks for too much is refused before anything changes.
-	specs, err := newContainerSpecs(r)
-	if err != nil {
-		return nil, err
-	}
+// stop ends the job and removes all that it has, except for its files in the work
+// root, of which the runner becomes the owner. It may be called again if it
+// failed, but not at the same time.
+func (j *job) stop() error {
+	j.end(nil)
+	j.starts.Wait() // each has its guest adopted, or stopped, by now
 
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.endJobLocked(); err != nil {
-		return nil, err
-	}
-	if !s.settings.KeepWork {
-		if err := s.settings.workRoot().RemoveLeftovers(r.Workspace); err != nil {
-			return nil, err
-		}
-	}
-	j := &job{id: newID(), stopWatch: func() {}}
-	reply, err := s.startJob(ctx, j, specs, len(r.Services), report)
-	if err != nil {
-		return nil, errors.Join(err, s.stopJob(j))
-	}
-	s.job = j
-	s.watch(j)
-	s.log.Info("job started", "job", j.id, "services", len(j.services))
-	return reply, nil
-}
-
-// startJob starts what a job needs, services first in specs; on an error the
-// caller stops what is there.
-func (s *Server) startJob(ctx context.Context, j *job, specs []containerSpec, services int, report progress) (*brokerapi.PrepareReply, error) {
-	if err := s.findRoots(ctx, j, specs, report); err != nil {
-		return nil, err
-	}
-	var err error
-	if j.network, err = s.parts.Networks.NewNetwork(); err != nil {
-		return nil, err
-	}
-	taken := aliases{}
-	for i := range specs {
-		if specs[i].address, err = j.network.Reserve(); err != nil {
-			return nil, err
-		}
-		if i < services {
-			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, taken.assign(specs[i])...))
-		} else if aliases := specs[i].options.Aliases; len(aliases) > 0 {
-			j.hosts = append(j.hosts, append([]string{specs[i].address.String()}, aliases...))
-		}
-	}
-	if err := s.startGuests(ctx, j, specs, services, report); err != nil {
-		return nil, err
-	}
-	return j.reply(specs, services)
-}
-
-// newContainerSpecs are the containers of a job: services first, in order, then
-// its own.
-func newContainerSpecs(r brokerapi.PrepareRequest) ([]containerSpec, error) {
-	var specs []containerSpec
-	for i, c := range r.Services {
-		spec, err := newContainerSpec(fmt.Sprintf("service %d", i+1), c)
-		if err != nil {
-			return nil, err
-		}
-		specs = append(specs, spec)
-	}
-	if r.Container != nil {
-		spec, err := newContainerSpec("container", *r.Container)
-		if err != nil {
-			return nil, err
-		}
-		specs = append(specs, spec)
-	}
-	return specs, nil
-}
-
-// findRoots finds the root file systems of all containers at once.
-func (s *Server) findRoots(ctx context.Context, j *job, specs []containerSpec, report progress) error {
-	errs := make([]error, len(specs))
-	var pulls sync.WaitGroup
-	for i := range specs {
-		pulls.Go(func() { specs[i].root, errs[i] = s.findRoot(ctx, specs[i].Container, report) })
-	}
-	pulls.Wait()
-	for _, spec := range specs {
-		if spec.root.release != nil {
-			j.roots = append(j.roots, spec.root)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// startGuests starts the job's own container beside its services, and waits
-// until all can be used.
-func (s *Server) startGuests(ctx context.Context, j *job, specs []containerSpec, services int, report progress) error {
-	errs := make([]error, len(specs))
-	started := make([]*container, len(specs))
-	j.services = make([]*service, services)
-	var starts sync.WaitGroup
-	for i := range specs {
-		specs[i].hosts, specs[i].volumes = j.hosts, s.volumes(j)
-		starts.Go(func() {
-			if i < services {
-				j.services[i], errs[i] = s.startService(ctx, specs[i], j.network, report)
-			} else {
-				started[i], errs[i] = s.launch(ctx, specs[i], j.network)
-			}
-		})
-	}
-	starts.Wait()
-	if len(specs) > services {
-		j.container = started[services]
-	}
-	return errors.Join(errs...)
-}
-
-// reply describes the job's guests and publishes their ports.
-func (j *job) reply(specs []containerSpec, services int) (*brokerapi.PrepareReply, error) {
-	r := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
-	for i, spec := range specs {
-		ports, err := publish(j.network, spec.ports, spec.address)
-		if err != nil {
-			return nil, err
-		}
-		if i < services {
-			r.Services = append(r.Services, brokerapi.Started{ID: j.services[i].id, Ports: ports})
-		} else {
-			r.Container = &brokerapi.Started{ID: j.container.id, Ports: ports}
-			r.Alpine = oci.IsAlpine(spec.root.tree)
-		}
-	}
-	return r, nil
-}
-
-// publish makes ports of a guest reachable on the host and says where.
-func publish(n Network, ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
-	published := map[string]string{}
-	for _, p := range ports {
-		host, err := n.Publish(network.Port{Host: p.Host, Container: p.Container, Protocol: p.Protocol}, to)
-		if err != nil {
-			return nil, err
-		}
-		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
-	}
-	return published, nil
-}
-
-func (s *Server) cleanup(id string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.job == nil || s.job.id != id {
-		return nil
-	}
-	return s.endJobLocked()
-}
-
-func (s *Server) endJob() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.endJobLocked()
-}
-
-func (s *Server) endJobLocked() error {
-	if s.job == nil {
-		return nil
-	}
-	if err := s.stopJob(s.job); err != nil {
-		return err
-	}
-	s.log.Info("job ended", "job", s.job.id)
-	s.job = nil
-	s.startSpare()
-	return nil
-}
-
-// stopJob ends a job's guests, all at once, and gives what they left in the
-// work root to the runner, which has to be able to delete it. It may be called
-// again if it failed.
-func (s *Server) stopJob(j *job) error {
-	j.stopWatch()
-	guests := []*container{}
-	if j.container != nil {
-		guests = append(guests, j.container)
-	}
-	for _, service := range j.services {
-		if service != nil {
-			guests = append(guests, service.container)
-		}
-	}
-	errs := make([]error, len(guests))
+	j.mu.Lock()
+	containers := slices.Clone(j.containers)
+	j.mu.Unlock()
+	errs := make([]error, len(containers))
 	var stops sync.WaitGroup
-	for i, c := range guests {
+	for i, c := range containers {
 		stops.Go(func() { errs[i] = c.stop() })
 	}
 	stops.Wait()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if j.network != nil {
-		if err := j.network.Close(); err != nil {
-			return err
-		}
-		j.network = nil
+
+	// Guests have the links, the trees and the volumes open; all follow them.
+	if err := j.network.Close(); err != nil {
+		return err
 	}
-	for _, i := range j.roots {
-		i.release()
+	for _, root := range j.roots {
+		root.release()
 	}
 	j.roots = nil
-	if err := os.RemoveAll(s.volumes(j)); err != nil {
+	if err := os.RemoveAll(j.volumes.Path); err != nil {
 		return fmt.Errorf("cannot remove volumes: %w", err)
 	}
-	return s.restoreOwnership()
-}
-
-// volumes is where the named volumes of a job lie, among what guests write.
-func (s *Server) volumes(j *job) string {
-	return filepath.Join(s.settings.JobsDir, "v-"+j.id[:8])
+	return j.restoreOwnership()
 }
 
 // restoreOwnership makes the runner the owner of all that guests left in its work
 // root.
-func (s *Server) restoreOwnership() error {
-	return s.settings.workRoot().RestoreOwnership(guest.SubordinateBase)
-}
-
-// aliases are the names on a job's network that are taken.
-type aliases map[string]bool
-
-// assign returns the names of a service: those its options ask for, its host
-// name, and that of its image, with a number behind it if that name is taken.
-func (n aliases) assign(c containerSpec) []string {
-	var list []string
-	for _, name := range append(slices.Clone(c.options.Aliases), c.options.Hostname) {
-		if name != "" && !slices.Contains(list, name) {
-			n[name] = true
-			list = append(list, name)
-		}
-	}
-	base := dockeropts.Alias(c.Image)
-	alias := base
-	for i := 2; n[alias] && !slices.Contains(list, alias); i++ {
-		alias = fmt.Sprintf("%s-%d", base, i)
-	}
-	if base != "" && !slices.Contains(list, alias) {
-		n[alias] = true
-		list = append(list, alias)
-	}
-	return list
+func (j *job) restoreOwnership() error {
+	return j.settings.workRoot().RestoreOwnership(guest.SubordinateBase)
 }

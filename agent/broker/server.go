@@ -1,6 +1,3 @@
-// Package broker is the root side of container jobs: it owns the guests. Every
-// host path, user id and limit comes from its own settings; a request of package
-// api names what it wants of them.
 package broker
 
 import (
@@ -13,67 +10,115 @@ import (
 	"net/netip"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // Settings are root's decisions, which no request can change.
 type Settings struct {
-	WorkRoot     string            // the runner's work directory
-	JobsDir      string            // where guests keep what they write, root's alone
-	Externals    string            // the runner's node.js builds
-	RunnerUID    int               // the only user besides root who may ask; owns the work root
-	RunnerGID    int               // its group
-	Images       map[string]string // container.image -> directory with a tree
-	Base         string            // the tree that Run uses
-	Bind, BindRO []HostBind        // shown in every guest, and the roots of volumes
-	Devices      []string          // paths that --device may name
-	Spare        bool              // keep a guest of the base tree started, for the next job
-	KeepWork     bool              // leave tools and workspaces of earlier jobs to later ones
-	Job          JobLimits
-	Resolvers    []netip.Addr // name servers of guests
-	// InsecureRegistries, HOST or HOST:PORT, are spoken to without TLS by builds.
+	WorkRoot  string // the runner's work directory, which jobs write to
+	JobsDir   string // where guests keep what they write; root's alone
+	Externals string // directory of the runner's node.js builds
+
+	// RunnerUID is the only user besides root who may ask. With RunnerGID it
+	// owns the work root.
+	RunnerUID, RunnerGID int
+
+	Images map[string]string // container.image: directory of a baked tree
+	Base   string            // directory of the guest base
+
+	// Bind and BindRO are shown in every guest, to be written and to be read.
+	// Beneath their sources lie the host directories that volumes may name.
+	Bind, BindRO []HostBind
+
+	Devices   []string     // paths of the host that --device may name
+	Resolvers []netip.Addr // name servers of guests
+	// InsecureRegistries, HOST or HOST:PORT, are used without TLS by builds.
 	InsecureRegistries []string
+
+	Spare    bool // keep a guest of the guest base started, for the next job
+	KeepWork bool // leave tools and workspaces of earlier jobs to later ones
+	Limits   JobLimits
 }
 
-// HostBind is a host directory that root lets guests see.
+// HostBind shows the directory Source of the host as Target in guests.
 type HostBind struct{ Source, Target string }
 
-// Server is the broker.
-type Server struct {
+// root returns a directory that jobs write to, in which the runner owns what is
+// made.
+func (s Settings) root(path string) workroot.Root {
+	return workroot.Root{Path: path, UID: s.RunnerUID, GID: s.RunnerGID}
+}
+
+func (s Settings) workRoot() workroot.Root { return s.root(s.WorkRoot) }
+
+// resources are what every job is made of. They do not change.
+type resources struct {
 	settings Settings
-	parts    Parts
+	guests   *sparePool
+	networks Networks
+	images   Images
+	watcher  watcher
 	log      *slog.Logger
-	spare    spare
-
-	mu  sync.Mutex // held while a job's guests start or stop
-	job *job
 }
 
-// NewServer makes a broker, which has no guest yet.
+// Server is the broker. It has one job at a time.
+type Server struct {
+	resources
+
+	mu  sync.Mutex // held while a job is prepared or ended
+	job *job       // nil if there is none
+}
+
+// NewServer returns a broker without guests.
 func NewServer(s Settings, parts Parts, log *slog.Logger) *Server {
-	return &Server{settings: s, parts: parts, log: log}
+	return &Server{resources: resources{
+		settings: s,
+		guests:   &sparePool{guests: parts.Guests, base: s.Base, enabled: s.Spare, log: log},
+		networks: parts.Networks,
+		images:   parts.Images,
+		watcher:  watcher{limits: s.Limits, freeSpace: func() (int64, error) { return freeSpace(s.JobsDir) }, log: log},
+		log:      log,
+	}}
 }
 
-// Serve answers requests until ctx ends, then ends the guests.
+// freeSpace returns the bytes that are free in the file system of dir,
+// statfs(2).
+func freeSpace(dir string) (int64, error) {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return 0, fmt.Errorf("cannot find the free space of %s: %w", dir, err)
+	}
+	return int64(stat.Bfree) * stat.Bsize, nil
+}
+
+// Serve answers requests until ctx ends, then ends all guests.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
-	s.startSpare()
+
+	s.guests.refill()
 	var clients sync.WaitGroup
 	for {
 		conn, err := l.Accept()
+		if err != nil && ctx.Err() != nil {
+			clients.Wait()
+			return s.close()
+		}
 		if err != nil {
-			if ctx.Err() != nil {
-				err = nil
-				clients.Wait()
-			} else {
-				err = fmt.Errorf("cannot accept client: %w", err)
-			}
-			return errors.Join(err, s.endJob(), s.endSpare())
+			return errors.Join(fmt.Errorf("cannot accept client: %w", err), s.close())
 		}
 		clients.Go(func() { s.handle(ctx, conn) })
 	}
+}
+
+// close ends all guests. The spare one goes first, so that no job's end makes
+// another.
+func (s *Server) close() error {
+	return errors.Join(s.guests.close(), s.reset())
 }
 
 // handle serves one client. Its context ends when the client hangs up.
@@ -83,10 +128,12 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
+
 	if err := s.checkPeer(conn); err != nil {
 		s.log.Warn("client refused", "error", err)
 		return
 	}
+
 	client := wire.NewConn(conn, wire.MaxRequest)
 	kind, payload, err := client.Receive()
 	if err != nil || kind != wire.Request {
@@ -97,57 +144,50 @@ func (s *Server) handle(ctx context.Context, conn net.Conn) {
 		_ = client.SendFailure(fmt.Errorf("cannot read request: %w", err))
 		return
 	}
+
 	if err := s.answer(ctx, cancel, client, request); err != nil && ctx.Err() == nil {
 		s.log.Error("request failed", "error", err)
 		_ = client.SendFailure(err)
 	}
 }
 
+// answer carries out one request. cancel ends the context of all that it starts.
 func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, e brokerapi.Envelope) error {
 	switch {
 	case e.Prepare != nil:
 		awaitHangup(client, cancel)
-		reply, err := s.prepare(ctx, *e.Prepare, progressOf(client))
-		if err != nil {
-			return err
-		}
-		return client.SendJSON(wire.Reply, reply)
+		reply, err := s.prepare(ctx, *e.Prepare, reportTo(client))
+		return sendReply(client, reply, err)
 	case e.Cleanup != nil:
-		return done(client, s.cleanup(e.Cleanup.Job))
+		return sendReply(client, struct{}{}, s.cleanup(e.Cleanup.Job))
 	case e.Reset != nil:
-		return done(client, s.endJob())
+		return sendReply(client, struct{}{}, s.reset())
 	case e.Exec != nil:
-		return s.exec(ctx, newCaller(client, cancel), *e.Exec)
+		caller := newCaller(client, cancel)
+		status, err := s.exec(ctx, caller, *e.Exec)
+		return sendExit(client, status, err)
 	case e.Container != nil:
-		return s.runContainer(ctx, newCaller(client, cancel), *e.Container)
+		caller := newCaller(client, cancel)
+		status, err := s.runContainer(ctx, caller, *e.Container)
+		return sendExit(client, status, err)
 	case e.Run != nil:
-		return s.run(ctx, newCaller(client, cancel), *e.Run)
+		caller := newCaller(client, cancel)
+		status, err := s.run(ctx, caller, *e.Run)
+		return sendExit(client, status, err)
 	}
 	return errors.New("cannot read request: it names no verb")
 }
 
-// awaitHangup calls cancel when the client is gone. All but the streaming verbs
-// expect nothing more from it, so that a read which returns means that.
-func awaitHangup(client *wire.Conn, cancel context.CancelFunc) {
-	go func() {
-		_, _, _ = client.Receive()
-		cancel()
-	}()
-}
-
-func done(client *wire.Conn, err error) error {
+func sendReply(client *wire.Conn, reply any, err error) error {
 	if err != nil {
 		return err
 	}
-	return client.SendJSON(wire.Reply, struct{}{})
+	return client.SendJSON(wire.Reply, reply)
 }
 
-// progress tells a client one line of what takes long.
-type progress func(format string, args ...any)
-
-func progressOf(client *wire.Conn) progress {
-	return func(format string, args ...any) {
-		// A client that is gone shows elsewhere.
-		_ = client.Send(wire.Stdout, fmt.Appendf(nil, format+"\n", args...))
+func sendExit(client *wire.Conn, status int, err error) error {
+	if err != nil {
+		return err
 	}
+	return client.SendExit(status)
 }

@@ -13,62 +13,58 @@ import (
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
-// service is a container that runs beside the job's own.
+// service is a container whose own process runs beside the steps of a job.
 type service struct {
 	*container
-	output *output
+	output tail
 	exited chan struct{} // closed when its process has ended
+	err    error         // why it ended, once exited is closed
 }
 
-// startService starts a service and waits until it is healthy.
-func (s *Server) startService(ctx context.Context, spec containerSpec, net Network, report progress) (*service, error) {
-	spec.makeDir = true
-	argv := spec.argv()
-	if len(argv) == 0 && !spec.root.hasInit {
-		return nil, fmt.Errorf("cannot start service %s: its image names no command", spec.Image)
+// startService starts a service and waits until it can be used.
+func (j *job) startService(ctx context.Context, m *member, report report) error {
+	argv := m.argv()
+	if len(argv) == 0 && !m.root.hasInit {
+		return fmt.Errorf("cannot start service %s: its image names no command", m.spec.Image)
 	}
-	c, err := s.launch(ctx, spec, net)
-	if err != nil {
-		return nil, fmt.Errorf("cannot start service %s: %w", spec.Image, err)
+	if err := j.launch(ctx, m); err != nil {
+		return fmt.Errorf("cannot start service %s: %w", m.spec.Image, err)
 	}
-	sv := &service{container: c, output: &output{}, exited: make(chan struct{})}
+
+	s := &service{container: m.container, exited: make(chan struct{})}
 	if len(argv) > 0 {
-		sv.spawn(argv)
+		go s.run(argv)
 	}
-	if err := sv.awaitHealth(ctx, health(spec), report, spec.Image); err != nil {
-		err = fmt.Errorf("cannot start service %s: %w%s", spec.Image, err, sv.output.lastWords())
-		return nil, errors.Join(err, c.stop())
+	if err := s.awaitHealth(ctx, m.health(), m.spec.Image, report); err != nil {
+		return fmt.Errorf("cannot start service %s: %w%s", m.spec.Image, err, s.lastWords())
 	}
-	return sv, nil
+	return nil
 }
 
-// spawn starts the service's process, which ends with its guest.
-func (sv *service) spawn(argv []string) {
-	go func() {
-		defer close(sv.exited)
-		streams := wire.Streams{Stdout: &sv.output.tail, Stderr: &sv.output.tail}
-		status, err := sv.guest.Exec(context.Background(), sv.process(argv, sv.env, sv.dir), streams)
-		var closed *wire.ClosedError
-		switch {
-		case errors.As(err, &closed): // the guest ended, and all in it
-		case err != nil:
-			sv.output.end(err)
-		default:
-			sv.output.end(fmt.Errorf("it ended with status %d", status))
-		}
-	}()
+// run runs the service's process, which ends with its guest.
+func (s *service) run(argv []string) {
+	defer close(s.exited)
+	status, err := s.exec(context.Background(), argv, wire.Streams{Stdout: &s.output, Stderr: &s.output})
+
+	var closed *wire.ClosedError
+	switch {
+	case errors.As(err, &closed):
+		s.err = errors.New("its guest ended")
+	case err != nil:
+		s.err = err
+	default:
+		s.err = fmt.Errorf("it ended with status %d", status)
+	}
 }
 
-// health is what the workflow says of a service's health, or else its image.
-func health(spec containerSpec) dockeropts.Health {
-	h := spec.options.Health
-	if h.Disabled {
-		return dockeropts.Health{}
+// lastWords returns the end of what the service printed, to stand behind an
+// error; empty if it printed nothing.
+func (s *service) lastWords() string {
+	text := strings.TrimSpace(s.output.String())
+	if text == "" {
+		return ""
 	}
-	if h.Cmd == "" {
-		h.Cmd = spec.root.config.Health
-	}
-	return h
+	return "; its last output:\n" + text
 }
 
 // Defaults of docker-run(1).
@@ -82,24 +78,18 @@ const (
 // wrong command line shows at once.
 const settleTime = 20 * time.Millisecond
 
-// awaitHealth waits until a service is healthy. It is asked sooner and more
+// awaitHealth waits until a service can be used. It is asked sooner and more
 // often than Docker does, since a job waits; it has as long as there.
-func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, report progress, name string) error {
+func (s *service) awaitHealth(ctx context.Context, h dockeropts.Health, name string, report report) error {
 	if h.Cmd == "" {
-		select {
-		case <-sv.exited:
-			return sv.output.cause()
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(settleTime):
-			return nil
-		}
+		return s.stayUp(ctx, settleTime)
 	}
+
 	limit := h.StartPeriod + time.Duration(cmp.Or(h.Retries, healthRetries))*cmp.Or(h.Interval, healthInterval)
 	begin := time.Now()
 	report("waiting for service %s to be healthy, at most %v", name, limit)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		status, output, err := sv.check(ctx, h)
+		status, output, err := s.checkHealth(ctx, h)
 		switch {
 		case err == nil && status == 0:
 			report("service %s is healthy after %v", name, time.Since(begin).Round(10*time.Millisecond))
@@ -107,24 +97,32 @@ func (sv *service) awaitHealth(ctx context.Context, h dockeropts.Health, report 
 		case time.Since(begin) > limit:
 			return fmt.Errorf("it was not healthy after %v: %q ended with status %d: %s", limit, h.Cmd, status, output)
 		}
-		select {
-		case <-sv.exited:
-			return sv.output.cause()
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if err := s.stayUp(ctx, wait); err != nil {
+			return err
 		}
 	}
 }
 
-// check runs the health command once.
-func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, output string, err error) {
+// stayUp waits, and returns an error if the service's process ends before.
+func (s *service) stayUp(ctx context.Context, d time.Duration) error {
+	select {
+	case <-s.exited:
+		return s.err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// checkHealth runs the health command once. With an error, the status is -1 and
+// output says why.
+func (s *service) checkHealth(ctx context.Context, h dockeropts.Health) (status int, output string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(h.Timeout, healthTimeout))
 	defer cancel()
 
 	var out tail
-	status, err = sv.guest.Exec(ctx, sv.process([]string{"/bin/sh", "-c", h.Cmd}, sv.env, sv.dir),
-		wire.Streams{Stdout: &out, Stderr: &out})
+	status, err = s.exec(ctx, []string{"/bin/sh", "-c", h.Cmd}, wire.Streams{Stdout: &out, Stderr: &out})
 	var failure *wire.Error
 	switch {
 	case errors.As(err, &failure):
@@ -133,38 +131,6 @@ func (sv *service) check(ctx context.Context, h dockeropts.Health) (status int, 
 		return -1, "it did not answer in time", err
 	}
 	return status, strings.TrimSpace(out.String()), nil
-}
-
-// output keeps the end of what a service prints, and how it ended.
-type output struct {
-	tail
-
-	mu  sync.Mutex
-	err error
-}
-
-func (o *output) end(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.err = err
-}
-
-func (o *output) cause() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err == nil {
-		return errors.New("its guest ended")
-	}
-	return o.err
-}
-
-// lastWords returns the last lines, if there are any, behind an error.
-func (o *output) lastWords() string {
-	text := strings.TrimSpace(o.String())
-	if text == "" {
-		return ""
-	}
-	return "; its last output:\n" + text
 }
 
 // tailLimit is enough for the last words of a service, in bytes.

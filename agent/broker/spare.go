@@ -2,85 +2,125 @@ package broker
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
-// spare keeps a guest of the base tree started, for a container to come.
-type spare struct {
-	mu   sync.Mutex
-	next *pending
+// sparePool starts guests. If it is enabled it keeps one of the guest base
+// started, the spare guest, and hands that out first.
+type sparePool struct {
+	guests  Guests
+	base    string // directory of the guest base
+	enabled bool
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	next   *pendingGuest // nil if there is none
+	closed bool
 }
 
-// pending is a guest that starts.
-type pending struct {
+// pendingGuest is a guest that starts.
+type pendingGuest struct {
 	done  chan struct{} // closed once guest and err are set
 	guest Guest
 	err   error
 }
 
-// startSpare begins to start a guest, if there is to be one and is none.
-func (s *Server) startSpare() {
-	s.spare.mu.Lock()
-	defer s.spare.mu.Unlock()
-	if !s.settings.Spare || s.spare.next != nil {
+// refill begins to start a spare guest, unless there is one.
+func (p *sparePool) refill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.enabled || p.closed || p.next != nil {
 		return
 	}
-	p := &pending{done: make(chan struct{})}
-	s.spare.next = p
+
+	next := &pendingGuest{done: make(chan struct{})}
+	p.next = next
+	spec := guest.Spec{ID: newMachineName(), Tree: p.base, Boot: newBakedRoot(p.base).hasInit}
 	go func() {
-		defer close(p.done)
-		// Nobody waits for it, so nothing but its own time limit ends it.
-		if p.guest, p.err = s.parts.Guests.Start(context.Background(), s.spareSpec()); p.err != nil {
-			s.log.Warn("no spare guest", "error", p.err)
+		defer close(next.done)
+		// No request waits for it, so nothing but its own time limit ends it.
+		if next.guest, next.err = p.guests.Start(context.Background(), spec); next.err != nil {
+			p.log.Warn("no spare guest", "error", next.err)
 		}
 	}()
 }
 
-func (s *Server) spareSpec() guest.Spec {
-	base := s.baseRoot()
-	return guest.Spec{ID: machineName(newID()), Tree: base.tree, Boot: base.hasInit}
-}
-
-// takeGuest gives the spare guest if it is what spec wants, or starts one.
-func (s *Server) takeGuest(ctx context.Context, spec guest.Spec) (Guest, error) {
-	if spec.Tree == s.settings.Base && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
-		if g := s.takeSpare(); g != nil {
-			return g, nil
+// start returns the spare guest if it is what spec asks for, or starts a guest.
+func (p *sparePool) start(ctx context.Context, spec guest.Spec) (Guest, error) {
+	if spec.Tree == p.base && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
+		if g, err := p.take(ctx); g != nil || err != nil {
+			return g, err
 		}
 	}
-	return s.parts.Guests.Start(ctx, spec)
+	return p.guests.Start(ctx, spec)
 }
 
-// takeSpare gives the spare guest, once it has started; nil if there is none.
-func (s *Server) takeSpare() Guest {
-	s.spare.mu.Lock()
-	p := s.spare.next
-	s.spare.next = nil
-	s.spare.mu.Unlock()
-	if p == nil {
-		return nil
+// take returns the spare guest once it has started, or nil if there is none. The
+// error is that of ctx.
+func (p *sparePool) take(ctx context.Context) (Guest, error) {
+	p.mu.Lock()
+	next := p.next
+	p.next = nil
+	p.mu.Unlock()
+	if next == nil {
+		return nil, nil
 	}
-	<-p.done
-	if p.guest == nil {
-		return nil
-	}
+
 	select {
-	case <-p.guest.Exited():
-		if err := p.guest.Stop(); err != nil {
-			s.log.Warn("spare guest ended by itself", "error", err)
+	case <-next.done:
+	case <-ctx.Done():
+		p.putBack(next)
+		return nil, fmt.Errorf("cannot start guest: %w", context.Cause(ctx))
+	}
+	if next.err != nil {
+		return nil, nil
+	}
+
+	select {
+	case <-next.guest.Exited():
+		p.log.Warn("spare guest ended by itself")
+		if err := next.guest.Stop(); err != nil {
+			p.log.Warn("cannot remove spare guest", "error", err)
 		}
-		return nil
+		return nil, nil
 	default:
-		return p.guest
+		return next.guest, nil
 	}
 }
 
-// endSpare ends the spare guest, if there is one.
-func (s *Server) endSpare() error {
-	if g := s.takeSpare(); g != nil {
-		return g.Stop()
+// putBack keeps a guest for the next job, for which nobody waits any more.
+func (p *sparePool) putBack(g *pendingGuest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.next == nil && !p.closed {
+		p.next = g
+		return
 	}
-	return nil
+
+	// There is another one by now.
+	go func() {
+		if <-g.done; g.err != nil {
+			return
+		}
+		if err := g.guest.Stop(); err != nil {
+			p.log.Warn("cannot remove spare guest", "error", err)
+		}
+	}()
+}
+
+// close stops the spare guest, if there is one, and starts no other.
+func (p *sparePool) close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+
+	g, err := p.take(context.Background())
+	if g == nil {
+		return err
+	}
+	return g.Stop()
 }

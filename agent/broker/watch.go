@@ -3,35 +3,41 @@ package broker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // JobLimits end a job that goes beyond them. Zero means no limit.
 type JobLimits struct {
 	Disk int64         // bytes by which the file system of guests and work root may fill up
-	Time time.Duration // from prepare_job to cleanup_job
+	Time time.Duration // from the end of prepare_job to cleanup_job
 }
 
-// watchInterval is how often the disk is looked at: what a job can write in
+// watchInterval is how often disk usage is checked: what a job can write in
 // between goes beyond its limit.
 const watchInterval = 250 * time.Millisecond
 
-// watch ends the job when it goes beyond its limits. Only one job runs at a
-// time, so what the file system lost since its start is the job's.
-func (s *Server) watch(j *job) {
-	ctx, cancel := context.WithCancel(context.Background())
-	j.stopWatch = cancel
-	limits := s.settings.Job
-	if limits == (JobLimits{}) {
+// watcher checks the limits of jobs.
+type watcher struct {
+	limits    JobLimits
+	freeSpace func() (int64, error) // bytes, where guests write
+	log       *slog.Logger
+}
+
+// start watches until ctx ends or a limit is exceeded, for which it calls kill
+// with a message for the job's steps. Only one job runs at a time, so what the
+// file system loses from now on is that job's.
+func (w watcher) start(ctx context.Context, kill func(cause error)) {
+	if w.limits == (JobLimits{}) {
 		return
 	}
 	begin := time.Now()
-	before, err := s.freeSpace()
+	before, err := w.freeSpace()
 	if err != nil {
-		s.log.Warn("the disk is not watched", "error", err)
+		w.log.Warn("disk usage is not limited", "error", err)
+		w.limits.Disk = 0
 	}
+
 	go func() {
 		ticker := time.NewTicker(watchInterval)
 		defer ticker.Stop()
@@ -41,47 +47,23 @@ func (s *Server) watch(j *job) {
 				return
 			case <-ticker.C:
 			}
-			if err := s.exceeded(limits, before, begin); err != nil {
-				s.log.Warn("job ended by the broker", "job", j.id, "reason", err)
-				j.kill(err)
+			if err := w.exceeded(before, begin); err != nil {
+				kill(err)
 				return
 			}
 		}
 	}()
 }
 
-// exceeded tells which limit a job has gone beyond.
-func (s *Server) exceeded(limits JobLimits, before int64, begin time.Time) error {
-	if limits.Time > 0 && time.Since(begin) > limits.Time {
-		return fmt.Errorf("the job was ended: it took longer than %v (RUNNER_JOB_TIMEOUT_S in config.env)", limits.Time)
+// exceeded returns an error that names the limit which a job has gone beyond.
+func (w watcher) exceeded(before int64, begin time.Time) error {
+	if limit := w.limits.Time; limit > 0 && time.Since(begin) > limit {
+		return fmt.Errorf("the job was ended: it took longer than %v (RUNNER_JOB_TIMEOUT_S in config.env)", limit)
 	}
-	if limits.Disk > 0 && before > 0 {
-		if now, err := s.freeSpace(); err == nil && before-now > limits.Disk {
-			return fmt.Errorf("the job was ended: it wrote more than %d MiB to disk (RUNNER_JOB_DISK in config.env)", limits.Disk>>20)
+	if limit := w.limits.Disk; limit > 0 {
+		if now, err := w.freeSpace(); err == nil && before-now > limit {
+			return fmt.Errorf("the job was ended: it wrote more than %d MiB to disk (RUNNER_JOB_DISK in config.env)", limit>>20)
 		}
 	}
 	return nil
-}
-
-// freeSpace gives the bytes free where guests write, statfs(2).
-func (s *Server) freeSpace() (int64, error) {
-	var stat unix.Statfs_t
-	if err := unix.Statfs(s.settings.JobsDir, &stat); err != nil {
-		return 0, fmt.Errorf("cannot look at the disk: %w", err)
-	}
-	return int64(stat.Bfree) * stat.Bsize, nil
-}
-
-// kill ends the processes of a job's guests, and has its steps report why. What
-// they left goes with the job.
-func (j *job) kill(cause error) {
-	j.mu.Lock()
-	j.cause = cause
-	j.mu.Unlock()
-	if j.container != nil {
-		j.container.guest.Kill()
-	}
-	for _, service := range j.services {
-		service.guest.Kill()
-	}
 }

@@ -206,6 +206,9 @@ func withoutIPv6(setMode func(netlink.Link, int) error, link netlink.Link) error
 func (n *Network) Leave(a netip.Addr) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.closed {
+		return nil // another network may have the name of the link by now
+	}
 	return n.leave(a)
 }
 

@@ -195,7 +195,7 @@ func (o *brokerOptions) settings(cfg *config.Config) broker.Settings {
 	}
 	s := broker.Settings{WorkRoot: o.workRoot, JobsDir: o.jobsDir, Resolvers: network.Resolvers(), InsecureRegistries: cfg.Guests.Insecure, Externals: o.externals, RunnerUID: o.uid, RunnerGID: o.gid, Base: base,
 		Images: map[string]string{}, Devices: cfg.Guests.Devices, Spare: cfg.Guests.Spare, KeepWork: cfg.Guests.KeepWork,
-		Job: broker.JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout}}
+		Limits: broker.JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout}}
 	// The base tree is Debian 13, so these names are true.
 	for _, name := range []string{"runner-base", "debian:13", "debian:13-slim", "debian:trixie", "debian:trixie-slim"} {
 		s.Images[name] = base

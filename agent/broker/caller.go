@@ -1,0 +1,67 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/mkappliance/mkappliance/agent/wire"
+)
+
+// caller is a client that follows a process. Its signals wait here until there
+// is one, since a guest may have to be started first.
+type caller struct {
+	*wire.Conn
+	signals chan os.Signal
+}
+
+// maxSignals is more than a client sends before a process takes one.
+const maxSignals = 16
+
+// newCaller begins to read the client's signals. When it hangs up, cancel is
+// called.
+func newCaller(client *wire.Conn, cancel context.CancelFunc) *caller {
+	c := &caller{Conn: client, signals: make(chan os.Signal, maxSignals)}
+	go func() {
+		defer cancel()
+		for {
+			kind, payload, err := client.Receive()
+			if err != nil || kind != wire.Signal {
+				return
+			}
+			signal, err := wire.ReadSignal(payload)
+			if err != nil {
+				continue
+			}
+			select {
+			case c.signals <- signal:
+			default: // the process does not take those before
+			}
+		}
+	}()
+	return c
+}
+
+// streams connects the client with a process.
+func (c *caller) streams() wire.Streams {
+	return wire.Streams{Stdout: c.Writer(wire.Stdout), Stderr: c.Writer(wire.Stderr), Signals: c.signals}
+}
+
+// awaitHangup calls cancel when the client is gone. All but the streaming verbs
+// expect nothing more from it, so that a read which returns means that.
+func awaitHangup(client *wire.Conn, cancel context.CancelFunc) {
+	go func() {
+		_, _, _ = client.Receive()
+		cancel()
+	}()
+}
+
+// report sends a client one line about something that takes long.
+type report func(format string, args ...any)
+
+func reportTo(client *wire.Conn) report {
+	return func(format string, args ...any) {
+		// A client that is gone shows elsewhere.
+		_ = client.Send(wire.Stdout, fmt.Appendf(nil, format+"\n", args...))
+	}
+}

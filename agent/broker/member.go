@@ -1,0 +1,130 @@
+package broker
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
+	"github.com/mkappliance/mkappliance/agent/wire"
+)
+
+// member is one container of a job, from the words of a workflow to the guest
+// that runs.
+type member struct {
+	spec      containerSpec
+	isService bool
+
+	root      rootFS     // found or pulled
+	address   netip.Addr // on the job's network
+	container *container // once its guest runs
+}
+
+// containerSpec is a container as a workflow asks for it, with Docker's words
+// parsed.
+type containerSpec struct {
+	brokerapi.Container
+	options dockeropts.Options
+	ports   []dockeropts.Port
+	files   map[string]string // further ones to write in the guest: path, content
+	makeDir bool              // make the working directory, as docker-create(1) does
+}
+
+// newMembers returns the containers of a job: services first, in order, then its
+// own.
+func newMembers(r brokerapi.PrepareRequest) ([]*member, error) {
+	var members []*member
+	for i, c := range r.Services {
+		m, err := newMember(fmt.Sprintf("service %d: ", i+1), c)
+		if err != nil {
+			return nil, err
+		}
+		m.isService, m.spec.makeDir = true, true
+		members = append(members, m)
+	}
+
+	if r.Container != nil {
+		m, err := newMember("container: ", *r.Container)
+		if err != nil {
+			return nil, err
+		}
+		members = append(members, m)
+	}
+	return members, nil
+}
+
+// newStep returns a container whose own process is a step.
+func newStep(c brokerapi.Container) (*member, error) {
+	m, err := newMember("", c)
+	if err != nil {
+		return nil, err
+	}
+	m.spec.makeDir = true
+	return m, nil
+}
+
+// newMember parses Docker's words. An error starts with place, where in the
+// workflow they stand.
+func newMember(place string, c brokerapi.Container) (*member, error) {
+	spec := containerSpec{Container: c}
+	var err error
+	if spec.options, err = dockeropts.Parse(c.Options); err != nil {
+		return nil, wire.Unsupported("%soptions: %w", place, err)
+	}
+	for _, text := range c.Ports {
+		port, err := dockeropts.ParsePort(text)
+		if err != nil {
+			return nil, wire.Unsupported("%sports: %w", place, err)
+		}
+		spec.ports = append(spec.ports, port)
+	}
+	return &member{spec: spec}, nil
+}
+
+// argv returns the container's own process, from the workflow or the image. An
+// entrypoint of the workflow makes the image's command void, as in
+// docker-run(1).
+func (m *member) argv() []string {
+	entrypoint, args := m.root.config.Entrypoint, m.root.config.Cmd
+	if option := m.spec.options.Entrypoint; option != nil {
+		entrypoint, args = nil, nil
+		if *option != "" {
+			entrypoint = []string{*option}
+		}
+	}
+	if len(m.spec.Entrypoint) > 0 {
+		entrypoint, args = m.spec.Entrypoint, nil
+	}
+	if len(m.spec.Args) > 0 {
+		args = m.spec.Args
+	}
+	return slices.Concat(entrypoint, args)
+}
+
+// environment returns that of the image, overridden by the options, overridden
+// by the workflow.
+func (m *member) environment(home string) map[string]string {
+	env := map[string]string{"HOME": home}
+	maps.Copy(env, parseEnviron(m.root.config.Env))
+	maps.Copy(env, m.spec.options.Env)
+	maps.Copy(env, m.spec.Env)
+	if env["PATH"] == "" {
+		env["PATH"] = DefaultPath
+	}
+	return env
+}
+
+// health returns how to find out whether a service can be used: as the workflow
+// says, or else its image.
+func (m *member) health() dockeropts.Health {
+	h := m.spec.options.Health
+	if h.Disabled {
+		return dockeropts.Health{}
+	}
+	if h.Cmd == "" {
+		h.Cmd = m.root.config.Health
+	}
+	return h
+}

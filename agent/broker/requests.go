@@ -1,0 +1,143 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+)
+
+// prepare ends an earlier job and starts one.
+func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, report report) (*brokerapi.PrepareReply, error) {
+	// A workflow that asks for too much is refused before anything changes.
+	members, err := newMembers(r)
+	if err != nil {
+		return nil, err
+	}
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.endJob(); err != nil {
+		return nil, err
+	}
+	if !s.settings.KeepWork {
+		if err := s.settings.workRoot().RemoveLeftovers(r.Workspace); err != nil {
+			return nil, err
+		}
+	}
+
+	j, err := s.newJob()
+	if err != nil {
+		return nil, err
+	}
+	reply, err := j.prepare(ctx, members, report)
+	if err != nil {
+		return nil, errors.Join(err, j.stop())
+	}
+	s.job = j
+	s.log.Info("job started", "job", j.id, "services", len(reply.Services))
+	return reply, nil
+}
+
+// cleanup ends a job. One that is not known has been ended.
+func (s *Server) cleanup(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.job == nil || s.job.id != id {
+		return nil
+	}
+	return s.endJob()
+}
+
+// reset ends whatever job there is.
+func (s *Server) reset() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endJob()
+}
+
+// endJob ends the job, if there is one. If that fails it stays, so that ending it
+// can be tried again. The caller holds mu.
+func (s *Server) endJob() error {
+	if s.job == nil {
+		return nil
+	}
+	if err := s.job.stop(); err != nil {
+		return err
+	}
+	s.log.Info("job ended", "job", s.job.id)
+	s.job = nil
+	s.guests.refill()
+	return nil
+}
+
+// findJob returns the job of an id, or nil.
+func (s *Server) findJob(id string) *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.job == nil || s.job.id != id {
+		return nil
+	}
+	return s.job
+}
+
+// exec runs a step in the guest of the job's container and returns its status.
+func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecRequest) (int, error) {
+	j := s.findJob(r.Job)
+	if j == nil {
+		return 0, errors.New("cannot run step: the guest of this job is gone; it was ended, or never started")
+	}
+	return j.exec(ctx, r, client.streams())
+}
+
+// runContainer runs a container's own process in a guest of its own: beside those
+// of a job if the request names one, else alone.
+func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (int, error) {
+	m, err := newStep(r.Container)
+	if err != nil {
+		return 0, err
+	}
+	if m.root, err = s.findOrBuildRoot(ctx, client, r); err != nil {
+		return 0, err
+	}
+	defer m.root.release()
+
+	argv := m.argv()
+	if len(argv) == 0 {
+		return 0, fmt.Errorf("cannot run container: image %q names no command, and the step gives none", r.Image)
+	}
+	if j := s.findJob(r.Job); j != nil {
+		return j.runMember(ctx, m, argv, client.streams())
+	}
+	return s.runAlone(ctx, client, m, argv)
+}
+
+// run runs a command in a fresh guest of the guest base.
+func (s *Server) run(ctx context.Context, client *caller, r brokerapi.RunRequest) (int, error) {
+	env := map[string]string{"HOME": "/root", "LANG": "C.UTF-8"}
+	maps.Copy(env, r.Env)
+	m := &member{spec: containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}}, root: s.baseRoot()}
+	return s.runAlone(ctx, client, m, r.Argv)
+}
+
+// runAlone runs one process in a job of its own, of which nothing is left when
+// the status is known.
+func (s *Server) runAlone(ctx context.Context, client *caller, m *member, argv []string) (status int, err error) {
+	err = s.alone(func(j *job) error {
+		status, err = j.start(ctx, m, argv, client.streams())
+		return err
+	})
+	return status, err
+}
+
+// alone calls do with a job that is not the broker's, and stops it.
+func (s *Server) alone(do func(j *job) error) error {
+	j, err := s.newJob()
+	if err != nil {
+		return err
+	}
+	err = do(j)
+	return errors.Join(err, j.stop())
+}
