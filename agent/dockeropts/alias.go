@@ -5,8 +5,7 @@ import "strings"
 // Alias returns the name under which a service is reached when its options name
 // none: the name of its image without registry, path, tag and digest. The
 // result is a label of RFC 1123, or empty if the image's name is not one. The
-// actions runner does not pass a hook the name that the workflow gives a
-// service.
+// actions runner does not pass the name of the service itself to a hook.
 func Alias(image string) string {
 	image, _, _ = strings.Cut(image, "@")
 	base, _, _ := strings.Cut(image[strings.LastIndexByte(image, '/')+1:], ":")

@@ -418,10 +418,12 @@ func checkOptions(t *testing.T, o Options) {
 	}
 	size := func(n int64) bool { return n >= 0 && n <= 1<<50 }
 	name := func(s string) bool { return s != "" && len(s) <= 253 && !strings.ContainsAny(s, " \t\n\r\v\f#:/\x00") }
+
 	check(o.CPUs == 0 || o.CPUs >= 0.01 && o.CPUs <= 4096, "CPUs")
 	check(o.Memory == 0 || o.Memory >= 6<<20 && size(o.Memory), "Memory")
 	check(size(o.ShmSize), "ShmSize")
 	check(o.PidsLimit >= 0 && o.PidsLimit <= 4194304, "PidsLimit")
+
 	for k, v := range o.Env {
 		check(k != "" && !strings.ContainsAny(k, "=\x00") && !strings.Contains(v, "\x00"), "Env")
 	}
@@ -433,12 +435,14 @@ func checkOptions(t *testing.T, o Options) {
 		_, err := netip.ParseAddr(h.Address)
 		check(err == nil && name(h.Name), "AddHosts")
 	}
+
 	check(o.User == "" || regexp.MustCompile(`^[\w.-]+(:[\w.-]+)?$`).MatchString(o.User), "User")
 	check(o.Workdir == "" || path.IsAbs(o.Workdir) && path.Clean(o.Workdir) == o.Workdir, "Workdir")
 	for _, m := range o.Tmpfs {
 		check(path.IsAbs(m.Path) && path.Clean(m.Path) == m.Path && m.Path != "/", "Tmpfs")
 		check(size(m.Size) && m.Mode <= 0o7777, "Tmpfs")
 	}
+
 	for _, c := range o.CapAdd {
 		check(slices.Contains(guestCapabilities(), c) && !slices.Contains(o.CapDrop, c), "CapAdd")
 	}
@@ -447,11 +451,13 @@ func checkOptions(t *testing.T, o Options) {
 			check(strings.HasPrefix(p, "/dev/") && path.Clean(p) == p && !strings.ContainsAny(p, ": \\\n"), "Devices")
 		}
 	}
+
 	for _, d := range []time.Duration{o.Health.Interval, o.Health.Timeout, o.Health.StartPeriod, o.Health.StartInterval} {
 		check(d == 0 || d >= time.Millisecond && d <= 24*time.Hour, "Health")
 	}
 	check(o.Health.Retries >= 0 && o.Health.Retries <= 1000, "Health")
 	check(!o.Health.Disabled || o.Health == Health{Disabled: true}, "Health")
+
 	checkTravels(t, o)
 }
 

@@ -53,7 +53,7 @@ func (o *Options) setShmSize(value string) error {
 
 // parseSize parses a number of bytes up to maxSize as docker-create(1) does:
 // 1024, 64k, 1.5g, 2GB and 2GiB are all powers of 1024. Docker takes less than
-// one byte for zero, which is no limit; here that is a mistake.
+// one byte for zero, which lifts the limit; here that is a mistake.
 func parseSize(value string) (n int64, ok bool) {
 	n, err := units.RAMInBytes(value)
 	if err != nil || n < 0 || n > maxSize {

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// Limits bound the resources of guests. Zero is no limit.
+// Limits bound the resources of guests. Zero does not limit.
 type Limits struct {
 	Memory int64   // bytes, without swap
 	Pids   int64   // processes and threads

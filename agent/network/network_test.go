@@ -25,6 +25,7 @@ func TestReachable(t *testing.T) {
 	g, sibling := newGuest(t, n), newGuest(t, n)
 	serveTCP(t, extra+":53")
 	serveUDP(t, extra+":53")
+
 	for _, test := range []struct{ summary, to, seen string }{
 		{summary: "the internet, by NAT", to: public + ":80", seen: uplink},
 		{summary: "a resolver", to: resolver + ":53", seen: uplink},
@@ -54,6 +55,7 @@ func TestUnreachable(t *testing.T) {
 		{summary: "a guest of another network", to: newGuest(t, second).addr.String() + ":80"},
 		{summary: "a resolver's other ports", to: resolver + ":80"},
 	}
+
 	serveTCP(t, "0.0.0.0:80") // on every address of the host
 	serveUDP(t, "0.0.0.0:80")
 	for _, a := range []string{uplink, extra, ownAllowed, "172.29.0.1", "172.29.1.1"} {
@@ -97,11 +99,12 @@ func TestNotRouted(t *testing.T) {
 		t.Errorf("the guest answered %q to the internet", answer)
 	}
 	if answer, err := ask(t, w.internet, "tcp", uplink+":80"); !errors.Is(err, unix.ECONNREFUSED) {
-		t.Errorf("nobody listens, but %q, %v was the answer: rules have an effect on others", answer, err)
+		t.Errorf("the answer of a closed port is %q, %v: rules have an effect on others", answer, err)
 	}
 	if answer, err := ask(t, 0, "tcp", g.addr.String()+":80"); err != nil || answer != "172.29.0.1" {
 		t.Errorf("the guest answered %q, %v to the host", answer, err)
 	}
+
 	other := newManager("rh", "172.30.0.0/16")
 	must(t, other.Setup(t.Context()))
 	defer other.Close()
@@ -117,6 +120,7 @@ func TestSpoofing(t *testing.T) {
 	w := newWorld(t)
 	g := newGuest(t, newNetwork(t, w.manager))
 	newGuest(t, newNetwork(t, w.manager)) // has the second subnet
+
 	var sink net.PacketConn
 	within(t, w.internet, func() {
 		var err error
@@ -124,11 +128,13 @@ func TestSpoofing(t *testing.T) {
 		must(t, err)
 	})
 	defer sink.Close()
+
 	within(t, g.pid, func() {
 		eth0, err := netlink.LinkByName("eth0")
 		must(t, err)
 		configure(t, eth0, "172.29.0.99/24", "9.9.9.9/32", "172.31.0.1/32", "172.29.1.200/32")
 	})
+
 	for _, test := range []struct {
 		from string
 		ok   bool
@@ -147,6 +153,7 @@ func TestSpoofing(t *testing.T) {
 			_, err = io.WriteString(conn, test.from)
 			must(t, err)
 		})
+
 		buf := make([]byte, 100)
 		_ = sink.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
 		if n, from, err := sink.ReadFrom(buf); (err == nil) != test.ok {
@@ -160,6 +167,7 @@ func TestIPv6(t *testing.T) {
 	w := newWorld(t)
 	n := newNetwork(t, w.manager)
 	g := newGuest(t, n)
+
 	for _, setting := range []struct{ file, value string }{
 		{file: "all/forwarding", value: "1"},
 		{file: "up0/accept_dad", value: "0"},
@@ -172,6 +180,7 @@ func TestIPv6(t *testing.T) {
 		}
 		must(t, err)
 	}
+
 	addIPv6(t, "up0", "fd01::2/64")
 	addIPv6(t, n.ID(), "fd02::1/64")
 	within(t, w.internet, func() {
@@ -182,6 +191,7 @@ func TestIPv6(t *testing.T) {
 		addIPv6(t, "eth0", "fd02::2/64")
 		must(t, netlink.RouteAdd(&netlink.Route{Gw: net.ParseIP("fd02::1")}))
 	})
+
 	listen := func() {
 		l, err := net.Listen("tcp6", "[::]:81")
 		must(t, err)
@@ -190,6 +200,7 @@ func TestIPv6(t *testing.T) {
 	within(t, w.internet, func() { listen() })
 	listen()
 	targets := []string{"[fd01::1]:81", "[fd02::1]:81"}
+
 	reach := func(to string) (err error) {
 		within(t, g.pid, func() {
 			var conn net.Conn
@@ -199,9 +210,11 @@ func TestIPv6(t *testing.T) {
 		})
 		return err
 	}
+
 	// Only the rules are in the way.
 	rules := ruleset(t)
 	must(t, exec.Command("nft", "flush", "ruleset").Run())
+
 	for _, to := range targets {
 		var err error
 		for range 5 { // until all addresses are in use
@@ -211,6 +224,7 @@ func TestIPv6(t *testing.T) {
 		}
 		must(t, err)
 	}
+
 	load := exec.Command("nft", "-f", "-")
 	load.Stdin = strings.NewReader(rules)
 	must(t, load.Run())
@@ -289,13 +303,14 @@ func TestJoinErrors(t *testing.T) {
 	must(t, err)
 	gone := exec.Command("true")
 	must(t, gone.Run())
+
 	for _, test := range []struct {
 		summary string
 		pid     int
 		addr    string
 		err     string
 	}{{
-		summary: "address of nobody",
+		summary: "address that is not reserved",
 		pid:     full, addr: "172.29.0.77",
 		err: "cannot join guest 172.29.0.77 to network rg-0: the address is not reserved",
 	}, {
@@ -319,6 +334,7 @@ func TestJoinErrors(t *testing.T) {
 			}
 		})
 	}
+
 	if links := ownLinks(t, "rg-"); !slices.Equal(links, []string{"rg-0", "rg-0-2"}) {
 		t.Errorf("links are left: %q", links)
 	}
@@ -336,10 +352,12 @@ func TestReserve(t *testing.T) {
 	if len(seen) != 253 || seen[netip.MustParseAddr("172.29.0.1")] || seen[netip.MustParseAddr("172.29.0.255")] {
 		t.Errorf("got %d addresses", len(seen))
 	}
+
 	_, err := n.Reserve()
 	if want := "cannot reserve address in network rg-0: all 253 are in use"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, want %s", err, want)
 	}
+
 	free := netip.MustParseAddr("172.29.0.200")
 	must(t, n.Leave(free))
 	if a, err := n.Reserve(); err != nil || a != free {
@@ -355,6 +373,7 @@ func TestJoinAtOnce(t *testing.T) {
 	for range 8 {
 		pids = append(pids, newProcess(t, unix.CLONE_NEWNET))
 	}
+
 	joined := make(chan error)
 	for _, pid := range pids {
 		go func() {
@@ -365,6 +384,7 @@ func TestJoinAtOnce(t *testing.T) {
 			joined <- err
 		}()
 	}
+
 	for range pids {
 		must(t, <-joined)
 	}
@@ -383,12 +403,14 @@ func TestLeave(t *testing.T) {
 	if _, err := ask(t, sibling.pid, "tcp", g.addr.String()+":80"); err != nil {
 		t.Fatal(err)
 	}
+
 	port, err := n.Publish(network.Port{Container: 80, Protocol: "tcp"}, g.addr)
 	must(t, err)
 	must(t, n.Leave(g.addr))
 	if _, err := ask(t, 0, "tcp", join("127.0.0.1", port)); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("the published port is still there: %v", err)
 	}
+
 	for range 252 { // round the whole network
 		a, err := n.Reserve()
 		must(t, err)
@@ -399,6 +421,7 @@ func TestLeave(t *testing.T) {
 			break
 		}
 	}
+
 	if _, err := ask(t, sibling.pid, "tcp", g.addr.String()+":81"); err != nil {
 		t.Errorf("the next guest of that address: %v", err)
 	}
@@ -409,12 +432,14 @@ func TestPublish(t *testing.T) {
 	n := newNetwork(t, w.manager)
 	for _, protocol := range []string{"tcp", "udp"} {
 		t.Run(protocol, func(t *testing.T) {
+
 			g := newGuest(t, n)
 			port, err := n.Publish(network.Port{Container: 80, Protocol: protocol}, g.addr)
 			must(t, err)
 			if port == 0 {
 				t.Fatal("got no port")
 			}
+
 			for range 3 {
 				if seen, err := ask(t, 0, protocol, join("127.0.0.1", port)); err != nil || seen != "172.29.0.1" {
 					t.Errorf("the guest answered %q, %v", seen, err)
@@ -423,17 +448,20 @@ func TestPublish(t *testing.T) {
 			if _, err := ask(t, w.internet, protocol, join(uplink, port)); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("from outside: %v", err)
 			}
+
 			_, err = n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
 			want := "cannot publish port 80/" + protocol + ": port " + strconv.Itoa(port) + " of the host is in use; " +
 				"choose another, or leave it out to get a free one"
 			if err == nil || err.Error() != want {
 				t.Errorf("got error %v, want %s", err, want)
 			}
+
 			must(t, n.Leave(g.addr)) // ends the relay
 			_, err = n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
 			if err == nil || !strings.HasSuffix(err.Error(), "is not reserved in network rg-0") {
 				t.Errorf("got error %v", err)
 			}
+
 			g = newGuest(t, n)
 			got, err := n.Publish(network.Port{Host: uint16(port), Container: 80, Protocol: protocol}, g.addr)
 			if err != nil || got != port {
@@ -446,10 +474,11 @@ func TestPublish(t *testing.T) {
 	if want := "cannot publish port 80/sctp: the protocol is neither tcp nor udp"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, want %s", err, want)
 	}
+
 	port, err := n.Publish(network.Port{Container: 99, Protocol: "tcp"}, g.addr)
 	must(t, err)
 	if _, err := ask(t, 0, "tcp", join("127.0.0.1", port)); !errors.Is(err, unix.ECONNRESET) {
-		t.Errorf("nobody listens in the guest, but the client got %v", err)
+		t.Errorf("the client of a closed port got %v", err)
 	}
 }
 
@@ -463,16 +492,18 @@ func TestNetworks(t *testing.T) {
 	if want := "cannot make network: all 16 are in use"; err == nil || err.Error() != want {
 		t.Errorf("got error %v, want %s", err, want)
 	}
+
 	for _, n := range networks {
 		g := newGuest(t, n)
 		if seen, err := ask(t, g.pid, "tcp", public+":80"); err != nil || seen != uplink {
 			t.Errorf("guest of %s: got %q, %v", n.ID(), seen, err)
 		}
 	}
+
 	must(t, networks[3].Close())
 	must(t, networks[3].Close())
 	if _, err := networks[3].Reserve(); err == nil {
-		t.Error("a closed network gives addresses")
+		t.Error("a closed network returns addresses")
 	}
 	if n := newNetwork(t, w.manager); n.ID() != networks[3].ID() {
 		t.Errorf("got network %s, want %s again", n.ID(), networks[3].ID())
@@ -492,11 +523,13 @@ func TestClose(t *testing.T) {
 	defer conn.Close()
 	_, err = ask(t, 0, "udp", join("127.0.0.1", udp))
 	must(t, err)
+
 	must(t, w.manager.Close())
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("a connection is left")
 	}
+
 	for _, left := range []struct {
 		protocol string
 		port     int
@@ -511,6 +544,7 @@ func TestClose(t *testing.T) {
 	if rules := ruleset(t); rules != "" {
 		t.Errorf("rules are left: %s", rules)
 	}
+
 	within(t, g.pid, func() {
 		if links := ownLinks(t, "eth0"); len(links) > 0 {
 			t.Errorf("the guest still has %q", links)
@@ -528,15 +562,18 @@ func TestCrash(t *testing.T) {
 	must(t, neighbour.Setup(t.Context()))
 	defer neighbour.Close()
 	newNetwork(t, neighbour)
+
 	must(t, w.manager.Setup(t.Context()))
 	if links := ownLinks(t, "rg"); !slices.Equal(links, []string{"rg2-0"}) {
 		t.Errorf("got links %q, want only that of another prefix", links)
 	}
+
 	before := ruleset(t)
 	must(t, w.manager.Setup(t.Context()))
 	if after := ruleset(t); after != before {
 		t.Errorf("the rules changed from %s to %s", before, after)
 	}
+
 	g := newGuest(t, newNetwork(t, w.manager))
 	if seen, err := ask(t, g.pid, "tcp", public+":80"); err != nil || seen != uplink {
 		t.Errorf("got %q, %v", seen, err)
@@ -553,6 +590,7 @@ func TestSetupErrors(t *testing.T) {
 	_, half, _ := net.ParseCIDR("128.0.0.0/1")
 	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: up0.Attrs().Index, Dst: half}))
 	newNetwork(t, w.manager)
+
 	for _, test := range []struct {
 		summary string
 		change  func(*network.Manager)
@@ -595,6 +633,7 @@ func TestSetupErrors(t *testing.T) {
 			before := ruleset(t)
 			m := newManager("rg", "172.29.0.0/16")
 			test.change(m)
+
 			err := m.Setup(t.Context())
 			if first, _, _ := strings.Cut(errorText(err), "\n"); first != test.err {
 				t.Errorf("got error %q, want %q", first, test.err)
@@ -602,6 +641,7 @@ func TestSetupErrors(t *testing.T) {
 			if got, want := errors.Is(err, network.ErrOverlap), strings.Contains(test.err, "overlaps"); got != want {
 				t.Errorf("the error is ErrOverlap: %v, want %v", got, want)
 			}
+
 			if ruleset(t) != before || len(ownLinks(t, "rg-")) != 1 {
 				t.Error("something changed")
 			}

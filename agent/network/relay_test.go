@@ -135,6 +135,7 @@ func TestUDPSessions(t *testing.T) {
 	if again := send(t, first, target, "three"); again != firstSession {
 		t.Errorf("a client came from %v, then from %v", firstSession, again)
 	}
+
 	// The last answer first: each client gets its own.
 	for _, answer := range []struct {
 		client  *net.UDPConn
@@ -154,11 +155,13 @@ func TestUDPSessions(t *testing.T) {
 			t.Errorf("got %q, %v; want %q", buf[:n], err, answer.text)
 		}
 	}
+
 	for deadline := time.Now().Add(20 * idle); r.count() > 0; time.Sleep(idle / 10) {
 		if time.Now().After(deadline) {
 			t.Fatal("sessions are left")
 		}
 	}
+
 	send(t, first, target, "later")
 	if r.count() != 1 {
 		t.Errorf("%d sessions, want 1", r.count())

@@ -65,7 +65,7 @@ func needNamespace(t testing.TB) {
 
 const (
 	public     = "203.0.113.1"   // TEST-NET-3, stands for a host on the internet
-	uplink     = "198.51.100.2"  // TEST-NET-2, the machine's address
+	uplink     = "198.51.100.2"  // TEST-NET-2, the host's address
 	extra      = "10.44.0.1"     // another one, where it is a name server
 	resolver   = "10.9.9.53"     // a name server on the LAN
 	mirror     = "192.168.88.1"  // a host on the LAN that guests may reach
@@ -195,6 +195,7 @@ func within(t testing.TB, pid int, f func()) {
 			defer ns.Close()
 			err = netns.Set(ns)
 		}
+
 		defer func() { done <- err }()
 		if err == nil {
 			defer func() { err = netns.Set(own) }()

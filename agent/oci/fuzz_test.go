@@ -66,13 +66,16 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.WriteFile(canary, []byte("alive"), 0o600); err != nil {
 			t.Fatal(err)
 		}
+
 		before, err := os.Lstat(canary)
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		for _, layer := range [][]byte{lower, upper} {
 			_ = applyLayer(tree, bytes.NewReader(layer))
 		}
+
 		after, err := os.Lstat(canary)
 		if err != nil {
 			t.Fatal(err)
@@ -82,6 +85,7 @@ func FuzzUnpack(f *testing.F) {
 		if err != nil || string(data) != "alive" || !same {
 			t.Fatalf("the canary is changed: %q, %v, %v", data, after, err)
 		}
+
 		entries, err := os.ReadDir(outside)
 		if err != nil || len(entries) != 2 {
 			t.Fatalf("beside the tree there are %v, %v", entries, err)
@@ -100,6 +104,7 @@ func FuzzConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
+
 		c := newConfig(file)
 		for _, e := range c.Env {
 			if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.Contains(e, "\x00") {
@@ -111,6 +116,7 @@ func FuzzConfig(f *testing.F) {
 				t.Errorf("path %q", p)
 			}
 		}
+
 		kept, err := json.Marshal(record{Config: c})
 		if err != nil {
 			t.Fatal(err)

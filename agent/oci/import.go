@@ -119,7 +119,7 @@ func extractLayout(file, dir string) error {
 
 	for archive := tar.NewReader(f); ; {
 		h, err := archive.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

@@ -56,18 +56,21 @@ func TestImport(t *testing.T) {
 	if _, ok := store.Lookup("app"); ok {
 		t.Error("an image is there before any was imported")
 	}
+
 	image := newImage(t, newLayer(t, file{name: "f", body: "lower"}), newLayer(t, file{name: "f", body: "upper"}))
 	image = configure(t, image, func(f *v1.ConfigFile) { f.Config.User = "app" })
 	files := archiveOf(t, image)
 	for i := range files {
 		files[i].name = "./" + files[i].name
 	}
+
 	files = append(files, file{name: "../evil", body: "x"}, link("blobs/link", tar.TypeSymlink, "/etc"))
 	imported, err := store.Import(t.Context(), "app", writeArchive(t, files...))
 	if err != nil {
 		t.Fatal(err)
 	}
 	imported.Release()
+
 	found, ok := store.Lookup("app")
 	if !ok {
 		t.Fatal("the image is not there")
@@ -79,8 +82,9 @@ func TestImport(t *testing.T) {
 	}
 	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 	if _, ok := store.Lookup("other"); ok {
-		t.Error("an image is there that nobody imported")
+		t.Error("there is an image that was not imported")
 	}
+
 	again, err := store.Import(t.Context(), "other", writeArchive(t, archiveOf(t, image)...))
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +93,7 @@ func TestImport(t *testing.T) {
 	if again.Tree != found.Tree {
 		t.Errorf("the same image has two trees")
 	}
+
 	shop := newShop(t)
 	if pulled := pull(t, store, shop.push("app", image)); pulled.Tree != found.Tree || len(shop.requests()) != 2 {
 		t.Errorf("what was imported is downloaded again")
@@ -106,6 +111,7 @@ func TestImportRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	// with returns the archive with another content of a file, or without the file.
 	with := func(name, body string) []file {
 		changed := slices.Clone(files)
@@ -116,6 +122,7 @@ func TestImportRefuses(t *testing.T) {
 		}
 		return slices.DeleteFunc(changed, func(f file) bool { return f.body == "" })
 	}
+
 	configDigest, layerDigest := manifest.Config.Digest.Hex, manifest.Layers[0].Digest.Hex
 	for _, test := range []struct {
 		summary string
@@ -167,6 +174,7 @@ func TestImportRefuses(t *testing.T) {
 			want:    "it is not an OCI archive: it has no index.json",
 		},
 	} {
+
 		store := newStore(t)
 		image, err := store.Import(t.Context(), "app", writeArchive(t, test.files...))
 		if err == nil {

@@ -45,7 +45,7 @@ const owner = 1 << 20
 func newStore(t *testing.T) *oci.Store {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("unpacking gives files to others: this needs root")
+		t.Skip("unpacking changes the owners of files: this needs root")
 	}
 	return &oci.Store{Dir: filepath.Join(t.TempDir(), "store"), Owner: owner, Unpacker: []string{unpackVerb}}
 }
@@ -138,14 +138,14 @@ type shop struct {
 
 func newShop(t testing.TB) *shop {
 	s := &shop{t: t}
-	real := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	standard := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		s.asked = append(s.asked, r.Method+" "+r.URL.Path)
 		answer := s.answer
 		s.mu.Unlock()
 		if answer == nil || !answer(w, r) {
-			real.ServeHTTP(w, r)
+			standard.ServeHTTP(w, r)
 		}
 	}))
 	t.Cleanup(s.Close)

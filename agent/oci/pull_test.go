@@ -42,12 +42,14 @@ func TestPullReadsConfig(t *testing.T) {
 			Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "test", "it's"}},
 		}
 	})
+
 	var said progress
 	got, err := store.Pull(t.Context(), "docker://"+shop.push("app", image), nil, said.add)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer got.Release()
+
 	want := oci.Config{
 		Env:        []string{"PATH=/bin", "EMPTY="},
 		User:       "app:staff",
@@ -66,6 +68,7 @@ func TestPullReadsConfig(t *testing.T) {
 	if digest, err := image.Digest(); err != nil || got.Digest != digest.String() {
 		t.Errorf("got %s, want %s, %v", got.Digest, digest, err)
 	}
+
 	for _, line := range []string{"/app: pulling 1 layers, 0.0 MiB\n", "/app: ready after "} {
 		if !strings.Contains(said.String(), line) {
 			t.Errorf("progress lacks %q:\n%s", line, &said)
@@ -81,6 +84,7 @@ func TestPullDownloadsOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	pull(t, store, ref)
 	if got := shop.requests(); len(got) != 4 {
 		t.Errorf("the first pull asked %q; want HEAD, manifest, configuration and layer", got)
@@ -89,21 +93,25 @@ func TestPullDownloadsOnce(t *testing.T) {
 	if got, want := shop.requests(), []string{"HEAD /v2/app/manifests/1"}; !slices.Equal(got, want) {
 		t.Errorf("the second pull asked %q; want %q", got, want)
 	}
+
 	other := shop.push("app:2", image)
 	pull(t, store, other)
 	if got, want := shop.requests(), []string{"HEAD /v2/app/manifests/2"}; !slices.Equal(got, want) {
 		t.Errorf("another tag of the same asked %q; want %q", got, want)
 	}
+
 	renamed := shop.push("renamed", image)
 	pull(t, store, renamed)
 	want := []string{"HEAD /v2/renamed/manifests/latest", "GET /v2/renamed/manifests/" + digest.String()}
 	if got := shop.requests(); !slices.Equal(got, want) {
 		t.Errorf("another name of the same asked %q; want %q", got, want)
 	}
+
 	pull(t, store, shop.addr()+"/app@"+digest.String())
 	if got := shop.requests(); len(got) != 0 {
 		t.Errorf("a digest that is there asked %q", got)
 	}
+
 	shop.push("app:1", newImage(t, newLayer(t, file{name: "news"})))
 	if _, err := os.Stat(filepath.Join(pull(t, store, ref).Tree, "news")); err != nil {
 		t.Errorf("a tag that moved: %v", err)
@@ -132,6 +140,7 @@ func TestPullWithoutRegistry(t *testing.T) {
 			ref := shop.push("app", image)
 			pull(t, store, ref)
 			test.fail(shop)
+
 			var said progress
 			got, err := store.Pull(t.Context(), ref, nil, said.add)
 			switch {
@@ -143,9 +152,10 @@ func TestPullWithoutRegistry(t *testing.T) {
 			case err == nil:
 				got.Release()
 				if want := ref + ": the registry cannot be reached, using the image of "; !strings.HasPrefix(said.String(), want) {
-					t.Errorf("it said %q, want %q", &said, want)
+					t.Errorf("progress is %q, want %q", &said, want)
 				}
 			}
+
 			_, err = store.Pull(t.Context(), shop.addr()+"/other", nil, said.add)
 			if err == nil || !strings.HasSuffix(err.Error(), test.message) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("got %v, want %q", err, test.message)
@@ -184,15 +194,18 @@ func TestPullPlatform(t *testing.T) {
 		}
 		return ref.String()
 	}
+
 	ref := push("all", of("windows", arch), of("linux", "s390x"), of("linux", arch))
 	if _, err := os.Stat(filepath.Join(pull(t, store, ref).Tree, "linux-"+arch)); err != nil {
 		t.Error(err)
 	}
+
 	shop.requests()
 	pull(t, store, ref)
 	if got := shop.requests(); len(got) != 1 {
 		t.Errorf("an index that is there asked %q", got)
 	}
+
 	others := push("others", of("windows", arch), of("linux", "s390x"), of("unknown", "unknown"), of("linux", "riscv64"))
 	for _, test := range []struct{ summary, ref, want string }{
 		{
@@ -232,6 +245,7 @@ func TestPullComparesDigests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, test := range []struct {
 		summary string
 		lie     func(w http.ResponseWriter, r *http.Request) bool
@@ -265,6 +279,7 @@ func TestPullComparesDigests(t *testing.T) {
 			checkEmpty(t, filepath.Join(store.Dir, "images"))
 		})
 	}
+
 	t.Run("content", func(t *testing.T) {
 		store, shop := newStore(t), newShop(t)
 		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
@@ -276,6 +291,7 @@ func TestPullComparesDigests(t *testing.T) {
 		}
 		checkEmpty(t, filepath.Join(store.Dir, "images"))
 	})
+
 	t.Run("layers", func(t *testing.T) {
 		store, shop := newStore(t), newShop(t)
 		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
@@ -308,6 +324,7 @@ func TestPullCredentials(t *testing.T) {
 	const user, password = "me", "s3cret"
 	right := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 	ref := shop.push("private", newImage(t, newLayer(t, file{name: "f"})))
+
 	var mu sync.Mutex
 	seen := map[string]bool{}
 	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
@@ -326,6 +343,7 @@ func TestPullCredentials(t *testing.T) {
 		}
 		return got != right
 	})
+
 	elsewhere.say(func(w http.ResponseWriter, r *http.Request) bool {
 		if got := r.Header.Get("Authorization"); got != "" {
 			t.Errorf("another server got %q", got)
@@ -333,6 +351,7 @@ func TestPullCredentials(t *testing.T) {
 		return false
 	})
 	elsewhere.push("private", newImage(t, newLayer(t, file{name: "f"})))
+
 	credentials := func(password, server string) *oci.Credentials {
 		return &oci.Credentials{Username: user, Password: password, Server: server}
 	}
@@ -378,11 +397,13 @@ func TestPullCancelled(t *testing.T) {
 		}
 		return config
 	})
+
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		<-reached
 		cancel()
 	}()
+
 	begin := time.Now()
 	_, err := store.Pull(ctx, ref, nil, func(string) {})
 	if !errors.Is(err, context.Canceled) || time.Since(begin) > 10*time.Second {
@@ -435,6 +456,7 @@ func TestConcurrentPulls(t *testing.T) {
 	second := *store
 	image := newImage(t, newLayer(t, file{name: "f", body: strings.Repeat("x", 1<<20)}), newLayer(t, file{name: "g"}))
 	ref := shop.push("app", image)
+
 	var pulls sync.WaitGroup
 	for i := range 8 {
 		pulls.Go(func() {
@@ -454,10 +476,12 @@ func TestConcurrentPulls(t *testing.T) {
 		})
 	}
 	pulls.Wait()
+
 	counts := map[string]int{}
 	for _, r := range shop.requests() {
 		counts[r]++
 	}
+
 	layers, err := image.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -478,6 +502,7 @@ func TestEviction(t *testing.T) {
 		layer := newLayer(t, file{name: "f", body: strings.Repeat(fmt.Sprint(i), size)})
 		refs = append(refs, shop.push(fmt.Sprintf("app:%d", i), newImage(t, layer)))
 	}
+
 	store.MaxBytes = 2*size + 64<<10
 	use := func(i int) *oci.Image {
 		t.Helper()
@@ -488,6 +513,7 @@ func TestEviction(t *testing.T) {
 		time.Sleep(10 * time.Millisecond) // so that the next is used later, in ticks of the kernel's clock
 		return image
 	}
+
 	there := func(images ...*oci.Image) {
 		t.Helper()
 		entries, err := os.ReadDir(filepath.Join(store.Dir, "images"))
@@ -506,6 +532,7 @@ func TestEviction(t *testing.T) {
 			t.Errorf("there are %q, want %q", got, want)
 		}
 	}
+
 	zero, one := use(0), use(1)
 	zero.Release()
 	one.Release()
@@ -514,6 +541,7 @@ func TestEviction(t *testing.T) {
 	there(zero, two)
 	three := use(3) // 2 is in use still
 	there(two, three)
+
 	zero = use(0) // all are in use: no image may go
 	there(zero, two, three)
 	two.Release()
@@ -538,6 +566,7 @@ func TestTooLarge(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+
 	store.MaxBytes = 1 << 8
 	_, err = store.Pull(t.Context(), ref, nil, func(string) {})
 	if err == nil || err.Error() != "cannot pull "+ref+strings.Replace(want, "1.0", "0.0", 1) {
@@ -549,12 +578,14 @@ func TestTooLarge(t *testing.T) {
 func TestLeftovers(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
+
 	image, err := store.Pull(t.Context(), ref, nil, func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	hex := strings.TrimPrefix(image.Digest, "sha256:")
 	image.Release()
+
 	for _, test := range []struct {
 		summary string
 		spoil   func(dir string) error
@@ -590,6 +621,7 @@ func TestLeftovers(t *testing.T) {
 		image.Release()
 		checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 	}
+
 	if err := os.MkdirAll(filepath.Join(store.Dir, "tmp/import-1/x"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -597,6 +629,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
+
 	pull(t, store, ref).Release()
 	if err := errors.Join(os.RemoveAll(filepath.Join(store.Dir, "images", hex)), store.Sweep()); err != nil {
 		t.Fatal(err)
@@ -617,11 +650,13 @@ func TestForeignLayer(t *testing.T) {
 	store, shop := newStore(t), newShop(t)
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was asked") }))
 	defer other.Close()
+
 	layer := newLayer(t, file{name: "f"})
 	digest, err := layer.Digest()
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	address := strings.Replace(other.URL, "127.0.0.1", "10.255.255.1", 1)
 	image, err := mutate.Append(newImage(t), mutate.Addendum{Layer: layer, URLs: []string{address}})
 	if err != nil {
@@ -630,6 +665,7 @@ func TestForeignLayer(t *testing.T) {
 	if _, err := partial.Descriptor(image); err != nil {
 		t.Fatal(err)
 	}
+
 	ref := shop.push("app", image)
 	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
 		missing := strings.HasSuffix(r.URL.Path, digest.String())

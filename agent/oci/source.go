@@ -103,8 +103,8 @@ func (s *source) resolve(ctx context.Context) (string, error) {
 		return "", err
 	}
 
-	// Not every registry answers HEAD, and no answer to it has a body that says
-	// what is wrong.
+	// Not every registry answers HEAD, and its answer has no body that explains
+	// an error.
 	got, err := remote.Get(s.reference, s.with(ctx)...)
 	if err != nil {
 		return "", err
@@ -113,7 +113,7 @@ func (s *source) resolve(ctx context.Context) (string, error) {
 }
 
 // image returns the image under a digest, or of the index under it the one for
-// this platform. What the image reads later ends with ctx as well.
+// this platform. Later reads of the image end with ctx as well.
 func (s *source) image(ctx context.Context, digest string) (v1.Image, error) {
 	got, err := remote.Get(s.reference.Context().Digest(digest), s.with(ctx)...)
 	if err != nil {

@@ -110,8 +110,8 @@ func (r *limitedReader) Read(p []byte) (int, error) {
 const rootFD = 3
 
 // runUnpacker unpacks a layer in a process of its own, in a user namespace whose
-// root is no user of the host, with the tree as root directory. So the layer
-// reaches nothing but the tree, and no user of the host owns its files.
+// root is unknown to the host, with the tree as root directory. So the layer
+// reaches nothing but the tree, and its files belong to users unknown to the host.
 func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) error {
 	dir, err := os.Open(root)
 	if err != nil {

@@ -33,6 +33,7 @@ func describe(t *testing.T, tree string) map[string]string {
 		if err := unix.Lstat(path, &stat); err != nil {
 			return err
 		}
+
 		text := fmt.Sprintf("%06o %d:%d", stat.Mode, int(stat.Uid)-owner, int(stat.Gid)-owner)
 		switch stat.Mode & unix.S_IFMT {
 		case unix.S_IFLNK:
@@ -48,6 +49,7 @@ func describe(t *testing.T, tree string) map[string]string {
 			}
 			text += fmt.Sprintf(" x%d %q", stat.Nlink, data)
 		}
+
 		name, err := filepath.Rel(tree, path)
 		got[name] = text
 		return err
@@ -91,11 +93,13 @@ func TestUnpack(t *testing.T) {
 		file{"sticky/", "", func(h *tar.Header) { h.Typeflag, h.Mode = tar.TypeDir, 0o1777 }},
 		file{name: long + "f", body: "deep"}, file{name: "no/parent/here"},
 	)
+
 	upper := newLayer(t,
 		file{name: ".wh.gone"}, file{name: ".wh.removed"}, file{name: ".wh.never-was"},
 		file{name: "opaque/new"}, file{name: "opaque/.wh..wh..opq"}, file{name: "replaced", body: "new"},
 		file{name: "dir-to-file"}, dir("file-to-dir"), file{name: "file-to-dir/f"},
 	)
+
 	image := pull(t, store, shop.push("app", newImage(t, lower, upper)))
 	want := map[string]string{
 		".":               "040755 0:0",
@@ -121,6 +125,7 @@ func TestUnpack(t *testing.T) {
 		"usr/lib/through": `100644 0:0 x1 "merged"`,
 		long + "f":        `100644 0:0 x1 "deep"`,
 	}
+
 	for name := filepath.Dir(long + "f"); name != "."; name = filepath.Dir(name) {
 		want[name] = "040755 0:0"
 	}
@@ -142,6 +147,7 @@ func TestUnpackAttributes(t *testing.T) {
 			"SCHILY.xattr.system.posix_acl_access": "x",
 		}
 	}}))))
+
 	names := make([]byte, 1024)
 	n, err := unix.Listxattr(filepath.Join(image.Tree, "bin"), names)
 	if err != nil {
@@ -152,6 +158,7 @@ func TestUnpackAttributes(t *testing.T) {
 	if diff := cmp.Diff([]string{"security.capability", "user.note"}, got); diff != "" {
 		t.Errorf("the attributes differ, -want +got:\n%s", diff)
 	}
+
 	value := make([]byte, 64)
 	n, err = unix.Getxattr(filepath.Join(image.Tree, "bin"), "user.note", value)
 	if err != nil || string(value[:n]) != "kept" {
@@ -202,12 +209,14 @@ func TestUnpackStaysInside(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+
 			image := pull(t, store, shop.push("app", newImage(t, newLayer(t, test.files...))))
 			for _, c := range outside {
 				if data, err := os.ReadFile(c); err != nil || string(data) != "alive" {
 					t.Errorf("the layer reached %s: %q, %v", c, data, err)
 				}
 			}
+
 			found := false
 			for name := range describe(t, image.Tree) {
 				found = found || filepath.Base(name) == "canary"
@@ -237,6 +246,7 @@ func TestUnpackRefuses(t *testing.T) {
 		"GNU-sparse.major": "1", "GNU-sparse.minor": "0",
 		"GNU-sparse.name": "sparse", "GNU-sparse.realsize": "1099511627776",
 	}
+
 	for _, test := range []struct {
 		summary string
 		file    file
@@ -270,6 +280,7 @@ func TestUnpackRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+
 			// The library reads sparse files, but writes none.
 			archive := bytes.ReplaceAll(newArchive(t, test.file), []byte("GNU-sparse"), []byte("GNU.sparse"))
 			ref := shop.push("app", newImage(t, layerOf(t, archive)))

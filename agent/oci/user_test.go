@@ -36,6 +36,7 @@ func TestUser(t *testing.T) {
 			"odd:x:9:many::/odd:\nbig:x:70000:1::/:\nshort:x:5\n",
 		"etc/group": "root:x:0:\nstaff:x:50:app,other\nmore:x:51:other,app\napp:x:1002:app\nhuge:x:65536:app\n",
 	})
+
 	const outOfRange = "users and groups of a guest have numbers from 0 to 65535"
 	for _, test := range []struct{ summary, spec, want string }{
 		{summary: "nothing", spec: "", want: "0 0 [] /root"},
