@@ -42,7 +42,7 @@ type verity struct {
 func (b *build) makeFileSystems(ctx context.Context, p *plan, t *trees) (*fileSystems, error) {
 	disk := p.image.Disk
 	tools := func(log io.Writer) tools {
-		return tools{executor: b.Executor, tree: t.tools, work: b.work, epoch: b.Epoch, log: log}
+		return tools{executor: b.Executor, tree: t.tools, arch: p.arch, work: b.work, epoch: b.Epoch, log: log}
 	}
 
 	root, err := stage(b, "root file system", func(log io.Writer) (string, string, error) {
@@ -119,7 +119,7 @@ func (p *plan) partitions(fs *fileSystems) []partition {
 	for _, b := range layout.Baked() {
 		partitions = append(partitions, partition{
 			role:    b.Role,
-			kind:    typeOf(b.Role),
+			typeID:  b.TypeID(p.arch),
 			label:   b.Label(p.image.Version),
 			uuid:    uuids[b.Role],
 			size:    sizeOf(p.image.Disk, b.Role),

@@ -66,7 +66,10 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := newPlan(o, resolved)
+	p, err := newPlan(o, resolved)
+	if err != nil {
+		return nil, err
+	}
 	trees, err := b.makeTrees(ctx, p)
 	if err != nil {
 		return nil, err
@@ -95,7 +98,10 @@ func GuestBase(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	p := newPlan(o, resolved{sources: *sources})
+	p, err := newPlan(o, resolved{sources: *sources})
+	if err != nil {
+		return err
+	}
 	recipe := p.host.Guest
 	if recipe.Layer, err = b.layer(ctx, p.guestLayer); err != nil {
 		return err

@@ -9,26 +9,13 @@ import (
 	"hash"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
-
-// Partition types of the Discoverable Partitions Specification, for x86-64.
-const (
-	typeESP    = gpt.Type("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
-	typeRoot   = gpt.Type("4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709")
-	typeVerity = gpt.Type("2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5")
-	typeVar    = gpt.Type("4D21B016-B534-45C2-A9FB-5C16E091FD2D")
-)
-
-// typeOf returns the partition type of a role.
-func typeOf(r layout.Role) gpt.Type {
-	return map[layout.Role]gpt.Type{
-		layout.ESP: typeESP, layout.Verity: typeVerity, layout.Root: typeRoot, layout.Var: typeVar}[r]
-}
 
 // sizeOf returns the size of the partitions of a role, in bytes.
 func sizeOf(d spec.Disk, r layout.Role) int64 {
@@ -44,7 +31,7 @@ const (
 // partition is one partition of the disk to write.
 type partition struct {
 	role    layout.Role
-	kind    gpt.Type
+	typeID  string // UUID of its type
 	label   string // at most 36 UTF-16 units
 	uuid    string
 	size    int64  // bytes, a multiple of 1 MiB
@@ -102,7 +89,7 @@ func newTable(diskID string, partitions []partition) *gpt.Table {
 			Start: uint64(offset / sectorSize),
 			End:   uint64((offset+p.size)/sectorSize) - 1,
 			Size:  uint64(p.size),
-			Type:  p.kind,
+			Type:  gpt.Type(strings.ToUpper(p.typeID)),
 			Name:  p.label,
 			GUID:  p.uuid,
 		})

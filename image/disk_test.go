@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
@@ -25,10 +26,14 @@ func testPartitions(t *testing.T) []partition {
 	if err := os.WriteFile(content, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	amd64 := arch.AMD64()
 	return []partition{
-		{layout.ESP, typeESP, "esp", id("i", "1", "esp"), 4 * mebibyte, content},
-		{layout.Verity, typeVerity, "runner_1.0_verity", id("i", "1", "v"), 8 * mebibyte, content},
-		{layout.Root, typeRoot, "runner_1.0", id("i", "1", "r"), 64 * mebibyte, content},
+		{role: layout.ESP, typeID: layout.Partition{Role: layout.ESP}.TypeID(amd64), label: "esp",
+			uuid: id("i", "1", "esp"), size: 4 * mebibyte, content: content},
+		{role: layout.Verity, typeID: amd64.GPT.RootVerity, label: "runner_1.0_verity",
+			uuid: id("i", "1", "v"), size: 8 * mebibyte, content: content},
+		{role: layout.Root, typeID: amd64.GPT.Root, label: "runner_1.0",
+			uuid: id("i", "1", "r"), size: 64 * mebibyte, content: content},
 	}
 }
 

@@ -15,6 +15,9 @@ import (
 // prefers the older one (systemd.io, Automatic Boot Assessment).
 const bootTries = 3
 
+// efiDir is where the tools tree has the EFI programs of systemd.
+const efiDir = "/usr/lib/systemd/boot/efi/"
+
 // ukiPath returns the path of a version's UKI on the ESP.
 func ukiPath(version string) string {
 	return path.Join(layout.UKIDir, layout.UKIName(version, bootTries))
@@ -23,7 +26,7 @@ func ukiPath(version string) string {
 // makeUKI joins kernel, initrd and command line to one EFI program, by ukify(1).
 func (t tools) makeUKI(ctx context.Context, tree *rootfs.HostTree, cmdline []string, out string) error {
 	return t.run(ctx, "make UKI", "ukify", "build",
-		"--stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub",
+		"--stub="+efiDir+t.arch.Stub(),
 		"--linux="+t.inSandbox(tree.Kernel),
 		"--initrd="+t.inSandbox(tree.Initrd),
 		"--os-release=@"+t.inSandbox(tree.OSRelease()),
@@ -59,10 +62,10 @@ func (t tools) makeESP(ctx context.Context, uki, version, out, volumeID string, 
 		return err
 	}
 
-	const loader = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi"
+	loader := efiDir + t.arch.Loader()
 	copies := []struct{ from, to string }{
-		{loader, "EFI/BOOT/BOOTX64.EFI"},
-		{loader, "EFI/systemd/systemd-bootx64.efi"},
+		{loader, "EFI/BOOT/" + t.arch.FallbackLoader()},
+		{loader, "EFI/systemd/" + t.arch.Loader()},
 		{t.inSandbox(uki), ukiPath(version)},
 	}
 	for i, f := range espFiles() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
@@ -61,6 +62,10 @@ func (i *Image) Partition(role layout.Role) (*io.SectionReader, error) {
 		return nil, fmt.Errorf("image files have no partition %q", role)
 	}
 	label := baked[n].Label(i.manifest.Version)
+	a, err := arch.Lookup(i.manifest.Architecture)
+	if err != nil {
+		return nil, err
+	}
 	uuid, err := i.partitionUUID(role)
 	if err != nil {
 		return nil, err
@@ -74,11 +79,11 @@ func (i *Image) Partition(role layout.Role) (*io.SectionReader, error) {
 	if n >= len(table.Partitions) {
 		return nil, fmt.Errorf("partition %d (%s) is missing", n+1, label)
 	}
-	p, kind := table.Partitions[n], typeOf(role)
-	if !strings.EqualFold(string(p.Type), string(kind)) || p.Name != label ||
+	p, typeID := table.Partitions[n], baked[n].TypeID(a)
+	if !strings.EqualFold(string(p.Type), typeID) || p.Name != label ||
 		uuid != "" && !strings.EqualFold(p.GUID, uuid) {
 		return nil, fmt.Errorf("partition %d is %q with type %s and UUID %s, want %q with %s %s",
-			n+1, p.Name, p.Type, p.GUID, label, kind, uuid)
+			n+1, p.Name, p.Type, p.GUID, label, typeID, uuid)
 	}
 	return io.NewSectionReader(i.file, int64(p.Start)*sectorSize, int64(p.End-p.Start+1)*sectorSize), nil
 }

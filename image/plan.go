@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"strings"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -57,12 +59,17 @@ func (b *build) resolveSources(ctx context.Context, suite, mirror string) (*sour
 // plan is everything that a build decides before it makes anything.
 type plan struct {
 	image                             *spec.Image
+	arch                              arch.Arch
 	toolsLayer, hostLayer, guestLayer *rootfs.Layer
 	host                              rootfs.HostSpec // but for the paths of the layers
 }
 
-func newPlan(o Options, r resolved) *plan {
+func newPlan(o Options, r resolved) (*plan, error) {
 	s := o.Spec
+	a, err := arch.Lookup(s.Architecture)
+	if err != nil {
+		return nil, fmt.Errorf("cannot plan image: %w", err)
+	}
 	hostLayer := newLayer("host", "essential", s.Architecture, s.Suite, r.sources, o.Epoch)
 	hostLayer.Packages, hostLayer.ExcludePaths = s.Host.Packages, s.Host.ExcludePaths
 	guestLayer := newLayer("guest", "apt", s.Architecture, s.Suite, r.sources, o.Epoch)
@@ -70,6 +77,7 @@ func newPlan(o Options, r resolved) *plan {
 
 	return &plan{
 		image:      s,
+		arch:       a,
 		toolsLayer: newToolsLayer(s.Architecture, s.Suite, r.sources, o.Epoch),
 		hostLayer:  hostLayer,
 		guestLayer: guestLayer,
@@ -83,7 +91,7 @@ func newPlan(o Options, r resolved) *plan {
 			ImageVersion:  s.Version,
 			Files:         repartFiles(s.Disk),
 		},
-	}
+	}, nil
 }
 
 func newLayer(name, variant, architecture, suite string, src sources, epoch int64) *rootfs.Layer {

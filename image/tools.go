@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -22,8 +23,9 @@ func toolPackages() []string {
 type tools struct {
 	executor run.Executor
 	tree     *rootfs.Tools
-	work     string // the directory they read and write
-	epoch    int64  // SOURCE_DATE_EPOCH, seconds since 1970
+	arch     arch.Arch // of the image
+	work     string    // the directory they read and write
+	epoch    int64     // SOURCE_DATE_EPOCH, seconds since 1970
 	log      io.Writer
 }
 

@@ -6,6 +6,8 @@ package layout
 import (
 	"fmt"
 	"slices"
+
+	"github.com/mkappliance/mkappliance/internal/arch"
 )
 
 // Role is the purpose of a partition.
@@ -110,6 +112,26 @@ func UKIName(version string, tries int) string {
 
 // UKIDir is the directory of unified kernel images on the ESP (UAPI.1, type 2).
 const UKIDir = "EFI/Linux"
+
+// Partition types of the Discoverable Partitions Specification (UAPI.2) that are
+// the same on every architecture.
+const (
+	typeESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+	typeVar = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"
+)
+
+// TypeID returns the GPT type of p on an architecture, as a lower-case UUID.
+func (p Partition) TypeID(a arch.Arch) string {
+	switch p.Role {
+	case ESP:
+		return typeESP
+	case Verity:
+		return a.GPT.RootVerity
+	case Root:
+		return a.GPT.Root
+	}
+	return typeVar
+}
 
 // RepartType returns the name of p's type in repart.d(5), which stands for the
 // architecture that systemd-repart runs on.

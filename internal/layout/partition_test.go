@@ -3,6 +3,8 @@ package layout
 import (
 	"strings"
 	"testing"
+
+	"github.com/mkappliance/mkappliance/internal/arch"
 )
 
 // TestDisk pins the disk: names on hosts in the field cannot change.
@@ -13,14 +15,15 @@ func TestDisk(t *testing.T) {
 		if p.Baked {
 			where = "image"
 		}
-		got = append(got, strings.Join([]string{p.Name(), p.Label("1.4.0"), p.RepartType(), where}, " "))
+		got = append(got, strings.Join([]string{p.Name(), p.Label("1.4.0"), p.RepartType(), where,
+			p.TypeID(arch.AMD64())}, " "))
 	}
-	want := `esp esp esp image
-verity-a runner_1.4.0_verity root-verity image
-root-a runner_1.4.0 root image
-verity-b runner_1.4.0_verity root-verity first boot
-root-b runner_1.4.0 root first boot
-var runner-var var image`
+	want := `esp esp esp image c12a7328-f81f-11d2-ba4b-00a0c93ec93b
+verity-a runner_1.4.0_verity root-verity image 2c7357ed-ebd2-46d9-aec1-23d437ec2bf5
+root-a runner_1.4.0 root image 4f68bce3-e8cd-4db1-96e7-fbcaf984b709
+verity-b runner_1.4.0_verity root-verity first boot 2c7357ed-ebd2-46d9-aec1-23d437ec2bf5
+root-b runner_1.4.0 root first boot 4f68bce3-e8cd-4db1-96e7-fbcaf984b709
+var runner-var var image 4d21b016-b534-45c2-a9fb-5c16e091fd2d`
 	if text := strings.Join(got, "\n"); text != want {
 		t.Errorf("got\n%s\nwant\n%s", text, want)
 	}

@@ -3,11 +3,9 @@ package spec
 import (
 	"fmt"
 	"regexp"
-)
 
-// maxVersion is what a GPT label of 36 characters leaves between "runner_" and
-// "_verity".
-const maxVersion = 36 - len("runner_") - len("_verity")
+	"github.com/mkappliance/mkappliance/internal/layout"
+)
 
 var (
 	// Neither '_' nor '+' nor '-': they part name, version and boot counter.
@@ -27,8 +25,8 @@ var (
 // CheckVersion refuses image versions that cannot stand in a file name or in a
 // partition label.
 func CheckVersion(version string) error {
-	if len(version) > maxVersion {
-		return fmt.Errorf("version %q is too long for a partition label; use at most %d characters", version, maxVersion)
+	if len(version) > layout.MaxVersion {
+		return fmt.Errorf("version %q is too long for a partition label; use at most %d characters", version, layout.MaxVersion)
 	}
 	if !versionPattern.MatchString(version) {
 		return fmt.Errorf("version %q does not begin with a digit or has characters other than letters, digits and '.~^'; use one like \"1.4.0\"", version)
