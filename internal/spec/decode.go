@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mkappliance/mkappliance/internal/size"
 	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
@@ -168,17 +169,17 @@ func (t *table) size(key string) int64 {
 }
 
 // ParseSize reads a number of bytes written like "512M" or "2G", in powers of
-// 1024.
+// 1024, up to 1 PiB.
 func ParseSize(text string) (int64, error) {
-	for unit, size := range map[string]int64{"M": mebibyte, "G": 1024 * mebibyte} {
-		digits, ok := strings.CutSuffix(text, unit)
-		n, err := strconv.ParseUint(digits, 10, 32) // which takes no sign
-		if ok && err == nil && n > 0 && n <= 1<<20 {
-			return int64(n) * size, nil
-		}
+	n, err := size.Parse(text, "MG")
+	if err != nil || n > maxSize {
+		return 0, fmt.Errorf("%q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", text)
 	}
-	return 0, fmt.Errorf("%q is not a size; write whole MiB or GiB, like \"512M\" or \"2G\"", text)
+	return n, nil
 }
+
+// maxSize is far beyond any disk, and far from where sums of sizes overflow.
+const maxSize = 1 << 50
 
 // child gives a table that must be there.
 func (t *table) child(key string) *table {
