@@ -5,21 +5,23 @@ import (
 	"fmt"
 	"path"
 	"strings"
+
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
-// hostOnly are host directories a guest must never see: they hold the token,
-// other jobs, or ways to rule the host. Neither they nor what lies beneath may
-// be a source, nor a directory that contains one of them.
+// hostOnly are directories of the host that a guest must never see: they hold
+// the token, other jobs, or ways to control the host. A source may be neither
+// one of them, nor beneath one, nor contain one.
 var hostOnly = []string{
 	"/etc", "/run", "/var/run", "/proc", "/sys", "/dev", "/boot", "/efi", "/root",
-	"/var/lib/runner", "/var/lib/cloud", "/var/lib/systemd", "/var/log",
+	layout.State, "/var/lib/cloud", "/var/lib/systemd", "/var/log",
 }
 
-// guestOnly are directories of the guest that its own start-up fills.
+// guestOnly are directories that the guest fills itself while it starts.
 var guestOnly = []string{"/run", "/var/run", "/proc", "/sys", "/dev"}
 
 // parseBinds reads "SRC[:DST] ...", separated by blanks.
-func parseBinds(key, v string) ([]Bind, error) {
+func parseBinds(v string) ([]Bind, error) {
 	var binds []Bind
 	targets := map[string]bool{}
 	for _, word := range strings.Fields(v) {
@@ -27,71 +29,61 @@ func parseBinds(key, v string) ([]Bind, error) {
 		if !both {
 			dst = src
 		}
-		if err := checkBind(key, src, dst); err != nil {
+		if err := checkBind(src, dst); err != nil {
 			return nil, err
 		}
 		if targets[dst] {
-			return nil, fmt.Errorf("%s shows two directories as %s in the guest; give each its own, as SRC:DST", key, show(dst))
+			return nil, fmt.Errorf("shows two directories as %s in the guest; give each its own, as SRC:DST", quotable(dst))
 		}
+
 		targets[dst] = true
-		binds = append(binds, Bind{src, dst})
+		binds = append(binds, Bind{Source: src, Target: dst})
 	}
 	return binds, nil
 }
 
-func checkBind(key, src, dst string) error {
+func checkBind(src, dst string) error {
 	switch {
 	case strings.Contains(dst, ":"):
-		return fmt.Errorf("%s has more than one ':' in an entry; write SRC or SRC:DST, and use RUNNER_NSPAWN_BIND_RO for read-only", key)
+		return errors.New("has more than one ':' in an entry; write SRC or SRC:DST, " +
+			"and use RUNNER_NSPAWN_BIND_RO for read-only")
 	case !cleanAbsolute(src) || !cleanAbsolute(dst):
-		return fmt.Errorf("%s has a path that is not absolute and in its shortest form; write for example /srv/cache:/cache", key)
+		return errors.New("has a path that is not absolute and in its shortest form; " +
+			"write for example /srv/cache:/cache")
 	}
+
 	for _, dir := range hostOnly {
 		if within(src, dir) || within(dir, src) {
-			return fmt.Errorf("%s would show %s of the host to jobs, which holds or contains %s; bind a directory of its own, such as /srv/NAME", key, show(src), dir)
+			return fmt.Errorf("would show %s of the host to jobs, which holds or contains %s; "+
+				"bind a directory of its own, such as /srv/NAME", quotable(src), dir)
 		}
 	}
+
 	if dst == "/" {
-		return fmt.Errorf("%s would cover the whole guest; choose a directory, as SRC:DST", key)
+		return errors.New("would cover the whole guest; choose a directory, as SRC:DST")
 	}
 	for _, dir := range guestOnly {
 		if within(dst, dir) {
-			return fmt.Errorf("%s would cover %s in the guest, which the guest fills itself; choose another place, as SRC:DST", key, show(dst))
+			return fmt.Errorf("would cover %s in the guest, which the guest fills itself; "+
+				"choose another place, as SRC:DST", quotable(dst))
 		}
 	}
 	return nil
 }
 
-// within tells whether p is dir or lies beneath it. Both are clean.
+// within reports whether p is dir or lies beneath it. Both are clean.
 func within(p, dir string) bool {
 	return p == dir || dir == "/" || strings.HasPrefix(p, dir+"/")
 }
 
+// cleanAbsolute reports whether p is absolute and in its shortest form.
 func cleanAbsolute(p string) bool { return path.IsAbs(p) && path.Clean(p) == p }
 
-// show quotes a value for a message, unless lines were joined by mistake and
-// the secret could be part of it.
-func show(v string) string {
+// quotable returns v for a message, unless lines were joined by mistake and v
+// may hold the token.
+func quotable(v string) string {
 	if strings.Contains(v, "TOKEN") {
 		return "(a path with TOKEN in it)"
 	}
 	return v
-}
-
-func setPath(to *string, key, v string) error {
-	if !cleanAbsolute(v) || v == "/" {
-		return errors.New(key + " is not an absolute path in its shortest form; write for example " + pathExample(key))
-	}
-	*to = v
-	return nil
-}
-
-func pathExample(key string) string {
-	switch key {
-	case "RUNNER_HOOKS_DIR":
-		return defaultHooksDir
-	case "RUNNER_NSPAWN_BASE_ROOTFS":
-		return defaultBaseRootfs
-	}
-	return defaultActionsRunnerDir
 }

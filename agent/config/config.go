@@ -6,130 +6,55 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 )
 
-// DefaultPath is where the appliance keeps the file.
-const DefaultPath = "/etc/runner/config.env"
-
-// Config is what config.env says, with defaults filled in.
+// Config is the content of config.env, with defaults filled in.
 type Config struct {
-	GitHubURL string // owner, repository or enterprise, no slash at the end; "" if not given
-	Token     Token  // registration token; may be absent once registered
-	Name      string // runner name, unique within its group
-	Labels    []string
-	Group     string // runner group; "" for the default one
+	GitHubURL string   // owner, repository or enterprise, no slash at the end; "" if not set
+	Token     Token    // registration token; may be absent once registered
+	Name      string   // runner name, unique within its group
+	Labels    []string // labels beyond those that the actions runner sets itself
+	Group     string   // runner group; "" for the default one
 
-	ActionsRunnerDir    string // the runner's writable root directory
+	ActionsRunnerDir    string // the actions runner's writable root directory
 	HooksDir            string // holds container-hooks.sh
 	RequireJobContainer bool   // refuse jobs that have no container
 
-	BaseRootfs   string        // tree of the base guest
+	BaseRootfs   string        // guest base
 	ReadyTimeout time.Duration // how long a guest may take to start
-	Bind, BindRO []Bind        // host directories shown in every guest
-	Guests       Guests
+	Bind, BindRO []Bind        // host directories shown in every guest, writable and read-only
+	Guests       Guests        // guests of container jobs
 
 	// Proxy holds http_proxy, https_proxy and no_proxy as environment
-	// assignments, for what talks to GitHub.
+	// assignments, for the programs that talk to GitHub.
 	Proxy []string
 
-	file               string
-	urlLine, tokenLine int
+	file               string // source, for messages
+	urlLine, tokenLine int    // 0: the file does not have the key
 }
 
-// Bind shows the host's Source as Target in a guest.
-type Bind struct{ Source, Target string }
-
-const (
-	defaultActionsRunnerDir = "/var/lib/runner/actions-runner"
-	defaultHooksDir         = "/usr/local/lib/runner"
-	defaultBaseRootfs       = "/usr/lib/runner/base"
-	defaultReadyTimeout     = 120 * time.Second
-	maxReadyTimeout         = time.Hour
-)
-
-// setting takes the value of one key. It returns what is wrong and how to fix
-// it, without the place.
-type setting func(c *Config, value string) error
-
-var settings = addGuests(map[string]setting{
-	"RUNNER_GITHUB_URL": func(c *Config, v string) (err error) {
-		c.GitHubURL, err = parseGitHubURL(v)
-		return err
-	},
-	"RUNNER_REGISTRATION_TOKEN": func(c *Config, v string) (err error) {
-		c.Token, err = parseToken(v)
-		return err
-	},
-	"RUNNER_NAME": func(c *Config, v string) error {
-		if !namePattern.MatchString(v) {
-			return errors.New("RUNNER_NAME is not 1 to 64 letters, digits, dots, dashes or underscores; choose such a name")
-		}
-		c.Name = v
-		return nil
-	},
-	"RUNNER_LABELS": func(c *Config, v string) (err error) {
-		c.Labels, err = parseLabels(v)
-		return err
-	},
-	"RUNNER_GROUP": func(c *Config, v string) error { c.Group = v; return nil },
-	"RUNNER_ACTIONS_RUNNER_DIR": func(c *Config, v string) error {
-		return setPath(&c.ActionsRunnerDir, "RUNNER_ACTIONS_RUNNER_DIR", v)
-	},
-	"RUNNER_HOOKS_DIR": func(c *Config, v string) error {
-		return setPath(&c.HooksDir, "RUNNER_HOOKS_DIR", v)
-	},
-	"RUNNER_REQUIRE_JOB_CONTAINER": boolOf("RUNNER_REQUIRE_JOB_CONTAINER", func(c *Config) *bool { return &c.RequireJobContainer }),
-	"RUNNER_NSPAWN_BASE_ROOTFS": func(c *Config, v string) error {
-		return setPath(&c.BaseRootfs, "RUNNER_NSPAWN_BASE_ROOTFS", v)
-	},
-	"RUNNER_NSPAWN_READY_TIMEOUT_S": func(c *Config, v string) error {
-		n, err := strconv.Atoi(v)
-		if d := time.Duration(n) * time.Second; err == nil && n > 0 && n <= int(maxReadyTimeout/time.Second) {
-			c.ReadyTimeout = d
-			return nil
-		}
-		return fmt.Errorf("RUNNER_NSPAWN_READY_TIMEOUT_S is not a number of seconds from 1 to %d; write for example 120", maxReadyTimeout/time.Second)
-	},
-	"RUNNER_NSPAWN_BIND": func(c *Config, v string) (err error) {
-		c.Bind, err = parseBinds("RUNNER_NSPAWN_BIND", v)
-		return err
-	},
-	"RUNNER_NSPAWN_BIND_RO": func(c *Config, v string) (err error) {
-		c.BindRO, err = parseBinds("RUNNER_NSPAWN_BIND_RO", v)
-		return err
-	},
-})
-
-// baked are keys of appliances that installed themselves at boot, with what
-// does their work here.
-var baked = map[string]string{
-	"RUNNER_BOOTSTRAP_REPO_URL": "nothing is fetched at boot; put the files into an overlay named by images.toml and bake the image again",
-	"RUNNER_BOOTSTRAP_REPO_REF": "nothing is fetched at boot; put the files into an overlay named by images.toml and bake the image again",
-	"APPLIANCE_APT_PACKAGES":    "no package is installed at boot; add the names to packages in images.toml and bake the image again",
+// Bind is a directory of the host that every guest sees. Both paths are
+// absolute and clean.
+type Bind struct {
+	Source string // on the host
+	Target string // in the guest
 }
-
-var (
-	namePattern  = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
-	labelPattern = regexp.MustCompile(`^[^\s,]{1,256}$`)
-	ownerPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-)
 
 // Load reads the file at path. The warnings are for the journal, one line
-// each. An error names file, line, and what to do, and never holds the token.
+// each. An error names file, line and fix, and never holds the token.
 func Load(path string) (*Config, []string, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%s: there is no such file; write it, for example by cloud-init's write_files, with RUNNER_GITHUB_URL and RUNNER_REGISTRATION_TOKEN", path)
+		return nil, nil, fmt.Errorf("%s: there is no such file; write it, for example by cloud-init's write_files, "+
+			"with RUNNER_GITHUB_URL and RUNNER_REGISTRATION_TOKEN", path)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("cannot read configuration: %w", err)
 	}
+
 	c, warnings, err := Parse(path, data)
 	if err != nil {
 		return nil, warnings, err
@@ -141,12 +66,14 @@ func Load(path string) (*Config, []string, error) {
 }
 
 // Parse reads the content of a config.env; name stands for it in messages.
+// Warnings and errors are those of Load.
 func Parse(name string, data []byte) (*Config, []string, error) {
 	entries, err := parseEnvFile(name, data)
 	if err != nil {
 		return nil, nil, err
 	}
-	c := defaults(name)
+
+	c := newConfig(name)
 	var warnings []string
 	seen := map[string]int{}
 	for _, e := range entries {
@@ -155,6 +82,7 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 			return nil, warnings, fmt.Errorf("%s%s is set again, first in line %d; keep one of the two lines", at, e.key, first)
 		}
 		seen[e.key] = e.line
+
 		warning, err := c.set(e)
 		if err != nil {
 			return nil, warnings, fmt.Errorf("%s%w", at, err)
@@ -163,18 +91,19 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 			warnings = append(warnings, at+warning)
 		}
 	}
-	c.urlLine, c.tokenLine = seen["RUNNER_GITHUB_URL"], seen["RUNNER_REGISTRATION_TOKEN"]
+
+	c.urlLine, c.tokenLine = seen[keyGitHubURL], seen[keyToken]
 	return c, warnings, nil
 }
 
-// FromEnviron makes a Config of the environment that systemd read from
-// config.env for a unit whose user may not read the file. Other variables are
-// passed over.
+// FromEnviron returns the Config of an environment that systemd read from
+// config.env, for a unit whose user may not read the file. It ignores other
+// variables.
 func FromEnviron(environ []string) (*Config, error) {
-	c := defaults("environment")
+	c := newConfig("environment")
 	for _, assignment := range environ {
 		key, value, _ := strings.Cut(assignment, "=")
-		if _, ok := settings[key]; !ok && !isProxy(key) {
+		if _, ok := c.setting(key); !ok && !isProxy(key) {
 			continue
 		}
 		if _, err := c.set(entry{key: key, value: value}); err != nil {
@@ -184,32 +113,39 @@ func FromEnviron(environ []string) (*Config, error) {
 	return c, nil
 }
 
-func defaults(file string) *Config {
-	return &Config{
-		ActionsRunnerDir: defaultActionsRunnerDir,
-		HooksDir:         defaultHooksDir,
-		BaseRootfs:       defaultBaseRootfs,
-		ReadyTimeout:     defaultReadyTimeout,
-		Guests:           defaultGuests(),
-		// Steps on the host are not isolated from it.
-		RequireJobContainer: true,
-		file:                file,
+// newConfig returns the defaults; file stands for their source in messages.
+func newConfig(file string) *Config {
+	c := &Config{file: file}
+	for _, s := range c.settings() {
+		if s.initial == "" {
+			continue
+		}
+		if err := s.value.set(s.initial); err != nil {
+			panic(fmt.Sprintf("default of %s: %v", s.key, err)) // a constant of settings
+		}
 	}
+	return c
 }
 
-// set takes one assignment. An empty value means the default, so that a line
+// set applies one assignment. An empty value means the default, so that a line
 // can be emptied instead of deleted.
 func (c *Config) set(e entry) (warning string, err error) {
 	if strings.IndexFunc(e.value, isControl) >= 0 {
-		return "", fmt.Errorf("the value of %s has a line break or another control character in it; look for a quote or a backslash that joins lines", e.key)
+		return "", fmt.Errorf("the value of %s has a line break or another control character in it; "+
+			"look for a quote or a backslash that joins lines", e.key)
 	}
-	if set, ok := settings[e.key]; ok {
+
+	if s, ok := c.setting(e.key); ok {
 		if e.value == "" {
 			return "", nil
 		}
-		return "", set(c, e.value)
+		if err := s.value.set(e.value); err != nil {
+			return "", fmt.Errorf("%s %w", e.key, err)
+		}
+		return "", nil
 	}
-	if instead, ok := baked[e.key]; ok {
+
+	if instead, ok := retiredKeys[e.key]; ok {
 		return fmt.Sprintf("%s is not used by this appliance: %s", e.key, instead), nil
 	}
 	if isProxy(e.key) {
@@ -217,18 +153,19 @@ func (c *Config) set(e entry) (warning string, err error) {
 		return "", nil
 	}
 	if strings.HasPrefix(strings.ToUpper(e.key), "RUNNER_") {
-		return "", fmt.Errorf("unknown key %s; %s", e.key, suggestion(e.key))
+		return "", fmt.Errorf("unknown key %s; %s", e.key, c.suggestion(e.key))
 	}
 	return fmt.Sprintf("%s is not used by this appliance; remove the line", e.key), nil
 }
 
-// CheckRegistration tells whether c holds what registering needs.
+// CheckRegistration returns an error with place and fix if c lacks what
+// registering needs.
 func (c *Config) CheckRegistration() error {
 	if c.GitHubURL == "" {
-		return c.missing("RUNNER_GITHUB_URL", c.urlLine, "write RUNNER_GITHUB_URL=https://github.com/OWNER or https://github.com/OWNER/REPOSITORY")
+		return c.missing(keyGitHubURL, c.urlLine, "write RUNNER_GITHUB_URL=https://github.com/OWNER or https://github.com/OWNER/REPOSITORY")
 	}
 	if !c.Token.IsSet() {
-		return c.missing("RUNNER_REGISTRATION_TOKEN", c.tokenLine, tokenSource)
+		return c.missing(keyToken, c.tokenLine, tokenSource)
 	}
 	return nil
 }
@@ -250,75 +187,13 @@ func isProxy(key string) bool {
 	return false
 }
 
-// parseGitHubURL wants the address of what the runner serves, as a browser
-// shows it: https://HOST/OWNER, /OWNER/REPOSITORY or /enterprises/NAME.
-func parseGitHubURL(v string) (string, error) {
-	const fix = "write https://github.com/OWNER or https://github.com/OWNER/REPOSITORY"
-	u, err := url.Parse(v)
-	switch {
-	case err != nil: // the cause would quote the value, which may hold a password
-		return "", fmt.Errorf("RUNNER_GITHUB_URL is not a URL; %s", fix)
-	case u.Scheme != "https" && u.Scheme != "http":
-		return "", fmt.Errorf("RUNNER_GITHUB_URL does not begin with https://; %s", fix)
-	case u.Hostname() == "":
-		return "", fmt.Errorf("RUNNER_GITHUB_URL names no host; %s", fix)
-	case u.User != nil:
-		return "", fmt.Errorf("RUNNER_GITHUB_URL holds a user name or password; %s, and the token in RUNNER_REGISTRATION_TOKEN", fix)
-	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return "", fmt.Errorf("RUNNER_GITHUB_URL has a '?' or '#' part; %s", fix)
-	}
-	path := strings.Trim(u.Path, "/")
-	if isAPI(u.Hostname(), path) {
-		return "", fmt.Errorf("RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the page it will serve; %s", fix)
-	}
-	if err := checkOwnerPath(path, fix); err != nil {
-		return "", err
-	}
-	return u.Scheme + "://" + strings.ToLower(u.Host) + "/" + path, nil
-}
-
-func isAPI(host, path string) bool {
-	return strings.HasPrefix(strings.ToLower(host), "api.") || path == "api/v3" || strings.HasPrefix(path, "api/v3/")
-}
-
-func checkOwnerPath(path, fix string) error {
-	if path == "" {
-		return fmt.Errorf("RUNNER_GITHUB_URL names no owner; %s", fix)
-	}
-	parts := strings.Split(path, "/")
-	for _, p := range parts {
-		if !ownerPattern.MatchString(p) || p == "." || p == ".." {
-			return fmt.Errorf("RUNNER_GITHUB_URL names no valid owner or repository; %s", fix)
-		}
-	}
-	switch {
-	case parts[0] == "enterprises" && len(parts) == 1:
-		return errors.New("RUNNER_GITHUB_URL names no enterprise; write https://github.com/enterprises/NAME")
-	case len(parts) > 2:
-		return fmt.Errorf("RUNNER_GITHUB_URL goes on after the repository; %s", fix)
-	case strings.HasSuffix(path, ".git"):
-		return errors.New("RUNNER_GITHUB_URL is a clone address; leave out the .git at its end")
-	}
-	return nil
-}
-
-func parseLabels(v string) ([]string, error) {
-	labels := strings.Split(v, ",")
-	for i := range labels {
-		labels[i] = strings.TrimSpace(labels[i])
-		if !labelPattern.MatchString(labels[i]) {
-			return nil, errors.New("RUNNER_LABELS is not a list of labels; write for example RUNNER_LABELS=gpu,rack-4, without blanks inside a label")
-		}
-	}
-	return labels, nil
-}
-
 // machineIDPath names the installation, machine-id(5).
 const machineIDPath = "/etc/machine-id"
 
-// defaultName is the host name. The name an image is born with would be the
-// same on every appliance, and registering replaces a runner of the same name,
-// so that one is told apart by the machine id (hashed, as machine-id(5) asks).
+// defaultName returns the host name. The host name of the image itself would
+// be the same on every appliance, and registering replaces a runner of the same
+// name; part of the hashed machine id takes its place. machine-id(5) asks for
+// the hash.
 func defaultName() (string, error) {
 	host, err := os.Hostname()
 	if err != nil {
@@ -327,6 +202,7 @@ func defaultName() (string, error) {
 	if host != "" && host != "localhost" && host != "runner" {
 		return host, nil
 	}
+
 	id, err := os.ReadFile(machineIDPath)
 	if err != nil {
 		return "", fmt.Errorf("cannot find a runner name: %w; set RUNNER_NAME", err)

@@ -26,8 +26,8 @@ const (
 
 // envParser is systemd's parse_env_file_internal (src/basic/env-file.c, as of
 // 257) state by state, so that a value means here what it means to
-// EnvironmentFile=, systemd.exec(5). It differs in refusing what systemd drops
-// without a word: lines that are no assignment, and quotes left open.
+// EnvironmentFile=, systemd.exec(5). It differs in one way: it refuses lines
+// that are not assignments and quotes left open, which systemd drops silently.
 type envParser struct {
 	name         string
 	key, value   []byte

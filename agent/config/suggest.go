@@ -1,7 +1,6 @@
 package config
 
 import (
-	"maps"
 	"slices"
 	"strings"
 
@@ -9,10 +8,15 @@ import (
 )
 
 // suggestion names the known key nearest to key.
-func suggestion(key string) string {
-	known := slices.Sorted(maps.Keys(settings))
-	if best := suggest.Closest(strings.ToUpper(key), known, min(4, len(key)-1)); best != "" {
+func (c *Config) suggestion(key string) string {
+	var keys []string
+	for _, s := range c.settings() {
+		keys = append(keys, s.key)
+	}
+	slices.Sort(keys)
+
+	if best := suggest.Closest(strings.ToUpper(key), keys, min(4, len(key)-1)); best != "" {
 		return "did you mean " + best + "?"
 	}
-	return "the keys are " + strings.Join(known, ", ")
+	return "the keys are " + strings.Join(keys, ", ")
 }

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Token is a secret that no print verb and no encoder shows. Only Reveal gives
-// it away.
+// Token is a secret that no print verb and no encoder shows. Only Reveal
+// returns it.
 type Token struct{ value string }
 
 const redacted = "[redacted]"
@@ -19,10 +19,10 @@ func NewToken(s string) Token { return Token{s} }
 // Reveal returns the secret itself.
 func (t Token) Reveal() string { return t.value }
 
-// IsSet tells whether there is a token at all.
+// IsSet reports whether there is a token.
 func (t Token) IsSet() bool { return t.value != "" }
 
-// Redact replaces the secret wherever it stands in s.
+// Redact returns s with "[redacted]" wherever it holds the secret.
 func (t Token) Redact(s string) string {
 	if t.value == "" {
 		return s
@@ -54,8 +54,9 @@ func (t Token) Format(f fmt.State, verb rune) {
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
 var (
-	placeholderPattern = regexp.MustCompile(`(?i)^(<.*>|\[.*\]|\{.*\}|\$.*|x+|\*+|\.+|todo|token|secret|placeholder|(change|replace|fill)[-_]?(me|this|in).*|(your|my|insert|paste)[-_].*|(runner_)?registration[-_]token)$`)
-	classicPATPattern  = regexp.MustCompile(`^[0-9a-f]{40}$`)
+	placeholderPattern = regexp.MustCompile(`(?i)^(<.*>|\[.*\]|\{.*\}|\$.*|x+|\*+|\.+|todo|token|secret|placeholder` +
+		`|(change|replace|fill)[-_]?(me|this|in).*|(your|my|insert|paste)[-_].*|(runner_)?registration[-_]token)$`)
+	classicPATPattern = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
 // patPrefixes are GitHub's token prefixes,
@@ -70,24 +71,32 @@ var patPrefixes = []struct{ prefix, kind string }{
 	{"v1.", "a GitHub App installation token"},
 }
 
-// Where a registration token comes from, said in every message about one.
-const tokenSource = "put the registration token there, from the repository's or organization's Settings, Actions, Runners, New self-hosted runner (valid for 1 hour)"
+// tokenSource ends every message about a registration token.
+const tokenSource = "put the registration token there, from the repository's or organization's " +
+	"Settings, Actions, Runners, New self-hosted runner (valid for 1 hour)"
 
 func parseToken(v string) (Token, error) {
 	for _, p := range patPrefixes {
 		if strings.HasPrefix(v, p.prefix) {
-			return Token{}, fmt.Errorf("RUNNER_REGISTRATION_TOKEN holds %s, which is far too powerful to keep on a runner and is not accepted here; revoke it and %s", p.kind, tokenSource)
+			return Token{}, tooPowerful(p.kind)
 		}
 	}
+	if classicPATPattern.MatchString(v) {
+		return Token{}, tooPowerful("a classic personal access token (40 hexadecimal digits)")
+	}
+
 	switch {
-	case classicPATPattern.MatchString(v):
-		return Token{}, fmt.Errorf("RUNNER_REGISTRATION_TOKEN holds a classic personal access token (40 hexadecimal digits), which is far too powerful to keep on a runner and is not accepted here; revoke it and %s", tokenSource)
 	case placeholderPattern.MatchString(v):
-		return Token{}, fmt.Errorf("RUNNER_REGISTRATION_TOKEN still holds a placeholder; %s", tokenSource)
+		return Token{}, fmt.Errorf("still holds a placeholder; %s", tokenSource)
 	case strings.ContainsAny(v, whitespace):
-		return Token{}, fmt.Errorf("RUNNER_REGISTRATION_TOKEN has white space in it; %s, in one piece", tokenSource)
+		return Token{}, fmt.Errorf("has white space in it; %s, in one piece", tokenSource)
 	case strings.IndexFunc(v, func(r rune) bool { return r < '!' || r > '~' }) >= 0:
-		return Token{}, fmt.Errorf("RUNNER_REGISTRATION_TOKEN has characters no token has; %s", tokenSource)
+		return Token{}, fmt.Errorf("has characters no token has; %s", tokenSource)
 	}
 	return Token{v}, nil
+}
+
+func tooPowerful(kind string) error {
+	return fmt.Errorf("holds %s, which is far too powerful to keep on a runner and is not accepted here; "+
+		"revoke it and %s", kind, tokenSource)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
@@ -58,7 +59,7 @@ Exit status:
 	}
 	f := c.Flags()
 	f.StringVar(&o.socket, "socket", "", "listen on the unix socket `PATH` (default: the one systemd hands over)")
-	f.StringVar(&o.configFile, "config", config.DefaultPath, "read settings from `FILE`, if it exists")
+	f.StringVar(&o.configFile, "config", layout.ConfigFile, "read settings from `FILE`, if it exists")
 	f.StringVar(&o.base, "base", "", "guest base `TREE` (default: RUNNER_NSPAWN_BASE_ROOTFS)")
 	f.StringVar(&o.jobsDir, "jobs-dir", "/var/lib/runner/jobs", "`DIR` for what guests write")
 	f.StringVar(&o.imagesDir, "images-dir", "/var/lib/runner/images", "`DIR` for pulled images")

@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/register"
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
@@ -56,7 +56,7 @@ Exit status:
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.config, "config", config.DefaultPath, "`file` with the settings, in systemd's EnvironmentFile syntax")
+	f.StringVar(&o.config, "config", layout.ConfigFile, "`file` with the settings, in systemd's EnvironmentFile syntax")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/runner", "`directory` of marker and work root")
 	f.StringVar(&o.osRelease, "os-release", "/etc/os-release", "`file` with the image version, os-release(5)")
 	f.StringVar(&o.user, "user", "runner", "`name` of the user to register as, when run by root")
