@@ -10,21 +10,20 @@ import (
 	"github.com/mkappliance/mkappliance/agent/config"
 )
 
-// relay passes the runner's output on, line by line so that a token cannot
-// hide across two writes, without empty lines, and remembers it.
+// relay writes the actions runner's output on and keeps its beginning. It works
+// by lines, so that a token cannot hide across two writes, and drops empty ones.
 type relay struct {
 	to    io.Writer
 	token config.Token
 
 	mu      sync.Mutex
 	partial []byte
-	said    []string
+	output  []string // at most maxOutput lines
 }
 
-// maxSaid bounds what is remembered, maxLine one line.
 const (
-	maxSaid = 200
-	maxLine = 64 << 10
+	maxOutput = 200      // lines that are kept
+	maxLine   = 64 << 10 // bytes of a line before it is broken
 )
 
 // Write implements io.Writer. Standard output and error come from two
@@ -32,6 +31,7 @@ const (
 func (r *relay) Write(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+
 	r.partial = append(r.partial, p...)
 	for {
 		i := bytes.IndexByte(r.partial, '\n')
@@ -41,8 +41,9 @@ func (r *relay) Write(p []byte) (int, error) {
 		r.line(string(r.partial[:i]))
 		r.partial = r.partial[i+1:]
 	}
+
 	if len(r.partial) >= maxLine {
-		// What begins a token at its end waits for the rest.
+		// The end may be the beginning of a token: it waits for the rest.
 		text := r.token.Redact(string(r.partial))
 		keep := len(text) - len(r.token.Reveal())
 		r.line(text[:keep])
@@ -51,6 +52,7 @@ func (r *relay) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// flush writes the last line, which has no line feed.
 func (r *relay) flush() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -63,8 +65,8 @@ func (r *relay) line(s string) {
 	if s == "" {
 		return
 	}
-	if len(r.said) < maxSaid {
-		r.said = append(r.said, s)
+	if len(r.output) < maxOutput {
+		r.output = append(r.output, s)
 	}
 	fmt.Fprintln(r.to, "runner:", s)
 }

@@ -393,7 +393,7 @@ func TestPowerCutBeforeMarker(t *testing.T) {
 	a.remove("state/installed")
 	a.remove("state/identity.sha256") // neither is written before the identity
 	out := a.mustInstall()
-	if !strings.Contains(out, "the runner is configured already, as rack-4, but for its marker\n") {
+	if !strings.Contains(out, "the runner is already registered as rack-4; only its marker is missing\n") {
 		t.Errorf("output was\n%s", out)
 	}
 	a.wantRegistrations(1)
