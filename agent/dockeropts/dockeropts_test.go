@@ -1,7 +1,6 @@
 package dockeropts
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"maps"
@@ -457,22 +456,4 @@ func checkOptions(t *testing.T, o Options) {
 	}
 	check(o.Health.Retries >= 0 && o.Health.Retries <= 1000, "Health")
 	check(!o.Health.Disabled || o.Health == Health{Disabled: true}, "Health")
-
-	checkTravels(t, o)
-}
-
-// checkTravels checks that options are the same after they crossed a socket.
-func checkTravels(t *testing.T, o Options) {
-	t.Helper()
-	data, err := json.Marshal(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var again Options
-	if err := json.Unmarshal(data, &again); err != nil {
-		t.Fatalf("%s: %v", data, err)
-	}
-	if diff := cmp.Diff(o, again); diff != "" {
-		t.Errorf("%s loses, -sent +received:\n%s", data, diff)
-	}
 }

@@ -8,9 +8,9 @@ import (
 
 // Port is a port of a container to publish on the host's loopback.
 type Port struct {
-	Host      uint16 `json:"host,omitempty"` // 0: any free one
-	Container uint16 `json:"container"`      // never 0
-	Protocol  string `json:"protocol"`       // tcp or udp
+	Host      uint16 // 0: any free one
+	Container uint16 // never 0
+	Protocol  string // tcp or udp
 }
 
 // ParsePort parses one entry of ports: CONTAINER or HOST:CONTAINER, followed by

@@ -11,11 +11,11 @@ import (
 // bits and devices have no effect in it, and files can be executed only with
 // Exec.
 type Tmpfs struct {
-	Path     string `json:"path"`           // absolute, clean, not "/"
-	Size     int64  `json:"size,omitempty"` // bytes, to 1 PiB; 0: half of the memory
-	Mode     uint32 `json:"mode,omitempty"` // permission bits of its root, to 07777
-	ReadOnly bool   `json:"read_only,omitempty"`
-	Exec     bool   `json:"exec,omitempty"`
+	Path     string // absolute, clean, not "/"
+	Size     int64  // bytes, to 1 PiB; 0: half of the memory
+	Mode     uint32 // permission bits of its root, to 07777
+	ReadOnly bool
+	Exec     bool
 }
 
 const (
