@@ -3,7 +3,7 @@
 # make check   lint and unit tests: needs neither root nor QEMU, and less than a minute once cached
 # make bench   guest start and step overhead against their peers
 # make lint    golangci-lint, ci/rules, shellcheck, dependencies
-# make         the programs, in bin/
+# make         the programs and their manual pages, in bin/
 #
 # make test-slow   each fuzz target for minutes
 
@@ -24,6 +24,10 @@ LDFLAGS := -ldflags='-s -w -X $(INFO).version=$(VERSION) -X $(INFO).commit=$(COM
 
 all:
 	$(GO) build -trimpath -buildvcs=false $(LDFLAGS) -o bin/ ./cmd/mkappliance ./cmd/runner-agent ./cmd/runner-shim
+	bin/runner-agent version --json >bin/runner-agent.json
+	rm -rf bin/man
+	bin/mkappliance man bin/man
+	bin/runner-agent man bin/man
 
 deps:
 	ci/install-deps

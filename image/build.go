@@ -29,8 +29,8 @@ type Environment struct {
 type Options struct {
 	Environment
 	Spec     *spec.Image // the description of the image
-	Programs []string    // paths of the appliance's own static programs
-	OutDir   string      // directory of the output, made if it is missing
+	Programs rootfs.Programs
+	OutDir   string // directory of the output, made if it is missing
 }
 
 // Result describes a finished build.

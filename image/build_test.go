@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkappliance/mkappliance/internal/buildinfo"
 	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
@@ -113,7 +114,7 @@ func unpackTree(dir string) error {
 
 func testOptions(t *testing.T, failing string) Options {
 	dir := t.TempDir()
-	for _, name := range []string{"agent", "runner.tar"} {
+	for _, name := range []string{"agent", "agent.1", "runner.tar"} {
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -133,8 +134,12 @@ func testOptions(t *testing.T, failing string) Options {
 				SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}, // of the empty file
 			Disk: spec.Disk{ESP: 64 << 20, Root: 16 << 20, Verity: 2 << 20, Var: 32 << 20, Compression: "lz4",
 				KernelArguments: []string{"console=ttyS0"}}},
-		Programs: []string{filepath.Join(dir, "agent")},
-		OutDir:   filepath.Join(dir, "out"),
+		Programs: rootfs.Programs{
+			Paths:   []string{filepath.Join(dir, "agent")},
+			Manuals: []string{filepath.Join(dir, "agent.1")},
+			Source:  buildinfo.Info{Version: "(devel)", Commit: "c0ffee"},
+		},
+		OutDir: filepath.Join(dir, "out"),
 	}
 }
 
@@ -291,7 +296,7 @@ func TestGuestBase(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(o.OutDir, "etc/machine-id")); err != nil {
 		t.Errorf("the tree is not complete: %v", err)
 	}
-	if got := list(t, filepath.Dir(o.OutDir)); !slices.Equal(got, []string{"agent", "cache", "out", "runner.tar"}) {
+	if got := list(t, filepath.Dir(o.OutDir)); !slices.Equal(got, []string{"agent", "agent.1", "cache", "out", "runner.tar"}) {
 		t.Errorf("the directory has %q", got)
 	}
 	noWorkLeft(t, o)

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/mkappliance/mkappliance/internal/buildinfo"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -35,13 +36,20 @@ type TreeSpec struct {
 // HostSpec is the recipe of a host tree.
 type HostSpec struct {
 	TreeSpec
-	Guest         TreeSpec          // of the guest base, inside the host tree
-	Programs      []string          // paths of the appliance's own static programs
+	Guest         TreeSpec // of the guest base, inside the host tree
+	Programs      Programs
 	RunnerTarball string            // path of the actions runner's release
 	RunnerVersion string            // os-release(5) RUNNER_VERSION
 	ImageID       string            // os-release(5) IMAGE_ID
 	ImageVersion  string            // os-release(5) IMAGE_VERSION
 	Files         map[string]string // further small files: path in the tree -> content
+}
+
+// Programs are the appliance's own static programs.
+type Programs struct {
+	Paths   []string       // of the programs on the build host
+	Manuals []string       // paths of their manual pages, section 1
+	Source  buildinfo.Info // of runner-agent
 }
 
 // HostTree is a composed host tree: the root file system without /var and
@@ -146,9 +154,18 @@ func addFiles(root string, s HostSpec) error {
 		return err
 	}
 	defer tree.Close()
-	for _, program := range s.Programs {
+	for _, program := range s.Programs.Paths {
 		name := filepath.Join(inTree(layout.Programs), filepath.Base(program))
 		if err := copyInto(tree, name, program, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := tree.MkdirAll(inTree(layout.Manuals), 0o755); err != nil {
+		return err
+	}
+	for _, page := range s.Programs.Manuals {
+		name := filepath.Join(inTree(layout.Manuals), filepath.Base(page))
+		if err := copyInto(tree, name, page, 0o644); err != nil {
 			return err
 		}
 	}
@@ -171,7 +188,15 @@ func stampRelease(tree *os.Root, s HostSpec) error {
 		return err
 	}
 	stamp := fmt.Sprintf("IMAGE_ID=%s\nIMAGE_VERSION=%s\nRUNNER_VERSION=%s\n", s.ImageID, s.ImageVersion, s.RunnerVersion)
+	stamp += fmt.Sprintf("RUNNER_AGENT_VERSION=%s\nRUNNER_AGENT_COMMIT=%s\n",
+		quoteValue(s.Programs.Source.Version), quoteValue(s.Programs.Source.Commit))
 	return tree.WriteFile(osRelease, append(release, stamp...), 0o644)
+}
+
+// quoteValue quotes a value of os-release(5), which a shell may read. A version
+// of Go may hold parentheses, "(devel)".
+func quoteValue(value string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value) + `"`
 }
 
 func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) error {

@@ -179,6 +179,11 @@ func (m *life) root() {
 	if out, err := m.lab.SSH(m.ctx, "touch /usr/x"); err == nil {
 		m.Errorf("the root file system could be written: %s", out)
 	}
+	// The image says which agent it carries, and has the pages that units name.
+	m.sh(`. /etc/os-release && test -n "$RUNNER_AGENT_VERSION" &&
+		runner-agent --version | grep -F " version $RUNNER_AGENT_VERSION (commit $RUNNER_AGENT_COMMIT,"`)
+	m.sh("systemctl show -P Documentation runner-guestd.service | grep -F 'man:runner-agent-broker(1)' && " +
+		"test -s /usr/local/share/man/man1/runner-agent-broker.1")
 	if failed := m.sh("systemctl --failed --no-legend --plain"); failed != "" {
 		m.Errorf("failed units:\n%s", failed)
 	}

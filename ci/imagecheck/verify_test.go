@@ -161,7 +161,7 @@ func TestVerifyUsage(t *testing.T) {
 		status  int
 		want    string
 	}{
-		{"no image", []string{"verify"}, 2, "mkappliance: error: accepts 1 arg(s), received 0 (see 'mkappliance verify --help')\n"},
+		{"no image", []string{"verify"}, 2, "mkappliance: error: missing argument: want IMAGE.img (see 'mkappliance verify --help')\n"},
 		{"not an image", []string{"verify", "image.iso"}, 2, "mkappliance: error: cannot verify image.iso: want a file whose name ends in .img\n"},
 		{"missing image", []string{"verify", "/nonexistent/a.img"}, 2, "mkappliance: error: cannot verify image: stat /nonexistent/a.img: no such file or directory\n"},
 	} {

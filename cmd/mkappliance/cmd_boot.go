@@ -36,7 +36,7 @@ Exit status:
   2  the command line is wrong`,
 		Example: `  mkappliance boot out/runner-amd64_0.1.0.img --seed seed.iso
   mkappliance boot out/runner-amd64_0.1.0.img --seed seed.iso --ssh-port 2222 --keep vm/`,
-		Args: cli.ExactArgs(1),
+		Args: cli.Args("IMAGE"),
 		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args[0]) },
 	}
 	f := c.Flags()

@@ -42,7 +42,7 @@ Exit status:
 		Example: `  mkappliance build runner-amd64
   mkappliance build runner-amd64 --version 1.4.0 --out dist
   mkappliance build runner-amd64 --runner ./actions-runner-linux-x64-2.337.0.tar.gz`,
-		Args: cli.ExactArgs(1),
+		Args: cli.Args("IMAGE"),
 		RunE: func(c *cobra.Command, args []string) error { return runBuild(c, o, args[0]) },
 	}
 	f := c.Flags()
@@ -132,22 +132,45 @@ func localRunner(text string) (spec.Component, error) {
 	return component, f.Close()
 }
 
-// findPrograms finds the static programs for the appliance.
-func (o *buildOptions) findPrograms() ([]string, error) {
+// findPrograms returns the static programs for the appliance, as make leaves
+// them in a directory: with their manual pages, and with what runner-agent was
+// built from. The programs themselves may be of another architecture.
+func (o *buildOptions) findPrograms() (rootfs.Programs, error) {
 	if o.programs == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return nil, fmt.Errorf("cannot find the appliance's programs: %w", err)
+			return rootfs.Programs{}, fmt.Errorf("cannot find the appliance's programs: %w", err)
 		}
 		o.programs = filepath.Dir(self)
 	}
-	var programs []string
-	for _, name := range []string{"runner-agent", "runner-shim"} {
-		program := filepath.Join(o.programs, name)
-		if _, err := os.Stat(program); err != nil {
-			return nil, fmt.Errorf("cannot find the appliance's programs: %w; build them with 'make' or give --programs", err)
-		}
-		programs = append(programs, program)
+	programs, err := readPrograms(o.programs)
+	if err != nil {
+		return programs, fmt.Errorf("cannot find the appliance's programs: %w; build them with 'make' or give --programs", err)
 	}
 	return programs, nil
+}
+
+func readPrograms(dir string) (rootfs.Programs, error) {
+	var programs rootfs.Programs
+	for _, name := range []string{"runner-agent", "runner-shim"} {
+		program := filepath.Join(dir, name)
+		if _, err := os.Stat(program); err != nil {
+			return programs, err
+		}
+		programs.Paths = append(programs.Paths, program)
+	}
+
+	source, err := os.ReadFile(filepath.Join(dir, "runner-agent.json"))
+	if err != nil {
+		return programs, err
+	}
+	if err := json.Unmarshal(source, &programs.Source); err != nil {
+		return programs, fmt.Errorf("runner-agent.json: %w", err)
+	}
+
+	programs.Manuals, err = filepath.Glob(filepath.Join(dir, "man", "runner-agent*.1"))
+	if err == nil && len(programs.Manuals) == 0 {
+		err = fmt.Errorf("no manual pages in %s", filepath.Join(dir, "man"))
+	}
+	return programs, err
 }

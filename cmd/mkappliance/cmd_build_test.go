@@ -34,7 +34,7 @@ func TestBuildRefuses(t *testing.T) {
 		{summary: "runner hash", args: []string{"runner-amd64", "--runner", "images.toml@00"}, want: "cannot use --runner: images.toml has sha256 "},
 		{summary: "epoch", env: "yesterday", want: `cannot use SOURCE_DATE_EPOCH "yesterday": want seconds since 1970`},
 		{summary: "agent missing", args: []string{"runner-amd64", "--programs", "missing"}, want: "cannot find the appliance's programs: stat missing/runner-agent: no such file or directory; build them with 'make' or give --programs"},
-		{summary: "no image named", args: []string{}, want: "accepts 1 arg(s), received 0 (see 'mkappliance build --help')"},
+		{summary: "no image named", args: []string{}, want: "missing argument: want IMAGE (see 'mkappliance build --help')"},
 		{summary: "no description", args: []string{"runner-amd64", "--file", "missing.toml"}, want: "cannot read description of images: open missing.toml: no such file or directory"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {

@@ -23,7 +23,7 @@ Exit status:
   2  the command line or images.toml is wrong`,
 		Example: `  mkappliance check
   mkappliance check --file other/images.toml`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := spec.Load(file)
 			if err != nil {

@@ -25,7 +25,7 @@ Exit status:
   1  the build failed
   2  the command line or images.toml is wrong`,
 		Example: "  mkappliance guest-base runner-amd64 --out /srv/base",
-		Args:    cli.ExactArgs(1),
+		Args:    cli.Args("IMAGE"),
 		RunE:    func(c *cobra.Command, args []string) error { return runGuestBase(c, o, args[0]) },
 	}
 	f := c.Flags()

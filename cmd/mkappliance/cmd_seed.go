@@ -35,7 +35,7 @@ Exit status:
   2  the command line, config.env or the user-data is wrong`,
 		Example: `  mkappliance seed --config-env config.env -o seed.iso
   mkappliance seed --config-env config.env --user-data users.yaml --hostname builder-7 -o seed.iso`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(*cobra.Command, []string) error { return o.run() },
 	}
 	f := c.Flags()

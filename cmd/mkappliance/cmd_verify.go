@@ -33,7 +33,7 @@ Exit status:
   1  a check found a problem, or could not be done
   2  the command line is wrong`,
 		Example: "  mkappliance verify out/runner-amd64_1.4.0.img",
-		Args:    cli.ExactArgs(1),
+		Args:    cli.Args("IMAGE.img"),
 		RunE:    func(c *cobra.Command, args []string) error { return runVerify(c, flags, args[0]) },
 	}
 	f := c.Flags()

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/spf13/pflag"
 
 	"github.com/mkappliance/mkappliance/image"
+	"github.com/mkappliance/mkappliance/internal/cli"
 	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -30,7 +30,7 @@ func (e *environmentFlags) addJSON(f *pflag.FlagSet, usage string) {
 // environment checks the flags and the variables of the caller, and returns the
 // environment of a build.
 func (e *environmentFlags) environment() (*image.Environment, error) {
-	epoch, err := sourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+	epoch, err := cli.SourceDateEpoch()
 	if err != nil {
 		return nil, err
 	}
@@ -57,19 +57,4 @@ func (e *environmentFlags) cacheDirectory() (string, error) {
 		return "", fmt.Errorf("cannot find your cache directory: %w; give --cache-dir", err)
 	}
 	return filepath.Join(base, "mkappliance"), nil
-}
-
-// defaultEpoch stamps the files of an image when SOURCE_DATE_EPOCH is not set:
-// 2025-08-09, the release of Debian 13. It must never change.
-const defaultEpoch = 1754697600
-
-func sourceDateEpoch(text string) (int64, error) {
-	if text == "" {
-		return defaultEpoch, nil
-	}
-	epoch, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || epoch < 0 {
-		return 0, fmt.Errorf("cannot use SOURCE_DATE_EPOCH %q: want seconds since 1970", text)
-	}
-	return epoch, nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/manpage"
 )
 
 func main() { os.Exit(cli.Main(newRootCommand())) }
@@ -17,7 +18,8 @@ func newRootCommand() *cobra.Command {
 		Use:   "mkappliance",
 		Short: "Bake bootable appliance images for one GitHub Actions runner",
 	}
-	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand(), newCheckCommand(), newManCommand())
+	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand(), newCheckCommand())
 	cli.AddVersion(root)
+	manpage.Add(root)
 	return root
 }

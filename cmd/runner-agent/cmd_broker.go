@@ -54,7 +54,7 @@ Exit status:
   runner-agent broker
   # by hand, beside the appliance's own
   runner-agent broker --socket /run/test.sock --base /srv/tree --jobs-dir /srv/jobs`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()

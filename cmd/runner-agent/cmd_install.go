@@ -46,7 +46,7 @@ Exit status:
 
   # register again
   rm /var/lib/runner/installed && systemctl restart runner-install.service`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			in, err := o.installer(c)
 			if err != nil {

@@ -41,7 +41,7 @@ Exit status:
   ci-nspawn-run -- cat /etc/os-release
 
   ci-nspawn-run --cwd /tmp --env GREETING=hello -- sh -c 'echo "$GREETING from $PWD"'`,
-		Args: cli.MinArgs(1),
+		Args: cli.Args("COMMAND..."),
 		RunE: func(c *cobra.Command, args []string) error {
 			env, err := parseEnv(o.env)
 			if err != nil {

@@ -44,7 +44,7 @@ Exit status:
   4  GitHub no longer serves this version of the runner; renew it`,
 		Example: `  # what runner.service runs
   runner-agent service`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")

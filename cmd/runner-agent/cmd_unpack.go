@@ -19,7 +19,7 @@ needs to start it by hand.
 Exit status:
   0  done
   1  the layer could not be unpacked`,
-		Args: cli.NoArgs,
+		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error { return oci.UnpackMain(c.InOrStdin()) },
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/manpage"
 )
 
 func main() { os.Exit(cli.Main(newRootCommand())) }
@@ -19,5 +20,6 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(newInstallCommand(), newServiceCommand(), newBrokerCommand(), newUnpackCommand(), newRunCommand())
 	cli.AddVersion(root)
+	manpage.Add(root)
 	return root
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -87,20 +88,25 @@ func noteStart(c *cobra.Command, started *bool) {
 	}
 }
 
-// NoArgs, ExactArgs and MinArgs are cobra's argument checks with StatusUsage.
-func NoArgs(c *cobra.Command, args []string) error { return usageArgs(cobra.NoArgs)(c, args) }
+// Args wants one argument for each name, as "IMAGE". A last name that ends in
+// "..." stands for one or more, as "COMMAND...". A wrong number has StatusUsage.
+func Args(names ...string) cobra.PositionalArgs {
+	want := "none"
+	if len(names) > 0 {
+		want = strings.Join(names, " ")
+	}
+	open := len(names) > 0 && strings.HasSuffix(names[len(names)-1], "...")
 
-// ExactArgs wants exactly n arguments.
-func ExactArgs(n int) cobra.PositionalArgs { return usageArgs(cobra.ExactArgs(n)) }
-
-// MinArgs wants n arguments or more.
-func MinArgs(n int) cobra.PositionalArgs { return usageArgs(cobra.MinimumNArgs(n)) }
-
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
-		if err := check(c, args); err != nil {
-			return Usage(fmt.Errorf("%w (see '%s --help')", err, c.CommandPath()))
+		var problem string
+		switch {
+		case len(args) < len(names):
+			problem = "missing argument"
+		case len(args) > len(names) && !open:
+			problem = fmt.Sprintf("unexpected argument %q", args[len(names)])
+		default:
+			return nil
 		}
-		return nil
+		return Usage(fmt.Errorf("%s: want %s (see '%s --help')", problem, want, c.CommandPath()))
 	}
 }

@@ -33,7 +33,7 @@ Exit status:
   0  printed
   2  the command line is wrong`,
 		Example: "  " + program + " version --json",
-		Args:    NoArgs,
+		Args:    Args(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if !asJSON {
 				_, err := fmt.Fprintf(c.OutOrStdout(), "%s version %s\n", program, info)

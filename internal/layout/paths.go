@@ -9,6 +9,8 @@ const (
 	BakedActionsRunner = "/usr/lib/runner/actions-runner"
 	// Programs is the directory of runner-agent and runner-shim.
 	Programs = "/usr/local/bin"
+	// Manuals is the directory of their manual pages.
+	Manuals = "/usr/local/share/man/man1"
 
 	// ConfigFile is written by cloud-init and read by the agent.
 	ConfigFile = "/etc/runner/config.env"
