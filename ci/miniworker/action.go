@@ -9,8 +9,8 @@ import (
 )
 
 // RunAction runs a file of a JavaScript action with the runner's node.js, as
-// NodeScriptActionHandler does: that for musl if prepare_job said so. What one
-// file of an action saves as state, the next gets.
+// NodeScriptActionHandler does: that for musl if prepare_job said so. Each file
+// of an action gets the state that the one before has saved.
 func (w *Worker) RunAction(ctx context.Context, step Step) StepResult {
 	node := "node20"
 	w.mu.Lock()
@@ -22,15 +22,18 @@ func (w *Worker) RunAction(ctx context.Context, step Step) StepResult {
 		env["STATE_"+key] = value
 	}
 	w.mu.Unlock()
+
 	maps.Copy(env, step.Env)
 	for name, value := range step.With {
 		env["INPUT_"+strings.ToUpper(strings.ReplaceAll(name, " ", "_"))] = value
 	}
+
 	file := w.jobPaths().translate(w.path(filepath.Join("_actions", step.Action, step.Main)))
 	commands, err := w.newFileCommands()
 	if err != nil {
 		return failedStep(step.Name, err)
 	}
+
 	result := w.runArgs(ctx, step.Name, "/__e/"+node+"/bin/node", file, env, commands)
 	if state, err := readPairs(commands["GITHUB_STATE"]); err == nil {
 		w.mu.Lock()

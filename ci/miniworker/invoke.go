@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -53,6 +52,7 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, command
 		return err
 	}
 	result.Request = string(request)
+
 	argv, err := w.hookArgv()
 	if err != nil {
 		return err
@@ -63,6 +63,7 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, command
 	if err := os.WriteFile(responseFile, nil, 0o644); err != nil {
 		return err
 	}
+
 	w.line("##[group]Run '" + w.opt.Hook + "'")
 	w.line("shell: " + argv[0] + " --noprofile --norc -e -o pipefail {0}")
 	w.line("##[endgroup]")
@@ -71,6 +72,7 @@ func (w *Worker) callHook(ctx context.Context, command string, args any, command
 	if err != nil {
 		return err
 	}
+
 	if result.Exit != 0 {
 		return runnerErrorf("Process completed with exit code %d.", result.Exit)
 	}
@@ -126,9 +128,17 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 	cmd.Dir, cmd.Env = p.dir, p.env
 	cmd.Stdin = bytes.NewReader(p.stdin)
 	cmd.WaitDelay = pipeWait // for standard input only: outputs are files to os/exec
+
 	var readers sync.WaitGroup
 	var ends []*os.File
 	var mu sync.Mutex
+	emit := func(line string) {
+		line = w.mask(line)
+		mu.Lock()
+		*output = append(*output, line)
+		mu.Unlock()
+		w.line(line)
+	}
 	for _, to := range []*io.Writer{&cmd.Stdout, &cmd.Stderr} {
 		r, wr, err := os.Pipe()
 		if err != nil {
@@ -136,26 +146,21 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 		}
 		*to, ends = wr, append(ends, wr)
 		defer r.Close()
-		readers.Go(func() {
-			readLines(r, func(line string) {
-				line = w.mask(line)
-				mu.Lock()
-				*output = append(*output, line)
-				mu.Unlock()
-				w.line(line)
-			})
-		})
+		readers.Go(func() { readLines(r, emit) })
 	}
+
 	err := cmd.Start()
+	// Otherwise the readers would not see the end of what the process writes.
 	for _, end := range ends {
 		_ = end.Close()
 	}
 	if err != nil {
 		return -1, err
 	}
-	// The job is to die before the runner when memory runs out.
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(strconv.Itoa(500)),
-		0o644) // best effort, as in the runner
+	// The job is to die before the runner when memory runs out: best effort, as
+	// in the runner.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte("500"), 0o644)
+
 	exited := make(chan struct{})
 	stopKiller := make(chan struct{})
 	go func() { defer close(stopKiller); terminate(ctx, cmd.Process, exited) }()
@@ -210,7 +215,7 @@ func exitStatus(p *os.ProcessState) int {
 }
 
 // readLines is StreamReader.ReadLine: lines end in \n, \r or \r\n, a partial
-// last line counts, bytes that are no UTF-8 become U+FFFD.
+// last line counts, bytes that are not UTF-8 become U+FFFD.
 func readLines(r io.Reader, emit func(string)) {
 	s := bufio.NewScanner(r)
 	s.Buffer(make([]byte, 0, 64<<10), 64<<20)

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Job is a scripted job: what a workflow file says, already expanded.
+// Job is a scripted job: that of a workflow file, already expanded.
 type Job struct {
 	Name       string            `json:"name"`
 	Repository string            `json:"repository,omitempty"` // OWNER/NAME; default octo/repo
@@ -64,7 +64,7 @@ const (
 	Skipped   = "skipped"
 )
 
-// StepResult tells how one call of the hook, or one step on the host, ended.
+// StepResult is the end of one call of the hook, or of one step on the host.
 type StepResult struct {
 	Name       string            `json:"name"`
 	Conclusion string            `json:"conclusion"`
@@ -81,7 +81,7 @@ type StepResult struct {
 	Response string `json:"response,omitempty"`
 }
 
-// JobResult tells how a job ended. Steps include "Initialize containers" and
+// JobResult is the end of a job. Steps include "Initialize containers" and
 // "Stop containers".
 type JobResult struct {
 	Conclusion string       `json:"conclusion"`
@@ -101,7 +101,7 @@ func (r JobResult) Step(name string) StepResult {
 	return StepResult{}
 }
 
-// String tells what happened, without requests and responses.
+// String describes a step for a person, without request and response.
 func (r StepResult) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, exit %d, %s", r.Name, r.Conclusion, r.Exit, r.Duration.Round(time.Millisecond))
@@ -114,7 +114,7 @@ func (r StepResult) String() string {
 	return b.String()
 }
 
-// String tells what happened in every step.
+// String describes a job for a person, step by step.
 func (r JobResult) String() string {
 	lines := []string{fmt.Sprintf("%s, %d orphans", r.Conclusion, r.Orphans)}
 	for _, s := range r.Steps {

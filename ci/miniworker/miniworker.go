@@ -57,7 +57,7 @@ type Worker struct {
 	context     JobContext
 }
 
-// JobContext is what prepare_job told about containers, the job context of
+// JobContext describes the containers as prepare_job did: the job context of
 // expressions.
 type JobContext struct {
 	Container ContainerContext
@@ -77,8 +77,8 @@ var (
 	ErrShutdown  = errors.New("the runner has received a shutdown signal")
 )
 
-// New lays out the work root as "Set up job" does: _temp emptied, _actions
-// made anew.
+// New prepares the work root as "Set up job" does: it empties _temp and makes
+// _actions anew.
 func New(opt Options) (*Worker, error) {
 	if opt.Repository == "" {
 		opt.Repository = "octo/repo"
@@ -92,20 +92,24 @@ func New(opt Options) (*Worker, error) {
 	if opt.Env == nil {
 		opt.Env = os.Environ()
 	}
+
 	_, repo, ok := strings.Cut(opt.Repository, "/")
 	if !ok || !filepath.IsAbs(opt.Work) || !filepath.IsAbs(opt.Root) {
 		return nil, fmt.Errorf("cannot set up job: repository %q, work root %q and runner root %q must be OWNER/NAME and "+
 			"absolute paths", opt.Repository, opt.Work, opt.Root)
 	}
-	w := &Worker{opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(),
-		env: map[string]string{}, states: map[string]map[string]string{}}
-	if err := w.layOut(); err != nil {
+
+	w := &Worker{
+		opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(),
+		env: map[string]string{}, states: map[string]map[string]string{},
+	}
+	if err := w.makeDirs(); err != nil {
 		return nil, fmt.Errorf("cannot set up job: %w", err)
 	}
 	return w, nil
 }
 
-func (w *Worker) layOut() error {
+func (w *Worker) makeDirs() error {
 	if err := os.RemoveAll(w.path("_actions")); err != nil {
 		return err
 	}
@@ -118,9 +122,11 @@ func (w *Worker) layOut() error {
 			return err
 		}
 	}
-	for _, dir := range []string{w.workspace, w.path("_actions"), w.path("_temp/_github_home"),
-		w.path("_temp/_github_workflow"),
-		w.path("_temp/_runner_file_commands"), w.tools()} {
+
+	for _, dir := range []string{
+		w.workspace, w.path("_actions"), w.path("_temp/_github_home"), w.path("_temp/_github_workflow"),
+		w.path("_temp/_runner_file_commands"), w.tools(),
+	} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -197,6 +203,7 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 	w.mu.Lock()
 	onHost := w.container == nil
 	w.mu.Unlock()
+
 	script, program, arguments, err := w.writeScript(step)
 	if err != nil {
 		return failedStep(step.Name, err)
@@ -206,6 +213,7 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 	if !strings.HasPrefix(dir, "/") {
 		dir = filepath.Join(w.workspace, dir)
 	}
+
 	var result StepResult
 	if onHost {
 		result = w.runOnHost(ctx, step.Name, program, strings.ReplaceAll(arguments, "{0}", script), dir, env)

@@ -1,15 +1,18 @@
 package miniworker_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
@@ -38,18 +41,50 @@ command=$(printf '%s' "$request" | sed 's/{"command":"\([^"]*\)".*/\1/')
 
 var base = &miniworker.Container{Image: "base"}
 
+var update = flag.Bool("update", false, "rewrite the files of testdata")
+
+// checkGolden compares with a file of testdata, which differs from a request by
+// white space between its tokens alone. The order of keys counts.
+func checkGolden(t *testing.T, dir, got, name string) {
+	t.Helper()
+	name = filepath.Join("testdata", name)
+	if *update {
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, []byte(normalized(t, dir, got)), "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, indented.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	data, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want bytes.Buffer
+	if err := json.Compact(&want, data); err != nil {
+		t.Fatal(err)
+	}
+	checkRequest(t, dir, got, want.String())
+}
+
 // checkRequest compares with want, in which DIR stands for the test's directory
 // and RESPONSE for the response file.
 func checkRequest(t *testing.T, dir, got, want string) {
 	t.Helper()
-	var parsed struct{ ResponseFile string }
-	if err := json.Unmarshal([]byte(got), &parsed); err != nil {
-		t.Fatal(err)
+	if diff := cmp.Diff(want+"\n", normalized(t, dir, got)); diff != "" {
+		t.Errorf("request (-want +got):\n%s", diff)
 	}
-	got = strings.ReplaceAll(got, parsed.ResponseFile, "RESPONSE")
-	got = strings.ReplaceAll(got, dir, "DIR")
-	if got != strings.ReplaceAll(want, "\n\t\t", "")+"\n" {
-		t.Errorf("got  %s\nwant %s", got, want)
+}
+
+// normalized returns a request with the words of checkRequest in it, after a look
+// at its response file.
+func normalized(t *testing.T, dir, request string) string {
+	t.Helper()
+	var parsed struct{ ResponseFile string }
+	if err := json.Unmarshal([]byte(request), &parsed); err != nil {
+		t.Fatal(err)
 	}
 	if filepath.Dir(parsed.ResponseFile) != dir+"/_work/_temp/_runner_hook_responses" ||
 		filepath.Ext(parsed.ResponseFile) != ".json" {
@@ -58,35 +93,23 @@ func checkRequest(t *testing.T, dir, got, want string) {
 	if _, err := os.Stat(parsed.ResponseFile); err == nil {
 		t.Error("the response file was not deleted")
 	}
+	return strings.NewReplacer(parsed.ResponseFile, "RESPONSE", dir, "DIR").Replace(request)
 }
 
 func TestPrepareJobRequest(t *testing.T) {
 	w, dir := newWorker(t,
 		`test -e "$response"; test ! -s "$response"; echo '{"isAlpine":false,"state":{"a":[1,"ü"]}}' > "$response"`)
-	r := w.PrepareJob(t.Context(), &miniworker.Container{Image: "ghcr.io/a/b:1", Options: "--cpus 1",
-		Env:     map[string]string{"A": "<&>"},
+	container := &miniworker.Container{
+		Image: "ghcr.io/a/b:1", Options: "--cpus 1", Env: map[string]string{"A": "<&>"},
 		Volumes: []string{"/srv:/data:ro", "vol:/v", "/only", "/o:RO"}, Ports: []string{"80", "8080:80/tcp"},
-		Credentials: &miniworker.Credentials{Username: "me"}},
-		[]miniworker.Container{{Image: "redis", Entrypoint: "/bin/x", Command: " a  b "}})
+		Credentials: &miniworker.Credentials{Username: "me"},
+	}
+	services := []miniworker.Container{{Image: "redis", Entrypoint: "/bin/x", Command: " a  b "}}
+	r := w.PrepareJob(t.Context(), container, services)
 	if r.Conclusion != miniworker.Success {
 		t.Fatal(r)
 	}
-	checkRequest(t, dir, r.Request,
-		`{"command":"prepare_job","responseFile":"RESPONSE","args":{"container":{"image":"ghcr.io/a/b:1","dockerfile":null,"entryPointArgs":[],"entryPoint":null,"workingDirectory":"/__w/repo/repo","createOptions":"--cpus 1",
-		"registry":{"username":"me","password":null,"serverUrl":"ghcr.io"},"environmentVariables":{"A":"<&>","HOME":"/github/home"},"portMappings":["80","8080:80/tcp"],"systemMountVolumes":[
-		{"userProvidedValue":null,"sourceVolumePath":"/var/run/docker.sock","targetVolumePath":"/var/run/docker.sock","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work","targetVolumePath":"/__w","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/externals","targetVolumePath":"/__e","readOnly":true},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work/_temp","targetVolumePath":"/__w/_temp","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work/_actions","targetVolumePath":"/__w/_actions","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work/_tool","targetVolumePath":"/__w/_tool","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work/_temp/_github_home","targetVolumePath":"/github/home","readOnly":false},
-		{"userProvidedValue":null,"sourceVolumePath":"DIR/_work/_temp/_github_workflow","targetVolumePath":"/github/workflow","readOnly":false}],"userMountVolumes":[
-		{"userProvidedValue":"/srv:/data:ro","sourceVolumePath":"/srv","targetVolumePath":"/data","readOnly":true},
-		{"userProvidedValue":"vol:/v","sourceVolumePath":"vol","targetVolumePath":"/v","readOnly":false},
-		{"userProvidedValue":"/only","sourceVolumePath":null,"targetVolumePath":"/only","readOnly":false},
-		{"userProvidedValue":"/o:RO","sourceVolumePath":null,"targetVolumePath":"/o","readOnly":true}]},"services":[
-		{"image":"redis","dockerfile":null,"entryPointArgs":["a","b"],"entryPoint":"/bin/x","workingDirectory":null,"createOptions":null,"registry":null,"environmentVariables":{},"portMappings":[],"systemMountVolumes":[],"userMountVolumes":[]}]},"state":null}`)
+	checkGolden(t, dir, r.Request, "prepare_job.json")
 	if string(w.State()) != `{"a":[1,"ü"]}` {
 		t.Errorf("state is %s", w.State())
 	}
@@ -114,29 +137,40 @@ func TestScriptStepRequest(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.Request), &req); err != nil {
 		t.Fatal(err)
 	}
+
 	args := req.Args.EntryPointArgs
-	if req.Args.EntryPoint != "bash" || len(args) != 6 || !slices.Equal(args[:5],
-		[]string{"--noprofile", "--norc", "-e", "-o", "pipefail"}) || !strings.HasPrefix(args[5], "/__w/_temp/") ||
-		!strings.HasSuffix(args[5], ".sh") {
+	if req.Args.EntryPoint != "bash" || len(args) != 6 ||
+		!slices.Equal(args[:5], []string{"--noprofile", "--norc", "-e", "-o", "pipefail"}) ||
+		!strings.HasPrefix(args[5], "/__w/_temp/") || !strings.HasSuffix(args[5], ".sh") {
 		t.Errorf("runs %s %q", req.Args.EntryPoint, args)
 	}
 	if req.Args.WorkingDirectory != "/__w/repo/repo/sub" || req.Args.PrependPath == nil ||
 		len(req.Args.PrependPath) != 0 || req.State != nil {
 		t.Errorf("got %+v", req)
 	}
+
 	env := req.Args.EnvironmentVariables
-	got := []string{env["A"], env["B"], env["C"], env["GITHUB_WORKSPACE"], env["RUNNER_TEMP"], env["GITHUB_EVENT_PATH"],
-		filepath.Dir(env["GITHUB_OUTPUT"])}
-	want := []string{"/__w/x", dir + "/_workx", "/__e", "/__w/repo/repo", "/__w/_temp", "/github/workflow/event.json",
-		"/__w/_temp/_runner_file_commands"}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %q", got)
+	for _, test := range []struct{ variable, want string }{
+		{variable: "A", want: "/__w/x"},
+		{variable: "B", want: dir + "/_workx"},
+		{variable: "C", want: "/__e"},
+		{variable: "GITHUB_WORKSPACE", want: "/__w/repo/repo"},
+		{variable: "RUNNER_TEMP", want: "/__w/_temp"},
+		{variable: "GITHUB_EVENT_PATH", want: "/github/workflow/event.json"},
+	} {
+		if got := env[test.variable]; got != test.want {
+			t.Errorf("%s is %q, want %q", test.variable, got, test.want)
+		}
+	}
+	if got := filepath.Dir(env["GITHUB_OUTPUT"]); got != "/__w/_temp/_runner_file_commands" {
+		t.Errorf("GITHUB_OUTPUT is a file of %s", got)
 	}
 	for _, absent := range []string{"HOME", "PATH", "CI", "GITHUB_ACTIONS"} {
 		if _, ok := env[absent]; ok {
 			t.Errorf("%s is in a step's environment", absent)
 		}
 	}
+
 	quoted := w.RunScriptArgs(t.Context(), "js", "pwsh", `-command ". '/x'"  y`, nil)
 	if !strings.Contains(quoted.Request, `"entryPointArgs":["-command","\".","'/x'\"","","y"]`) {
 		t.Errorf("got %s", quoted.Request)
@@ -145,14 +179,21 @@ func TestScriptStepRequest(t *testing.T) {
 
 func TestContainerStepRequest(t *testing.T) {
 	w, dir := newWorker(t, "")
-	r := w.RunContainerStep(t.Context(), miniworker.Step{Name: "x", Uses: &miniworker.Container{Image: "alpine",
-		Entrypoint: "/e", Command: "a b"}})
-	if r.Conclusion != miniworker.Success || !strings.Contains(r.Request, `"state":null}`) ||
-		!strings.Contains(r.Request, `"workingDirectory":"/github/workspace","createOptions":null,"registry":null`) ||
-		!strings.Contains(r.Request,
-			`{"userProvidedValue":null,"sourceVolumePath":"`+dir+`/_work/_temp/_runner_file_commands","targetVolumePath":"/github/file_commands","readOnly":false}`) ||
-		!strings.Contains(r.Request, `"GITHUB_OUTPUT":"/github/file_commands/set_output_`) {
-		t.Errorf("%s\n%s", r, r.Request)
+	container := &miniworker.Container{Image: "alpine", Entrypoint: "/e", Command: "a b"}
+	r := w.RunContainerStep(t.Context(), miniworker.Step{Name: "x", Uses: container})
+	if r.Conclusion != miniworker.Success {
+		t.Fatal(r)
+	}
+	for _, want := range []string{
+		`"state":null}`,
+		`"workingDirectory":"/github/workspace","createOptions":null,"registry":null`,
+		`{"userProvidedValue":null,"sourceVolumePath":"` + dir + `/_work/_temp/_runner_file_commands",` +
+			`"targetVolumePath":"/github/file_commands","readOnly":false}`,
+		`"GITHUB_OUTPUT":"/github/file_commands/set_output_`,
+	} {
+		if !strings.Contains(r.Request, want) {
+			t.Errorf("no %s in\n%s", want, r.Request)
+		}
 	}
 }
 
@@ -162,45 +203,67 @@ const failed = "Executing the custom container implementation failed. Please con
 func TestPrepareResponses(t *testing.T) {
 	t.Parallel()
 	const nullReference = "Object reference not set to an instance of an object."
-	tests := []struct {
-		name      string
-		response  string // shell
+	const unreadable = "Response file could not be read at 'HOOK' running command 'prepare_job'"
+	answer := func(response string) string { return "echo '" + response + `' > "$response"` }
+	for _, test := range []struct {
+		summary   string
+		hook      string // shell
 		container *miniworker.Container
 		services  int
 		want      string // first error; "" for success
 	}{
-		{"good", `echo '{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},"services":[{"id":"s","ports":{"80":8080}}]}}' > "$response"`, base, 1, ""},
-		{"other case, extra members", `echo '{"ISALPINE":true,"other":1}' > "$response"`, base, 0, ""},
-		{"empty", ``, base, 0, "Response file could not be read at 'HOOK' running command 'prepare_job'"},
-		{"null", `echo null > "$response"`, base, 0, "Response file could not be read at 'HOOK' running command " +
-			"'prepare_job'"},
-		{"deleted", `rm "$response"`, base, 0, "Response file is required but not found for the hook script at 'HOOK' " +
-			"running command 'prepare_job'"},
-		{"no isAlpine", `echo '{}' > "$response"`, base, 0, "The property 'isAlpine' is required but was not found in the " +
-			"response file."},
-		{"services only", `echo '{}' > "$response"`, nil, 1, ""},
-		{"services only, empty", ``, nil, 1, nullReference},
-		{"services only, with container", `echo '{"context":{"container":{"id":"c"}}}' > "$response"`, nil, 1, nullReference},
-		{"services null", `echo '{"isAlpine":false,"context":{"services":null}}' > "$response"`, base, 0, nullReference},
-		{"no ports", `echo '{"isAlpine":false,"context":{"services":[{"id":"x"}]}}' > "$response"`, base, 1, nullReference},
-		{"too many services", `echo '{"isAlpine":false,"context":{"services":[{"ports":{}},{"ports":{}}]}}' > "$response"`,
-			base, 1, "Index was out of range. Must be non-negative and less than the size of the collection. (Parameter " +
-				"'index')"},
-		{"state no object", `echo '{"isAlpine":false,"state":"x"}' > "$response"`, base, 0,
-			"Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'."},
-		{"exit 3", `exit 3`, base, 0, "Process completed with exit code 3."},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			w, dir := newWorker(t, tt.response)
-			r := w.PrepareJob(t.Context(), tt.container, make([]miniworker.Container, tt.services))
-			if tt.want == "" {
+		{
+			summary: "good", container: base, services: 1,
+			hook: answer(`{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},` +
+				`"services":[{"id":"s","ports":{"80":8080}}]}}`),
+		},
+		{summary: "other case, extra members", hook: answer(`{"ISALPINE":true,"other":1}`), container: base},
+		{summary: "empty", container: base, want: unreadable},
+		{summary: "null", hook: answer("null"), container: base, want: unreadable},
+		{
+			summary: "deleted", hook: `rm "$response"`, container: base,
+			want: "Response file is required but not found for the hook script at 'HOOK' running command 'prepare_job'",
+		},
+		{
+			summary: "no isAlpine", hook: answer("{}"), container: base,
+			want: "The property 'isAlpine' is required but was not found in the response file.",
+		},
+		{summary: "services only", hook: answer("{}"), services: 1},
+		{summary: "services only, empty", services: 1, want: nullReference},
+		{
+			summary: "services only, with container", hook: answer(`{"context":{"container":{"id":"c"}}}`),
+			services: 1, want: nullReference,
+		},
+		{
+			summary: "services null", hook: answer(`{"isAlpine":false,"context":{"services":null}}`),
+			container: base, want: nullReference,
+		},
+		{
+			summary: "no ports", hook: answer(`{"isAlpine":false,"context":{"services":[{"id":"x"}]}}`),
+			container: base, services: 1, want: nullReference,
+		},
+		{
+			summary: "too many services", container: base, services: 1,
+			hook: answer(`{"isAlpine":false,"context":{"services":[{"ports":{}},{"ports":{}}]}}`),
+			want: "Index was out of range. Must be non-negative and less than the size of the collection. " +
+				"(Parameter 'index')",
+		},
+		{
+			summary: "state not an object", hook: answer(`{"isAlpine":false,"state":"x"}`), container: base,
+			want: "Error converting value to type 'Newtonsoft.Json.Linq.JObject'. Path 'state'.",
+		},
+		{summary: "exit 3", hook: "exit 3", container: base, want: "Process completed with exit code 3."},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w, dir := newWorker(t, test.hook)
+			r := w.PrepareJob(t.Context(), test.container, make([]miniworker.Container, test.services))
+			if test.want == "" {
 				if r.Conclusion != miniworker.Success || len(r.Errors) != 0 {
 					t.Error(r)
 				}
 				return
 			}
-			want := []string{strings.ReplaceAll(tt.want, "HOOK", dir+"/hook.sh"), failed}
+			want := []string{strings.ReplaceAll(test.want, "HOOK", dir+"/hook.sh"), failed}
 			if r.Conclusion != miniworker.Failure || !slices.Equal(r.Errors, want) {
 				t.Errorf("%s\nwant %q", r, want)
 			}
@@ -209,13 +272,17 @@ func TestPrepareResponses(t *testing.T) {
 }
 
 func TestContext(t *testing.T) {
-	w, _ := newWorker(t,
-		`echo '{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},"services":[{"id":"s","network":null,"ports":{"80":8080,"81":"9"}}]}}' > "$response"`)
+	w, _ := newWorker(t, `cat >"$response" <<'END'
+{"isAlpine":true,"context":{"container":{"id":"c","network":"n"},
+"services":[{"id":"s","network":null,"ports":{"80":8080,"81":"9"}}]}}
+END`)
 	w.PrepareJob(t.Context(), base, []miniworker.Container{{Image: "x"}})
-	want := miniworker.JobContext{Container: miniworker.ContainerContext{ID: "c", Network: "n"},
-		Services: []miniworker.ContainerContext{{ID: "s", Ports: map[string]string{"80": "8080", "81": "9"}}}}
-	if got := w.Context(); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v", got)
+	want := miniworker.JobContext{
+		Container: miniworker.ContainerContext{ID: "c", Network: "n"},
+		Services:  []miniworker.ContainerContext{{ID: "s", Ports: map[string]string{"80": "8080", "81": "9"}}},
+	}
+	if diff := cmp.Diff(want, w.Context()); diff != "" {
+		t.Errorf("context (-want +got):\n%s", diff)
 	}
 }
 
@@ -279,26 +346,34 @@ func TestPipesHeldOpen(t *testing.T) {
 
 func TestCancelSignals(t *testing.T) {
 	t.Parallel()
-	tests := []struct {
-		name, hook string
-		atLeast    time.Duration
-		exit       int
-		output     []string
+	for _, test := range []struct {
+		summary string
+		hook    string
+		atLeast time.Duration
+		exit    int
+		output  []string
 	}{
-		{"obeys INT", `trap 'echo int; exit 5' INT; while :; do sleep 0.1; done`, 0, 5, []string{"int"}},
-		{"obeys TERM", `trap 'echo int' INT; trap 'echo term; exit 6' TERM; while :; do sleep 0.1; done`,
-			7500 * time.Millisecond, 6, []string{"int", "term"}},
-		{"obeys nothing", `trap 'echo int' INT; trap 'echo term' TERM; while :; do sleep 0.1; done`, 10 * time.Second, 137,
-			[]string{"int", "term"}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			w, _ := newWorker(t, tt.hook)
+		{
+			summary: "obeys INT", hook: `trap 'echo int; exit 5' INT; while :; do sleep 0.1; done`,
+			exit: 5, output: []string{"int"},
+		},
+		{
+			summary: "obeys TERM",
+			hook:    `trap 'echo int' INT; trap 'echo term; exit 6' TERM; while :; do sleep 0.1; done`,
+			atLeast: 7500 * time.Millisecond, exit: 6, output: []string{"int", "term"},
+		},
+		{
+			summary: "obeys nothing", hook: `trap 'echo int' INT; trap 'echo term' TERM; while :; do sleep 0.1; done`,
+			atLeast: 10 * time.Second, exit: 137, output: []string{"int", "term"},
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			w, _ := newWorker(t, test.hook)
 			ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 			defer cancel()
 			r := w.Cleanup(ctx)
-			if r.Exit != tt.exit || r.Duration < tt.atLeast || r.Duration > tt.atLeast+6*time.Second ||
-				!slices.Equal(r.Output, tt.output) {
+			if r.Exit != test.exit || r.Duration < test.atLeast || r.Duration > test.atLeast+6*time.Second ||
+				!slices.Equal(r.Output, test.output) {
 				t.Error(r)
 			}
 			if !slices.Equal(r.Errors, []string{"The operation was canceled.", failed}) {
@@ -318,13 +393,15 @@ esac`
 func TestFileCommands(t *testing.T) {
 	w, _ := newWorker(t, onHost)
 	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{
-		{Name: "set",
-			Run: `echo A=1 >> "$GITHUB_OUTPUT"; printf 'B<<X\n2\n3\nX\n' >> "$GITHUB_OUTPUT"; echo C=4 >> "$GITHUB_ENV"; echo /first >> "$GITHUB_PATH"; echo /second >> "$GITHUB_PATH"`},
+		{Name: "set", Run: `echo A=1 >> "$GITHUB_OUTPUT"; printf 'B<<X\n2\n3\nX\n' >> "$GITHUB_OUTPUT"
+echo C=4 >> "$GITHUB_ENV"; echo /first >> "$GITHUB_PATH"; echo /second >> "$GITHUB_PATH"`},
 		{Name: "get", Run: `echo "$PATH"`},
 	}})
-	if job.Conclusion != miniworker.Success || !reflect.DeepEqual(job.Step("set").Outputs,
-		map[string]string{"A": "1", "B": "2\n3"}) {
+	if job.Conclusion != miniworker.Success {
 		t.Fatal(job)
+	}
+	if diff := cmp.Diff(map[string]string{"A": "1", "B": "2\n3"}, job.Step("set").Outputs); diff != "" {
+		t.Errorf("outputs (-want +got):\n%s", diff)
 	}
 	get := job.Step("get")
 	if !slices.Equal(get.Output, []string{"/second:/first:/usr/bin:/bin"}) ||
@@ -371,23 +448,28 @@ func TestRunJob(t *testing.T) {
 
 func TestShutdownSkipsCleanup(t *testing.T) {
 	w, dir := newWorker(t, onHost)
-	for cause, want := range map[error]string{miniworker.ErrShutdown: miniworker.Skipped,
-		miniworker.ErrCancelled: miniworker.Success} {
+	for _, test := range []struct {
+		cause error
+		want  string // conclusion of the clean-up
+	}{
+		{cause: miniworker.ErrShutdown, want: miniworker.Skipped},
+		{cause: miniworker.ErrCancelled, want: miniworker.Success},
+	} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		started := dir + "/started"
 		go func() {
 			for {
 				if _, err := os.Stat(started); err == nil {
-					cancel(cause)
+					cancel(test.cause)
 					return
 				}
 				time.Sleep(10 * time.Millisecond)
 			}
 		}()
-		job := w.RunJob(ctx, miniworker.Job{Container: base, Steps: []miniworker.Step{{Run: "touch " + started +
-			"; exec sleep 30"}}})
-		if got := job.Step("Stop containers").Conclusion; got != want {
-			t.Errorf("%v: %s, want %s", cause, got, want)
+		steps := []miniworker.Step{{Run: "touch " + started + "; exec sleep 30"}}
+		job := w.RunJob(ctx, miniworker.Job{Container: base, Steps: steps})
+		if got := job.Step("Stop containers").Conclusion; got != test.want {
+			t.Errorf("%v: %s, want %s", test.cause, got, test.want)
 		}
 		if err := os.Remove(started); err != nil {
 			t.Fatal(err)
@@ -397,8 +479,8 @@ func TestShutdownSkipsCleanup(t *testing.T) {
 
 func TestStepTimeout(t *testing.T) {
 	w, _ := newWorker(t, onHost)
-	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{{Name: "slow",
-		Run: "exec sleep 30", TimeoutSeconds: 1}}})
+	slow := miniworker.Step{Name: "slow", Run: "exec sleep 30", TimeoutSeconds: 1}
+	job := w.RunJob(t.Context(), miniworker.Job{Container: base, Steps: []miniworker.Step{slow}})
 	if s := job.Step("slow"); job.Conclusion != miniworker.Failure || s.Exit != 130 ||
 		s.Errors[0] != "The operation was canceled." {
 		t.Error(job)
@@ -435,10 +517,18 @@ func TestSetUpEmptiesWork(t *testing.T) {
 	if _, err := miniworker.New(miniworker.Options{Root: dir, Work: dir}); err != nil {
 		t.Fatal(err)
 	}
-	for p, want := range map[string]bool{"_temp/old": false, "_actions/old": false, "repo/repo/kept": true,
-		"_temp/_github_home": true, "_tool": true} {
-		if _, err := os.Stat(filepath.Join(dir, p)); (err == nil) != want {
-			t.Errorf("%s: %v", p, err)
+	for _, test := range []struct {
+		path string
+		want bool // it is there
+	}{
+		{path: "_temp/old", want: false},
+		{path: "_actions/old", want: false},
+		{path: "repo/repo/kept", want: true},
+		{path: "_temp/_github_home", want: true},
+		{path: "_tool", want: true},
+	} {
+		if _, err := os.Stat(filepath.Join(dir, test.path)); (err == nil) != test.want {
+			t.Errorf("%s: %v", test.path, err)
 		}
 	}
 }

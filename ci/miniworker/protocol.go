@@ -90,13 +90,14 @@ func newHookContainer(c *Container) hookContainer {
 		h.UserMountVolumes = append(h.UserMountVolumes, parseVolume(v))
 	}
 	if c.Credentials != nil && c.Credentials.Username != "" {
-		h.Registry = &hookRegistry{Username: c.Credentials.Username, Password: optional(c.Credentials.Password),
-			ServerURL: registryOf(c.Image)}
+		h.Registry = &hookRegistry{
+			Username: c.Credentials.Username, Password: optional(c.Credentials.Password), ServerURL: registryOf(c.Image),
+		}
 	}
 	return h
 }
 
-// registryOf gives the server of an image name; "" for Docker Hub.
+// registryOf returns the server of an image name; "" for Docker Hub.
 func registryOf(image string) string {
 	host, _, ok := strings.Cut(image, "/")
 	if ok && (strings.ContainsAny(host, ".:") || host == "localhost") {
@@ -126,8 +127,8 @@ func (w *Worker) jobContainer(c *Container) *hookContainer {
 	h.EnvironmentVariables["HOME"] = "/github/home"
 	h.WorkingDirectory = optional(w.jobPaths().translate(w.workspace))
 	mount := func(source, target string, readOnly bool) {
-		h.SystemMountVolumes = append(h.SystemMountVolumes, hookMount{SourceVolumePath: &source, TargetVolumePath: target,
-			ReadOnly: readOnly})
+		m := hookMount{SourceVolumePath: &source, TargetVolumePath: target, ReadOnly: readOnly}
+		h.SystemMountVolumes = append(h.SystemMountVolumes, m)
 	}
 	mount("/var/run/docker.sock", "/var/run/docker.sock", false) // always listed, there or not
 	mount(w.opt.Work, "/__w", false)

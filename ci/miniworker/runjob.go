@@ -25,27 +25,20 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	w.mu.Lock()
 	maps.Copy(w.env, job.Env)
 	w.mu.Unlock()
-	if job.Container == nil && requireContainer(lookup(w.opt.Env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER")) {
-		err := runnerError("Jobs without a job container are forbidden on this runner, please add a 'container:' to your " +
-			"job or contact your self-hosted runner administrator.")
-		w.line("##[error]" + err.Error())
+
+	if err := w.setUp(job); err != nil {
 		r.result.Conclusion = Failure
 		r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))
 		return r.result
 	}
-	for name, dir := range job.Actions {
-		if err := os.CopyFS(w.path(filepath.Join("_actions", name)), os.DirFS(dir)); err != nil {
-			r.result.Conclusion = Failure
-			r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))
-			return r.result
-		}
-	}
+
 	containers := job.Container != nil || len(job.Services) > 0
 	if containers {
 		r.step("Initialize containers", Step{}, func(ctx context.Context) StepResult {
 			return w.PrepareJob(ctx, job.Container, job.Services)
 		})
 	}
+
 	for i, s := range job.Steps {
 		if s.Name == "" {
 			s.Name = "step " + strconv.Itoa(i+1)
@@ -60,11 +53,28 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 			return w.RunScript(ctx, s)
 		})
 	}
+
 	if containers {
 		r.step("Stop containers", Step{If: "always"}, w.Cleanup)
 	}
 	r.result.Orphans = w.killOrphans()
 	return r.result
+}
+
+// setUp refuses what the runner refuses, and fetches actions.
+func (w *Worker) setUp(job Job) error {
+	if job.Container == nil && requireContainer(lookup(w.opt.Env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER")) {
+		err := runnerError("Jobs without a job container are forbidden on this runner, please add a 'container:' to your " +
+			"job or contact your self-hosted runner administrator.")
+		w.line("##[error]" + err.Error())
+		return err
+	}
+	for name, dir := range job.Actions {
+		if err := os.CopyFS(w.path(filepath.Join("_actions", name)), os.DirFS(dir)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func requireContainer(v string) bool { return v == "1" || v == "true" || v == "$true" }
@@ -81,6 +91,7 @@ func (r *jobRun) step(name string, s Step, run func(context.Context) StepResult)
 	if cancelled && r.result.Conclusion == Success {
 		r.result.Conclusion = Cancelled
 	}
+
 	wanted := s.If == "always" || (!cancelled && (r.result.Conclusion == Success) == (s.If == ""))
 	if cancelled && errors.Is(context.Cause(r.ctx), ErrShutdown) {
 		wanted = false
@@ -90,6 +101,7 @@ func (r *jobRun) step(name string, s Step, run func(context.Context) StepResult)
 		r.result.Steps = append(r.result.Steps, StepResult{Name: name, Conclusion: Skipped})
 		return
 	}
+
 	ctx, cancel := r.ctx, context.CancelFunc(func() {})
 	if cancelled {
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(r.ctx), cleanupWindow)
@@ -97,6 +109,7 @@ func (r *jobRun) step(name string, s Step, run func(context.Context) StepResult)
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(s.TimeoutSeconds)*time.Second)
 	}
 	defer cancel()
+
 	result := run(ctx)
 	r.result.Steps = append(r.result.Steps, result)
 	if result.Conclusion == Failure && !s.ContinueOnError && r.result.Conclusion == Success {

@@ -18,9 +18,10 @@ type fileCommands map[string]string // variable: host path
 func (w *Worker) newFileCommands() (fileCommands, error) {
 	commands := fileCommands{}
 	id := guid()
-	for variable, kind := range map[string]string{"GITHUB_ENV": "set_env_", "GITHUB_PATH": "add_path_",
-		"GITHUB_OUTPUT": "set_output_",
-		"GITHUB_STATE":  "save_state_", "GITHUB_STEP_SUMMARY": "step_summary_"} {
+	for variable, kind := range map[string]string{
+		"GITHUB_ENV": "set_env_", "GITHUB_PATH": "add_path_", "GITHUB_OUTPUT": "set_output_",
+		"GITHUB_STATE": "save_state_", "GITHUB_STEP_SUMMARY": "step_summary_",
+	} {
 		path := w.path("_temp/_runner_file_commands/" + kind + id)
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			return nil, fmt.Errorf("cannot make file commands: %w", err)
@@ -34,17 +35,36 @@ func (w *Worker) newFileCommands() (fileCommands, error) {
 func (w *Worker) github() map[string]string {
 	owner, _, _ := strings.Cut(w.opt.Repository, "/")
 	return map[string]string{
-		"GITHUB_ACTION": "__run", "GITHUB_ACTOR": owner, "GITHUB_API_URL": "https://api.github.com", "GITHUB_BASE_REF": "",
-		"GITHUB_EVENT_NAME": "push", "GITHUB_EVENT_PATH": w.path("_temp/_github_workflow/event.json"),
-		"GITHUB_GRAPHQL_URL": "https://api.github.com/graphql", "GITHUB_HEAD_REF": "", "GITHUB_JOB": w.opt.Job,
-		"GITHUB_REF": "refs/heads/main", "GITHUB_REF_NAME": "main", "GITHUB_REF_TYPE": "branch",
+		"GITHUB_ACTION":           "__run",
+		"GITHUB_ACTOR":            owner,
+		"GITHUB_API_URL":          "https://api.github.com",
+		"GITHUB_BASE_REF":         "",
+		"GITHUB_EVENT_NAME":       "push",
+		"GITHUB_EVENT_PATH":       w.path("_temp/_github_workflow/event.json"),
+		"GITHUB_GRAPHQL_URL":      "https://api.github.com/graphql",
+		"GITHUB_HEAD_REF":         "",
+		"GITHUB_JOB":              w.opt.Job,
+		"GITHUB_REF":              "refs/heads/main",
+		"GITHUB_REF_NAME":         "main",
+		"GITHUB_REF_TYPE":         "branch",
 		"GITHUB_REPOSITORY":       w.opt.Repository,
-		"GITHUB_REPOSITORY_OWNER": owner, "GITHUB_RETENTION_DAYS": "90", "GITHUB_RUN_ATTEMPT": "1", "GITHUB_RUN_ID": "1",
-		"GITHUB_RUN_NUMBER": "1",
-		"GITHUB_SERVER_URL": "https://github.com", "GITHUB_SHA": strings.Repeat("0", 40), "GITHUB_TRIGGERING_ACTOR": owner,
-		"GITHUB_WORKFLOW": "scripted", "GITHUB_WORKSPACE": w.workspace,
-		"RUNNER_OS": "Linux", "RUNNER_ARCH": arch(), "RUNNER_NAME": w.opt.RunnerName, "RUNNER_ENVIRONMENT": "self-hosted",
-		"RUNNER_TEMP": w.path("_temp"), "RUNNER_TOOL_CACHE": w.tools(), "RUNNER_WORKSPACE": filepath.Dir(w.workspace),
+		"GITHUB_REPOSITORY_OWNER": owner,
+		"GITHUB_RETENTION_DAYS":   "90",
+		"GITHUB_RUN_ATTEMPT":      "1",
+		"GITHUB_RUN_ID":           "1",
+		"GITHUB_RUN_NUMBER":       "1",
+		"GITHUB_SERVER_URL":       "https://github.com",
+		"GITHUB_SHA":              strings.Repeat("0", 40),
+		"GITHUB_TRIGGERING_ACTOR": owner,
+		"GITHUB_WORKFLOW":         "scripted",
+		"GITHUB_WORKSPACE":        w.workspace,
+		"RUNNER_OS":               "Linux",
+		"RUNNER_ARCH":             arch(),
+		"RUNNER_NAME":             w.opt.RunnerName,
+		"RUNNER_ENVIRONMENT":      "self-hosted",
+		"RUNNER_TEMP":             w.path("_temp"),
+		"RUNNER_TOOL_CACHE":       w.tools(),
+		"RUNNER_WORKSPACE":        filepath.Dir(w.workspace),
 	}
 }
 
@@ -107,6 +127,7 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 				"powershell, pwsh) or a format string containing '{0}'")
 		}
 	}
+
 	script = w.path("_temp/" + guid() + extension)
 	contents := strings.ReplaceAll(step.Run, "\r\n", "\n")
 	if !strings.HasSuffix(contents, "\n") {
@@ -116,8 +137,9 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 }
 
 // runOnHost runs a step of a job that has no container.
-func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir string,
-	env map[string]string) StepResult {
+func (w *Worker) runOnHost(
+	ctx context.Context, name, program, arguments, dir string, env map[string]string,
+) StepResult {
 	started := time.Now()
 	result := StepResult{Name: name, Conclusion: Success}
 	all := w.hookEnv(nil)
@@ -129,6 +151,7 @@ func (w *Worker) runOnHost(ctx context.Context, name, program, arguments, dir st
 	if argv[0] == "" {
 		return failedStep(name, fmt.Errorf("%s: command not found", program))
 	}
+
 	var err error
 	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: dir, env: all}, &result.Output)
 	if err == nil && result.Exit != 0 {
@@ -155,10 +178,12 @@ func (w *Worker) collect(commands fileCommands, result *StepResult) {
 			w.line("##[error]" + err.Error())
 		}
 	}
+
 	result.Summary = readSummary(commands["GITHUB_STEP_SUMMARY"])
 	if len(outputs) > 0 {
 		result.Outputs = outputs
 	}
+
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	maps.Copy(w.env, env)
@@ -177,11 +202,13 @@ func readPairs(path string) (map[string]string, error) {
 	}
 	pairs := map[string]string{}
 	lines := strings.Split(string(data), "\n")
+
 	for i := 0; i < len(lines); i++ {
 		line := lines[i]
 		if line == "" {
 			continue
 		}
+
 		key, value, hasValue := strings.Cut(line, "=")
 		name, delimiter, hasBlock := strings.Cut(line, "<<")
 		switch {
