@@ -2,8 +2,6 @@ package oci
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -208,9 +206,4 @@ var errorCodes = map[transport.ErrorCode]string{
 	transport.BlobUnknownErrorCode:     "a part of the image is missing there",
 	transport.NameInvalidErrorCode:     "it allows no such name",
 	transport.TooManyRequestsErrorCode: "its limit of pulls is reached; credentials may raise it",
-}
-
-func hexSum(s string) string {
-	sum := sha256.Sum256([]byte(s))
-	return hex.EncodeToString(sum[:])
 }

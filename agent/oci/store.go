@@ -9,14 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
@@ -56,115 +53,6 @@ type Image struct {
 
 // Release lets the image be removed.
 func (i *Image) Release() { _ = i.lock.Close() }
-
-// Pull returns the image of a reference as docker-pull(1) takes it. A name with
-// a tag is resolved each time, but an image is downloaded only once. While the
-// registry cannot be reached, the image that the name stood for last time is
-// used. Lines for a user who waits are passed to progress.
-func (s *Store) Pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
-	image, err := s.pull(ctx, reference, c, progress)
-	if err != nil {
-		return nil, fmt.Errorf("cannot pull %.200s: %w", reference, explain(err))
-	}
-	return image, nil
-}
-
-func (s *Store) pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
-	if err := s.makeDirs(); err != nil {
-		return nil, err
-	}
-	source, err := s.newSource(strings.TrimPrefix(reference, "docker://"), c)
-	if err != nil {
-		return nil, err
-	}
-	defer source.close()
-
-	known := s.lookUpRef(source.name())
-	digest, err := source.resolve(ctx)
-	switch {
-	case err == nil:
-		return s.get(ctx, source, digest, func(line string) { progress(reference + ": " + line) })
-	case known == nil || !unreachable(err) || ctx.Err() != nil:
-		return nil, err
-	}
-
-	image := s.open(known.Image)
-	if image == nil {
-		return nil, err
-	}
-	progress(fmt.Sprintf("%s: the registry cannot be reached, using the image of %s",
-		reference, known.Time.Format(time.DateTime)))
-	return image, nil
-}
-
-// get opens the image under a digest of a source, which may be that of an index,
-// and downloads it if it is not in the store.
-func (s *Store) get(ctx context.Context, source *source, digest string, progress func(string)) (*Image, error) {
-	var image *Image
-	if known := s.lookUpRef(source.at(digest)); known != nil {
-		image = s.open(known.Image)
-	}
-	if image == nil {
-		var err error
-		if image, err = s.fetch(ctx, source, digest, progress); err != nil {
-			return nil, err
-		}
-	}
-
-	for _, name := range []string{source.name(), source.at(digest)} {
-		if err := s.remember(name, digest, image); err != nil {
-			image.Release()
-			return nil, err
-		}
-	}
-	return image, nil
-}
-
-// fetch downloads an image, unless it is in the store by another name. A layer is
-// unpacked while those above it are downloaded.
-func (s *Store) fetch(ctx context.Context, source *source, digest string, progress func(string)) (*Image, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	// The first task that fails ends the others: they all use the group's ctx.
-	tasks, ctx := errgroup.WithContext(ctx)
-	tasks.SetLimit(parallelDownloads + 1) // and the unpacking
-
-	remote, err := source.image(ctx, digest)
-	if err != nil {
-		return nil, err
-	}
-	own, err := remote.Digest()
-	if err != nil {
-		return nil, err
-	}
-
-	return s.add(ctx, own, func(dir string) error {
-		layers, size, err := s.downloads(dir, remote)
-		if err != nil {
-			return err
-		}
-		progress(fmt.Sprintf("pulling %d layers, %.1f MiB", len(layers), float64(size)/(1<<20)))
-
-		begin := time.Now()
-		tasks.Go(func() error {
-			open := func(i int) (io.ReadCloser, error) { return layers[i].open(ctx) }
-			return s.build(ctx, dir, own, remote, open)
-		})
-		for i, l := range layers {
-			tasks.Go(func() error {
-				if err := l.run(); err != nil {
-					return fmt.Errorf("cannot download layer %d: %w", i+1, err)
-				}
-				return nil
-			})
-		}
-		if err := tasks.Wait(); err != nil {
-			return err
-		}
-		progress(fmt.Sprintf("ready after %.1f s", time.Since(begin).Seconds()))
-		return nil
-	})
-}
 
 // add returns an image of the store, and has it built in a new directory first
 // if it is not there yet. Callers with the same digest take turns.
@@ -325,50 +213,6 @@ func readRecord(dir string) (record, error) {
 		return r, err
 	}
 	return r, json.Unmarshal(data, &r)
-}
-
-// ref is what a name stood for when it was last resolved.
-type ref struct {
-	Name   string
-	Digest string    // of the index or the manifest that the registry named
-	Image  string    // directory beneath images
-	Time   time.Time // when it was resolved first
-}
-
-func (s *Store) refFile(name string) string {
-	return filepath.Join(s.Dir, "refs", hexSum(name))
-}
-
-// lookUpRef returns what a name stood for, or nil if that is unknown.
-func (s *Store) lookUpRef(name string) *ref {
-	r, err := readRef(s.refFile(name))
-	if err != nil || r.Name != name || r.Image != filepath.Base(r.Image) {
-		return nil
-	}
-	return r
-}
-
-func readRef(file string) (*ref, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var r ref
-	return &r, json.Unmarshal(data, &r)
-}
-
-// remember writes down what a name stands for, unless that is known.
-func (s *Store) remember(name, digest string, image *Image) error {
-	r := ref{Name: name, Digest: digest, Image: strings.TrimPrefix(image.Digest, "sha256:"), Time: time.Now()}
-	if known := s.lookUpRef(name); known != nil && known.Digest == r.Digest && known.Image == r.Image {
-		return nil
-	}
-
-	data, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(s.refFile(name), data, 0o600)
 }
 
 func (s *Store) makeDirs() error {

@@ -39,7 +39,7 @@ func findUser(tree, spec string) (User, error) {
 	}
 	defer root.Close()
 
-	passwd, group := readRegular(root, "etc/passwd"), readRegular(root, "etc/group")
+	passwd, group := readInTree(root, "etc/passwd"), readInTree(root, "etc/group")
 	found, err := user.GetExecUser(spec, nil, bytes.NewReader(passwd), bytes.NewReader(group))
 	switch {
 	// The library's messages show the name, which an image can choose, as it is.
@@ -76,10 +76,10 @@ func inGuest(id int) bool { return id >= 0 && id < idCount }
 // maxFile bounds what is read of a file that an image brings, in bytes.
 const maxFile = 1 << 20
 
-// readRegular reads the start of a file beneath root. Links lead where they do
-// for a process whose root directory is that. Anything but a regular file
-// counts as empty; a pipe is not waited for.
-func readRegular(root *os.File, file string) []byte {
+// readInTree reads the start of a regular file of a tree. Links lead where they
+// do for a process whose root directory is the tree. Any other file counts as
+// empty; a pipe is not waited for.
+func readInTree(root *os.File, file string) []byte {
 	fd, err := unix.Openat2(int(root.Fd()), file, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
@@ -107,7 +107,7 @@ func IsAlpine(tree string) bool {
 	defer root.Close()
 
 	for _, name := range []string{"etc/os-release", "usr/lib/os-release"} {
-		for line := range strings.Lines(string(readRegular(root, name))) {
+		for line := range strings.Lines(string(readInTree(root, name))) {
 			if id, ok := strings.CutPrefix(strings.TrimSpace(line), "ID="); ok {
 				return strings.Trim(id, `"'`) == "alpine"
 			}
