@@ -432,7 +432,6 @@ func TestPublish(t *testing.T) {
 	n := newNetwork(t, w.manager)
 	for _, protocol := range []string{"tcp", "udp"} {
 		t.Run(protocol, func(t *testing.T) {
-
 			g := newGuest(t, n)
 			port, err := n.Publish(network.Port{Container: 80, Protocol: protocol}, g.addr)
 			must(t, err)

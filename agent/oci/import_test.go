@@ -174,7 +174,6 @@ func TestImportRefuses(t *testing.T) {
 			want:    "it is not an OCI archive: it has no index.json",
 		},
 	} {
-
 		store := newStore(t)
 		image, err := store.Import(t.Context(), "app", writeArchive(t, test.files...))
 		if err == nil {
