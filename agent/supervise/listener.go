@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
@@ -24,7 +25,7 @@ func listenerArgs(cfg *config.Config) []string {
 // step on the host inherits.
 func listenerEnv(cfg *config.Config, home string) []string {
 	env := []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + layout.Path,
 		"HOME=" + home,
 		"LANG=C.UTF-8",
 		"ACTIONS_RUNNER_CONTAINER_HOOKS=" + filepath.Join(cfg.HooksDir, "container-hooks.sh"),

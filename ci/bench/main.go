@@ -21,10 +21,11 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // runnerID owns the work directory of the measured jobs.
-const runnerID = 900
+const runnerID = layout.RunnerUID
 
 func main() {
 	log.SetFlags(0)

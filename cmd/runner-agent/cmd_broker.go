@@ -61,12 +61,12 @@ Exit status:
 	f.StringVar(&o.socket, "socket", "", "listen on the unix socket `PATH` (default: the one systemd hands over)")
 	f.StringVar(&o.configFile, "config", layout.ConfigFile, "read settings from `FILE`, if it exists")
 	f.StringVar(&o.base, "base", "", "guest base `TREE` (default: RUNNER_NSPAWN_BASE_ROOTFS)")
-	f.StringVar(&o.jobsDir, "jobs-dir", "/var/lib/runner/jobs", "`DIR` for what guests write")
-	f.StringVar(&o.imagesDir, "images-dir", "/var/lib/runner/images", "`DIR` for pulled images")
-	f.StringVar(&o.workRoot, "work-root", "/var/lib/runner/work", "the runner's work `DIR`")
-	f.StringVar(&o.externals, "externals", "/usr/lib/runner/actions-runner/externals", "`DIR` with the runner's node.js builds")
-	f.IntVar(&o.uid, "runner-uid", 900, "user `ID` of the runner")
-	f.IntVar(&o.gid, "runner-gid", 900, "group `ID` of the runner")
+	f.StringVar(&o.jobsDir, "jobs-dir", layout.Jobs, "`DIR` for what guests write")
+	f.StringVar(&o.imagesDir, "images-dir", layout.OCIImages, "`DIR` for pulled images")
+	f.StringVar(&o.workRoot, "work-root", layout.Work, "the runner's work `DIR`")
+	f.StringVar(&o.externals, "externals", layout.BakedActionsRunner+"/externals", "`DIR` with the runner's node.js builds")
+	f.IntVar(&o.uid, "runner-uid", layout.RunnerUID, "user `ID` of the runner")
+	f.IntVar(&o.gid, "runner-gid", layout.RunnerGID, "group `ID` of the runner")
 	return c
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/config"
 	"github.com/mkappliance/mkappliance/agent/supervise"
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 type serviceOptions struct {
@@ -47,7 +48,7 @@ Exit status:
 		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
-	c.Flags().StringVar(&o.bakedDir, "baked-dir", "/usr/lib/runner/actions-runner", "`directory` of the runner as it came with the image")
+	c.Flags().StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner, "`directory` of the runner as it came with the image")
 	c.Flags().StringVar(&o.socket, "socket", brokerapi.DefaultSocket, "unix socket `PATH` of the broker, asked to end leftover guests; empty for none")
 	return c
 }
