@@ -1,11 +1,20 @@
 // Package atomicfile replaces files so that a power cut leaves either the old
 // or the new content, never a mixture: write, fsync, rename, fsync the
 // directory.
+//
+// The new file is another inode. It belongs to the user and group of the
+// calling process (or to the group of a setgid directory), whoever owned the
+// old one. Its mode is exactly the one given: the umask does not apply, and that
+// of the old file is not kept, nor are its ACL and extended attributes. A
+// symbolic link at the final path is replaced, not followed; those in the
+// directories that lead there are followed. Hard links keep the old content.
+//
+// A process that is killed may leave a temporary file, ".NAME.RANDOM.tmp",
+// beside the final one.
 package atomicfile
 
 import (
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,7 +27,8 @@ type File struct {
 	done bool
 }
 
-// Create starts a file that will appear at path when Commit is called.
+// Create starts a file that will appear at path when Commit is called. Call
+// Abandon in any case.
 func Create(path string, perm fs.FileMode) (*File, error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
 	if err != nil {
@@ -33,6 +43,7 @@ func Create(path string, perm fs.FileMode) (*File, error) {
 }
 
 // Commit makes the content durable and puts it in place under the final name.
+// If only the last step fails, syncing the directory, the new file is in place.
 func (f *File) Commit() error {
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", f.path, err)
@@ -40,6 +51,7 @@ func (f *File) Commit() error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", f.path, err)
 	}
+
 	if err := os.Rename(f.Name(), f.path); err != nil {
 		return fmt.Errorf("cannot put %s in place: %w", f.path, err)
 	}
@@ -65,19 +77,6 @@ func Write(path string, data []byte, perm fs.FileMode) error {
 	}
 	defer f.Abandon()
 	if _, err := f.Write(data); err != nil {
-		return fmt.Errorf("cannot write %s: %w", path, err)
-	}
-	return f.Commit()
-}
-
-// Copy puts all that r holds at path, atomically and durably.
-func Copy(path string, r io.Reader, perm fs.FileMode) error {
-	f, err := Create(path, perm)
-	if err != nil {
-		return err
-	}
-	defer f.Abandon()
-	if _, err := io.Copy(f, r); err != nil {
 		return fmt.Errorf("cannot write %s: %w", path, err)
 	}
 	return f.Commit()

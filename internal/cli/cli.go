@@ -1,5 +1,6 @@
-// Package cli holds the manners both programs share: how an error is printed
-// and which exit status it gives.
+// Package cli holds the command-line conventions of mkappliance and
+// runner-agent: how an error is printed, which exit status it has, how arguments
+// are checked, and --version.
 package cli
 
 import (
@@ -15,18 +16,18 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Exit statuses common to both programs. Each program documents its own
-// further ones in the help of the verb that gives them.
+// Exit statuses of both programs. The help of a verb lists those it has beyond
+// these.
 const (
 	StatusOK     = 0
 	StatusFailed = 1 // the work could not be done
 	StatusUsage  = 2 // the command line or a configuration file is wrong
 )
 
-// StatusError gives err a distinct exit status.
+// StatusError is an error with an exit status of its own.
 type StatusError struct {
 	Status int
-	Err    error
+	Err    error // the message
 	// Quiet is set when the message has been shown already, or when there is
 	// none to show, as for a command whose status is only passed on.
 	Quiet bool
@@ -35,7 +36,7 @@ type StatusError struct {
 func (e *StatusError) Error() string { return e.Err.Error() }
 func (e *StatusError) Unwrap() error { return e.Err }
 
-// Usage marks err as a mistake in what the user gave us.
+// Usage returns err with StatusUsage: the mistake is in the user's input.
 func Usage(err error) error { return &StatusError{Status: StatusUsage, Err: err} }
 
 // Main runs root with the process's own arguments, until it ends or SIGINT or
@@ -54,12 +55,14 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return Usage(fmt.Errorf("%w (see '%s --help')", err, c.CommandPath()))
 	})
+
 	started := false
 	noteStart(root, &started)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return StatusOK
 	}
+
 	status := StatusFailed
 	if !started {
 		status = StatusUsage // as an unknown verb, or a flag that is missing
@@ -68,6 +71,7 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stderr io.Writ
 	if errors.As(err, &se) {
 		status = se.Status
 	}
+
 	if se == nil || !se.Quiet {
 		fmt.Fprintf(stderr, "%s: error: %v\n", root.Name(), err)
 	}

@@ -9,7 +9,7 @@ import (
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
 )
 
-// AddVersion gives root the flag --version and the verb "version", which print
+// AddVersion adds to root the flag --version and the verb "version", which print
 // the source of the program.
 func AddVersion(root *cobra.Command) {
 	info := buildinfo.Read()

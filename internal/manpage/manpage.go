@@ -13,7 +13,7 @@ import (
 	"github.com/mkappliance/mkappliance/internal/cli"
 )
 
-// Add gives root the verb "man". It is for those who package the program, so
+// Add adds the verb "man" to root. It is for those who package the program, so
 // help does not list it.
 func Add(root *cobra.Command) {
 	root.AddCommand(&cobra.Command{

@@ -26,7 +26,8 @@ const (
 	JSON
 )
 
-// DetectMode gives Terminal if f is one that can move its cursor, else Plain.
+// DetectMode returns Terminal if f is a terminal that can move its cursor, else
+// Plain.
 func DetectMode(f *os.File) Mode {
 	if term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb" {
 		return Terminal
@@ -36,22 +37,25 @@ func DetectMode(f *os.File) Mode {
 
 // Reporter reports stages one after the other.
 type Reporter struct {
-	w     io.Writer
 	mode  Mode
 	now   func() time.Time
-	width int
+	width int // columns of the terminal
 	start time.Time
-	mu    sync.Mutex
+
+	mu sync.Mutex // held while w is written to and a stage changes
+	w  io.Writer
 }
 
-// New reports to w.
+// New returns a reporter that writes to w.
 func New(w io.Writer, mode Mode) *Reporter {
 	r := &Reporter{w: w, mode: mode, now: time.Now, width: 80}
+
 	if f, ok := w.(*os.File); ok && mode == Terminal {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 { // 0 is not known
 			r.width = width
 		}
 	}
+
 	r.start = r.now()
 	return r
 }
@@ -65,19 +69,21 @@ type event struct {
 	Error   string  `json:"error,omitempty"`
 }
 
-// Stage is one part of the work, under way until Done or Fail.
+// Stage is one part of the work. It lasts until Done or Fail, one of which must
+// be called once.
 type Stage struct {
 	r     *Reporter
 	name  string
 	start time.Time
-	line  []byte // the unfinished last line of tool output
-	shown string // the last whole line
-	ended chan struct{}
+	line  []byte        // the unfinished last line of tool output
+	shown string        // the last whole line
+	ended chan struct{} // closed by Done and Fail
 }
 
 // Stage begins a stage.
 func (r *Reporter) Stage(name string) *Stage {
 	s := &Stage{r: r, name: name, start: r.now(), ended: make(chan struct{})}
+
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch r.mode {
@@ -92,15 +98,16 @@ func (r *Reporter) Stage(name string) *Stage {
 	return s
 }
 
-// Writer takes the output of the stage's tools. A terminal shows its last line
-// while the stage lasts; elsewhere it is not shown, since the tool's error
-// quotes what matters.
+// Writer returns the writer for the output of the stage's tools. A terminal shows
+// the last line of it while the stage lasts. Other modes drop it, since the error
+// of a tool that fails quotes the end of its output.
 func (s *Stage) Writer() io.Writer { return s }
 
-// Write implements io.Writer.
+// Write takes output of tools, as Writer describes.
 func (s *Stage) Write(p []byte) (int, error) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
+
 	s.line = append(s.line, p...)
 	lines := strings.Split(string(s.line), "\n")
 	s.line = []byte(lines[len(lines)-1])
@@ -111,7 +118,7 @@ func (s *Stage) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// tick shows the time that passes while tools are silent.
+// tick redraws the line every second, so that time passes while tools are silent.
 func (s *Stage) tick() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -131,12 +138,14 @@ func (s *Stage) tick() {
 	}
 }
 
-// Done ends the stage well; the note may be empty.
+// Done ends the stage as a success. The note stands behind its name; it may be
+// empty.
 func (s *Stage) Done(note string) {
 	s.end(event{Stage: s.name, Event: "done", Note: note}, "[done]  ", note)
 }
 
-// Fail ends the stage with an error, which the caller reports in full.
+// Fail ends the stage as a failure. Only JSON mode prints the error: the caller
+// reports it.
 func (s *Stage) Fail(err error) {
 	s.end(event{Stage: s.name, Event: "failed", Error: err.Error()}, "[failed]", "")
 }
@@ -147,11 +156,13 @@ func (s *Stage) end(e event, mark, note string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	close(s.ended)
+
 	if r.mode == JSON {
 		e.Seconds = elapsed.Seconds()
 		r.event(e)
 		return
 	}
+
 	if r.mode == Terminal {
 		fmt.Fprint(r.w, "\r\x1b[K")
 	}
@@ -159,7 +170,7 @@ func (s *Stage) end(e event, mark, note string) {
 	fmt.Fprintln(r.w, strings.TrimRight(line, " "))
 }
 
-// Summary ends the report with the time of the whole.
+// Summary ends the report with the time since New.
 func (r *Reporter) Summary() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -77,7 +77,7 @@ func (p *Process) Status() int {
 // before Done is closed.
 func (p *Process) Pid() int { return p.cmd.Process.Pid }
 
-// Signal sends a signal to the program; one that has ended is no error.
+// Signal sends a signal to the program. It returns nil if the program has ended.
 func (p *Process) Signal(signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err

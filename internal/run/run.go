@@ -3,9 +3,9 @@
 //
 // A tool that runs for its result goes through an Executor, so that a test can
 // put a runtest.Fake in its place and assert the exact argument vector: the
-// tools of the build (mmdebstrap, mkfs.erofs, veritysetup, ukify, ...), and ip,
-// nft, mount and config.sh in the agent. What lives longer goes through Start:
-// the listener, systemd-nspawn, QEMU and helpers of a broker.
+// tools of the build (mmdebstrap, mkfs.erofs, veritysetup, ukify, ...), and nft
+// and the actions runner's config.sh in the agent. Programs that live longer go
+// through Start: the listener, systemd-nspawn, QEMU and helpers of the broker.
 //
 // Two starts of processes lie outside. The guest agent starts a job's processes
 // by os.StartProcess, since it resolves programs in the guest and hands its own

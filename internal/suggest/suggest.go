@@ -1,9 +1,9 @@
 // Package suggest finds the word a user may have meant.
 package suggest
 
-// Closest gives the known word that takes the fewest edits to reach from word,
-// if there is one within limit edits; otherwise it is empty. Of several the
-// first is given.
+// Closest returns the known word that is the fewest edits away from word, or ""
+// if none is within limit edits. An edit inserts, deletes or changes one byte.
+// The first in known wins a tie.
 func Closest(word string, known []string, limit int) string {
 	best, bestDistance := "", limit+1
 	for _, k := range known {
@@ -14,12 +14,14 @@ func Closest(word string, known []string, limit int) string {
 	return best
 }
 
-// distance is Levenshtein's: how many bytes to insert, delete or change.
+// distance returns the Levenshtein distance of a and b, in bytes.
 func distance(a, b string) int {
+	// row[j] is the distance of the part of a seen so far to b[:j].
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
+
 	for i := range len(a) {
 		diagonal := row[0]
 		row[0] = i + 1

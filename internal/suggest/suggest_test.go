@@ -5,19 +5,22 @@ import "testing"
 func TestClosest(t *testing.T) {
 	known := []string{"packages", "overlays", "package"}
 	for _, test := range []struct {
-		word  string
-		limit int
-		want  string
+		summary string
+		word    string
+		limit   int
+		want    string
 	}{
-		{"pakages", 2, "packages"},
-		{"packages", 0, "packages"},
-		{"Package", 1, "package"},
-		{"packag", 2, "package"},
-		{"mirror", 2, ""},
-		{"", 2, ""},
+		{summary: "one letter missing", word: "pakages", limit: 2, want: "packages"},
+		{summary: "the word itself", word: "packages", limit: 0, want: "packages"},
+		{summary: "another case, the closer of two", word: "Package", limit: 1, want: "package"},
+		{summary: "prefix of two", word: "packag", limit: 2, want: "package"},
+		{summary: "too far", word: "mirror", limit: 2, want: ""},
+		{summary: "nothing", word: "", limit: 2, want: ""},
 	} {
-		if got := Closest(test.word, known, test.limit); got != test.want {
-			t.Errorf("%q within %d: got %q, want %q", test.word, test.limit, got, test.want)
-		}
+		t.Run(test.summary, func(t *testing.T) {
+			if got := Closest(test.word, known, test.limit); got != test.want {
+				t.Errorf("%q within %d: got %q, want %q", test.word, test.limit, got, test.want)
+			}
+		})
 	}
 }
