@@ -22,17 +22,17 @@ import (
 
 // Config describes a machine.
 type Config struct {
-	Arch  arch.Arch
-	Image string // raw disk image, not changed
-	Seed  string // NoCloud image shown as a second disk, read-only; empty for none
-	// Dir keeps the overlay and the firmware's variables. Starting again in the
+	Arch  arch.Arch // architecture of Image
+	Image string    // path of a raw disk image, which is not changed
+	Seed  string    // path of a NoCloud image, attached read-only; empty for none
+	// Dir is a directory for the overlay and the firmware's variables. Starting again in the
 	// same directory boots the same machine; another image there is refused.
 	Dir      string
-	DiskSize int64 // bytes the overlay is grown to
-	Memory   int64 // bytes
-	CPUs     int
-	Console  io.Writer // what the machine writes to its first serial port
-	Keyboard io.Reader // what is typed there; nil for nothing
+	DiskSize int64     // bytes the overlay is grown to
+	Memory   int64     // bytes
+	CPUs     int       // number of processors
+	Console  io.Writer // output of the first serial port
+	Keyboard io.Reader // input of that port; nil for none
 
 	Offline       bool // no network but the forwards below
 	HostForwards  []HostForward
@@ -48,8 +48,8 @@ type GuestForward struct{ Addr, Command string }
 
 // Machine is a running QEMU.
 type Machine struct {
-	// Emulated tells why the processor is emulated, which is slow; nil if KVM
-	// runs it.
+	// Emulated is the reason why the processor is emulated, which is slow; nil if
+	// KVM runs it.
 	Emulated error
 
 	process *run.Process
@@ -66,22 +66,20 @@ const (
 	qmpName     = "qmp"
 )
 
-// Start switches a machine on. It runs until it powers off, Quit is called or
-// ctx ends.
+// Start switches a machine on. It runs until it powers off, Quit is called, ctx
+// ends or the calling program does.
 func Start(ctx context.Context, c Config) (*Machine, error) {
 	code, err := c.prepare(ctx, run.Local{})
 	if err != nil {
 		return nil, fmt.Errorf("cannot start machine: %w", err)
 	}
-	emulated := tryKVM(ctx, run.Local{}, c.Arch.QEMU)
-	argv := c.argv(code, emulated == nil)
-	m := &Machine{Emulated: emulated, qmp: filepath.Join(c.Dir, qmpName)}
+	m := &Machine{Emulated: tryKVM(ctx, run.Local{}, c.Arch.QEMU), qmp: filepath.Join(c.Dir, qmpName)}
 
 	m.process, err = run.Start(ctx, run.Cmd{
-		Args:  argv,
+		Args:  c.argv(code, m.Emulated == nil),
 		Stdin: c.Keyboard, Stdout: c.Console, Stderr: &m.stderr,
-		// A machine does not outlive the program that wanted it. Asked to end,
-		// QEMU sets the terminal back; killed, it does not.
+		// When ctx ends QEMU gets SIGTERM first, since only then it restores the
+		// terminal.
 		KillWithParent: true,
 		WaitDelay:      quitGrace,
 	})
@@ -92,14 +90,15 @@ func Start(ctx context.Context, c Config) (*Machine, error) {
 	return m, nil
 }
 
-// prepare makes the overlay and the variable store unless they are there, and
-// gives the firmware's code.
+// prepare makes the overlay and the variable store unless they exist, and returns
+// the path of the firmware's code.
 func (c Config) prepare(ctx context.Context, executor run.Executor) (code string, err error) {
 	for _, tool := range []string{c.Arch.QEMU.Program, "qemu-img"} {
 		if _, err := run.LookPath(tool); err != nil {
 			return "", fmt.Errorf("%w; install the packages %s", err, strings.Join(c.Arch.QEMU.Packages, " and "))
 		}
 	}
+
 	image, err := filepath.Abs(c.Image)
 	if err != nil {
 		return "", err
@@ -111,17 +110,20 @@ func (c Config) prepare(ctx context.Context, executor run.Executor) (code string
 	if info.Size() > c.DiskSize {
 		return "", fmt.Errorf("a disk of %d bytes cannot hold %s; give it %d or more", c.DiskSize, c.Image, info.Size())
 	}
+
 	firmware, err := findFirmware(c.Arch.QEMU)
 	if err != nil {
 		return "", err
 	}
-	// A file system that changes under its overlay is a ruin.
+
+	// Changing an image under an existing overlay corrupts its file systems.
 	origin := fmt.Sprintf("%s, %d bytes, of %s\n", image, info.Size(), info.ModTime().UTC().Format(time.RFC3339Nano))
 	if _, err := os.Stat(filepath.Join(c.Dir, overlayName)); errors.Is(err, fs.ErrNotExist) {
 		return firmware.Code, c.makeDisk(ctx, executor, image, origin, firmware.Vars)
 	}
 	if kept, err := os.ReadFile(filepath.Join(c.Dir, originName)); err != nil || string(kept) != origin {
-		return "", fmt.Errorf("%s keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere", c.Dir)
+		return "", fmt.Errorf("%s keeps a machine made from another image, or from another build of this one; "+
+			"remove that directory or keep this machine elsewhere", c.Dir)
 	}
 	return firmware.Code, nil
 }
@@ -136,7 +138,8 @@ func findFirmware(q arch.QEMU) (arch.Firmware, error) {
 	return arch.Firmware{}, fmt.Errorf("no UEFI firmware found; install the package %s", q.FirmwarePackage)
 }
 
-// makeDisk makes the variable store and, last, the overlay over the image.
+// makeDisk makes the variable store and the overlay over the image. The overlay is
+// the last: where it exists, the rest does.
 func (c Config) makeDisk(ctx context.Context, executor run.Executor, image, origin, vars string) error {
 	store, err := os.ReadFile(vars)
 	if err != nil {
@@ -152,13 +155,15 @@ func (c Config) makeDisk(ctx context.Context, executor run.Executor, image, orig
 		filepath.Join(c.Dir, overlayName), strconv.FormatInt(c.DiskSize, 10)}})
 }
 
-// argv is the QEMU command, qemu-system(1).
+// argv returns the command line of QEMU, qemu-system(1).
 func (c Config) argv(code string, kvm bool) []string {
 	accel := []string{"-accel", "tcg,thread=multi", "-cpu", c.Arch.QEMU.CPU}
 	if kvm {
 		accel = []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	argv := append([]string{c.Arch.QEMU.Program, "-machine", c.Arch.QEMU.Machine, "-nodefaults", "-display", "none"}, accel...)
+
+	argv := []string{c.Arch.QEMU.Program, "-machine", c.Arch.QEMU.Machine, "-nodefaults", "-display", "none"}
+	argv = append(argv, accel...)
 	argv = append(argv,
 		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10)+"M",
 		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
@@ -189,7 +194,7 @@ func (c Config) netdev() string {
 	return netdev
 }
 
-// comma doubles commas, which part QEMU's options.
+// comma doubles commas, which separate QEMU's options.
 func comma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
 
 // Wait waits until the machine is off. The cause of a context that ended the
@@ -209,7 +214,8 @@ func (m *Machine) Ended() <-chan struct{} { return m.off }
 // quitGrace is how long QEMU may take to flush and end.
 const quitGrace = 5 * time.Second
 
-// Quit switches the machine off at once, as if the power went.
+// Quit switches the machine off at once, as a power cut does, and waits for the
+// end of QEMU.
 func (m *Machine) Quit() {
 	if m.control("quit") == nil {
 		select {
@@ -222,7 +228,8 @@ func (m *Machine) Quit() {
 	<-m.off
 }
 
-// Powerdown presses the power button.
+// Powerdown presses the power button, and does not wait for what the machine makes
+// of it.
 func (m *Machine) Powerdown() error { return m.control("system_powerdown") }
 
 // dial connects to QEMU, which opens its socket a moment after it starts.
@@ -240,34 +247,44 @@ func (m *Machine) dial() (net.Conn, error) {
 	}
 }
 
-// control gives QEMU one command, QEMU Machine Protocol Specification.
-func (m *Machine) control(name string) error {
+// control sends one command to QEMU and waits for the reply.
+func (m *Machine) control(command string) error {
 	conn, err := m.dial()
 	if err != nil {
 		return fmt.Errorf("cannot control machine: %w", err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(quitGrace)); err != nil {
+
+	if err := converse(conn, command); err != nil {
 		return fmt.Errorf("cannot control machine: %w", err)
+	}
+	return nil
+}
+
+// converse follows the QEMU Machine Protocol Specification: QEMU greets, and
+// accepts commands after qmp_capabilities.
+func converse(conn net.Conn, command string) error {
+	if err := conn.SetDeadline(time.Now().Add(quitGrace)); err != nil {
+		return err
 	}
 	replies := json.NewDecoder(conn)
 	var greeting any
 	if err := replies.Decode(&greeting); err != nil {
-		return fmt.Errorf("cannot control machine: %w", err)
+		return err
 	}
-	for _, execute := range []string{"qmp_capabilities", name} {
+
+	for _, execute := range []string{"qmp_capabilities", command} {
 		if err := json.NewEncoder(conn).Encode(map[string]string{"execute": execute}); err != nil {
-			return fmt.Errorf("cannot control machine: %w", err)
+			return err
 		}
 		if err := awaitReply(replies); err != nil {
-			return fmt.Errorf("cannot control machine: %w", err)
+			return err
 		}
 	}
 	return nil
 }
 
-// awaitReply passes over the events that QEMU tells of in between, until it has
-// answered a command.
+// awaitReply reads up to the reply to a command. QEMU may send events before it.
 func awaitReply(replies *json.Decoder) error {
 	for {
 		var message struct {
@@ -286,9 +303,9 @@ func awaitReply(replies *json.Decoder) error {
 	}
 }
 
-// tryKVM tells why QEMU cannot accelerate machines on this host, or nil. The
-// device node says little, and so does making an empty machine: nested or
-// restricted KVM fails only when processors are set up, so that is tried.
+// tryKVM returns the reason why QEMU cannot use KVM on this host, or nil if it
+// can. Neither the device node nor an empty machine shows it: nested or restricted
+// KVM fails only when processors are set up, so tryKVM sets one up.
 func tryKVM(ctx context.Context, executor run.Executor, q arch.QEMU) error {
 	if _, err := os.Stat("/dev/kvm"); err != nil {
 		return fmt.Errorf("cannot use KVM: %w", err)

@@ -25,21 +25,26 @@ func TestArgv(t *testing.T) {
 		HostForwards:  []HostForward{{2222, 22}},
 		GuestForwards: []GuestForward{{"10.0.2.100:8080", "socat -,raw TCP:127.0.0.1:1"}}}
 	for _, test := range []struct {
-		kvm  bool
-		want string
+		summary string
+		kvm     bool
+		want    string
 	}{
-		{false, "-accel tcg,thread=multi -cpu qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"},
-		{true, "-accel kvm -cpu host"},
+		{summary: "emulated", want: "-accel tcg,thread=multi -cpu qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"},
+		{summary: "KVM", kvm: true, want: "-accel kvm -cpu host"},
 	} {
-		got := strings.Join(c.argv("/code.fd", test.kvm), " ")
-		want := "qemu-system-x86_64 -machine q35 -nodefaults -display none " + test.want + " -smp 2 -m 2048M" +
-			" -drive if=pflash,format=raw,readonly=on,file=/code.fd -drive if=pflash,format=raw,file=/d/vars.fd" +
-			" -drive if=virtio,format=qcow2,discard=unmap,file=/d/disk.qcow2 -drive if=virtio,format=raw,readonly=on,file=/s,,eed.iso" +
-			" -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22,guestfwd=tcp:10.0.2.100:8080-cmd:socat -,,raw TCP:127.0.0.1:1" +
-			" -device virtio-net-pci,netdev=net -device virtio-rng-pci -qmp unix:/d/qmp,server=on,wait=off -serial mon:stdio"
-		if got != want {
-			t.Errorf("got  %s\nwant %s", got, want)
-		}
+		t.Run(test.summary, func(t *testing.T) {
+			got := strings.Join(c.argv("/code.fd", test.kvm), " ")
+			want := "qemu-system-x86_64 -machine q35 -nodefaults -display none " + test.want + " -smp 2 -m 2048M" +
+				" -drive if=pflash,format=raw,readonly=on,file=/code.fd -drive if=pflash,format=raw,file=/d/vars.fd" +
+				" -drive if=virtio,format=qcow2,discard=unmap,file=/d/disk.qcow2" +
+				" -drive if=virtio,format=raw,readonly=on,file=/s,,eed.iso" +
+				" -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22" +
+				",guestfwd=tcp:10.0.2.100:8080-cmd:socat -,,raw TCP:127.0.0.1:1" +
+				" -device virtio-net-pci,netdev=net -device virtio-rng-pci -qmp unix:/d/qmp,server=on,wait=off -serial mon:stdio"
+			if got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
 	}
 }
 
@@ -55,6 +60,7 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	overlay := filepath.Join(dir, overlayName)
 	fake := &runtest.Fake{Handle: func(context.Context, run.Cmd) error { return os.WriteFile(overlay, nil, 0o600) }}
 	c := Config{Arch: arch.AMD64(), Image: image, Dir: dir, DiskSize: 8 << 30}
+
 	for range 2 {
 		if _, err := c.prepare(t.Context(), fake); err != nil {
 			t.Fatal(err)
@@ -67,6 +73,7 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, varsName)); err != nil || info.Size() == 0 {
 		t.Errorf("variable store: %v, %v", info, err)
 	}
+
 	other := c
 	other.Image = filepath.Join(dir, "y.img")
 	if err := errors.Join(os.WriteFile(other.Image, nil, 0o644), os.Chtimes(image, time.Time{}, time.Unix(1, 0))); err != nil {
@@ -74,7 +81,8 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	}
 	for _, c := range []Config{other, c} { // another image, and another build of the same
 		_, err := c.prepare(t.Context(), fake)
-		want := dir + " keeps a machine made from another image, or from another build of this one; remove that directory or keep this machine elsewhere"
+		want := dir + " keeps a machine made from another image, or from another build of this one; " +
+			"remove that directory or keep this machine elsewhere"
 		if err == nil || err.Error() != want {
 			t.Errorf("%s: got  %v\nwant %s", c.Image, err, want)
 		}
@@ -99,6 +107,7 @@ func TestMachine(t *testing.T) {
 			t.Skipf("cannot run machines: %v", err)
 		}
 	}
+
 	dir := t.TempDir()
 	c := Config{Arch: arch.AMD64(), Image: filepath.Join(dir, "x.img"), Dir: dir, DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
 	if err := os.WriteFile(c.Image, make([]byte, 1<<20), 0o644); err != nil {
@@ -111,6 +120,7 @@ func TestMachine(t *testing.T) {
 		}
 		return m
 	}
+
 	t.Run("quit", func(t *testing.T) {
 		m := start(t.Context(), c)
 		if err := m.Powerdown(); err != nil {
@@ -124,6 +134,7 @@ func TestMachine(t *testing.T) {
 			t.Errorf("got %v from a machine that is off", err)
 		}
 	})
+
 	t.Run("the context ends", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		m := start(ctx, c)
@@ -132,6 +143,7 @@ func TestMachine(t *testing.T) {
 			t.Errorf("got %v, want the context's error", err)
 		}
 	})
+
 	t.Run("the port is taken", func(t *testing.T) {
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -168,8 +180,8 @@ func TestStartWithSmallDisk(t *testing.T) {
 func TestControlAmidEvents(t *testing.T) {
 	const event = `{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "POWERDOWN"}`
 	for _, test := range []struct{ summary, reply, want string }{
-		{"done", `{"return": {}}`, ""},
-		{"refused", `{"error": {"class": "GenericError", "desc": "not now"}}`, "cannot control machine: not now"},
+		{summary: "done", reply: `{"return": {}}`},
+		{summary: "refused", reply: `{"error": {"class": "GenericError", "desc": "not now"}}`, want: "cannot control machine: not now"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), qmpName)
