@@ -1,8 +1,6 @@
 package guest
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -56,23 +54,6 @@ func TestWorkMap(t *testing.T) {
 		}
 		if len(seen) != rangeSize {
 			t.Errorf("user %d: %d ids are mapped, want %d", user, len(seen), rangeSize)
-		}
-	}
-}
-
-func TestLimits(t *testing.T) {
-	dir := t.TempDir()
-	for _, name := range []string{"memory.max", "pids.max", "cpu.max"} { // a kernel without swap accounting
-		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := (Limits{Memory: 1 << 30, Pids: 100, CPUs: 1.5}).set(dir); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"memory.max": "1073741824", "pids.max": "100", "cpu.max": "150000 100000"} {
-		if got, _ := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
-			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
 }
