@@ -16,13 +16,13 @@ import (
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// listenerArgs is the argument vector of the listener.
+// listenerArgs returns the argument vector of the listener.
 func listenerArgs(cfg *config.Config) []string {
 	return []string{filepath.Join(cfg.ActionsRunnerDir, "bin", "Runner.Listener"), "run", "--startuptype", "service"}
 }
 
-// listenerEnv is the listener's whole environment, which every hook and every
-// step on the host inherits.
+// listenerEnv returns the listener's whole environment. Every hook and every
+// step on the host inherits it, so the token is not in it.
 func listenerEnv(cfg *config.Config, home string) []string {
 	env := []string{
 		"PATH=" + layout.Path,
@@ -38,89 +38,130 @@ func listenerEnv(cfg *config.Config, home string) []string {
 	return append(env, cfg.Proxy...)
 }
 
-// readyText is what the listener prints once it has a session.
-const readyText = "Listening for Jobs"
+// Output of the listener that marks an event.
+const (
+	readyText  = "Listening for Jobs"       // it has a session
+	jobEndText = " completed with result: " // the worker of a job has ended
+)
 
-// jobEndText is what the listener prints once a job's worker has ended.
-const jobEndText = " completed with result: "
-
-// stopWait is how long the listener may take to cancel its job and go. The
-// runner's own wait is 30 s.
+// stopWait is how long the listener may take to cancel its job and end. The
+// actions runner itself waits 30 s for the job.
 const stopWait = 45 * time.Second
 
 // listen runs the listener once, to its end.
 func (s *Supervisor) listen(ctx context.Context) (outcome, error) {
-	var o outcome
 	if ctx.Err() != nil {
-		return o, nil
+		return outcome{}, nil
 	}
-	output, write, err := os.Pipe()
+	process, output, err := s.startListener()
 	if err != nil {
-		return o, fmt.Errorf("cannot start the listener: %w", err)
+		return outcome{}, err
 	}
 	defer output.Close()
 
-	// No context ends it: forwardStop asks it to cancel its job.
-	p, err := run.Start(context.Background(), run.Cmd{
-		Args: listenerArgs(s.Config),
-		Dir:  s.Config.ActionsRunnerDir, Env: listenerEnv(s.Config, s.Home),
-		Stdout: write, Stderr: write,
-		// A process group of its own: ^C in a terminal is ours to pass on, once.
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
-	})
-	_ = write.Close()
-	if err != nil {
-		return o, fmt.Errorf("cannot start the listener: %w; check RUNNER_ACTIONS_RUNNER_DIR, and that the image has a runner component", err)
-	}
-
 	stopped := make(chan struct{})
-	go func() { defer close(stopped); s.forwardStop(ctx, p) }()
+	go func() {
+		defer close(stopped)
+		s.forwardStop(ctx, processGroup{process})
+	}()
+	var o outcome
 	read := make(chan struct{})
-	go func() { defer close(read); o.said = s.follow(output) }()
-	o.status = p.Status()
+	go func() {
+		defer close(read)
+		o.output = s.follow(output)
+	}()
+
+	o.status = process.Status()
 	<-stopped
-	s.drain(output, read)
+	drain(output, read)
 
 	_, err = os.Stat(filepath.Join(s.Config.ActionsRunnerDir, ".runner"))
-	o.configured = err == nil
+	o.registered = err == nil
 	return o, nil
 }
 
-// drainWait is how long output may still come from processes the listener
+// startListener starts the listener. The caller closes output, where standard
+// output and standard error arrive.
+func (s *Supervisor) startListener() (process *run.Process, output *os.File, err error) {
+	output, write, err := os.Pipe()
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot start the listener: %w", err)
+	}
+	defer write.Close()
+
+	// No context ends it: forwardStop asks it to cancel its job.
+	process, err = run.Start(context.Background(), run.Cmd{
+		Args:   listenerArgs(s.Config),
+		Dir:    s.Config.ActionsRunnerDir,
+		Env:    listenerEnv(s.Config, s.Home),
+		Stdout: write,
+		Stderr: write,
+		// A process group of its own: ^C in a terminal reaches only us, and we
+		// pass it on once.
+		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	})
+	if err != nil {
+		_ = output.Close()
+		return nil, nil, fmt.Errorf("cannot start the listener: %w; "+
+			"check RUNNER_ACTIONS_RUNNER_DIR, and that the image has a runner component", err)
+	}
+	return process, output, nil
+}
+
+// drainWait is how long output may still come from processes that the listener
 // left behind.
 const drainWait = 2 * time.Second
 
-func (s *Supervisor) drain(output io.Closer, read <-chan struct{}) {
+// drain waits until the reader of output is done, for drainWait at most: then
+// it closes output, which ends the reader.
+func drain(output io.Closer, read <-chan struct{}) {
 	select {
 	case <-read:
 	case <-time.After(drainWait):
-		_ = output.Close() // ends the reader
+		_ = output.Close()
 		<-read
 	}
 }
 
-// forwardStop passes a stop on as SIGINT, as the runner's own service wrapper
-// does: the job under way is cancelled, the session is closed.
-func (s *Supervisor) forwardStop(ctx context.Context, p *run.Process) {
+// stoppable is a process that can be stopped.
+type stoppable interface {
+	interrupt()
+	kill()
+	Done() <-chan struct{} // closed when it has ended
+}
+
+// processGroup is a process that leads a group. It may have ended already, so
+// errors do not matter.
+type processGroup struct{ *run.Process }
+
+func (p processGroup) interrupt() { _ = p.Signal(os.Interrupt) }
+func (p processGroup) kill()      { _ = syscall.Kill(-p.Pid(), syscall.SIGKILL) }
+
+// forwardStop interrupts the listener when ctx ends, as the actions runner's
+// own service wrapper does: the job under way is cancelled and the session
+// closed. It kills a listener that has not ended after stopWait.
+func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) {
 	select {
-	case <-p.Done():
+	case <-listener.Done():
 		return
 	case <-ctx.Done():
 	}
+
 	s.Notify("STOPPING=1\nSTATUS=stopping the listener")
 	s.logf("stopping the listener")
-	_ = p.Signal(os.Interrupt) // it may have ended by now
+	listener.interrupt()
 	select {
-	case <-p.Done():
+	case <-listener.Done():
 	case <-time.After(stopWait):
 		s.logf("the listener did not stop within %s; killing it", stopWait)
-		_ = syscall.Kill(-p.Pid(), syscall.SIGKILL) // the whole group
+		listener.kill()
 	}
 }
 
-// follow passes the listener's output on and looks for what it tells.
+// follow logs the listener's output, acts on the events it shows, and returns
+// the symptoms.
 func (s *Supervisor) follow(output io.Reader) symptoms {
-	var said symptoms
+	var found symptoms
 	lines := bufio.NewScanner(output)
 	lines.Buffer(make([]byte, 0, 4096), 1<<20)
 	for lines.Scan() {
@@ -129,14 +170,15 @@ func (s *Supervisor) follow(output io.Reader) symptoms {
 			continue
 		}
 		s.logf("runner: %s", line)
-		said.see(line)
+		found.add(line)
+
 		if strings.Contains(line, jobEndText) {
-			// The job may have kept the runner from calling its clean-up.
+			// The job may have kept the actions runner from calling its clean-up.
 			s.resetGuests(context.Background())
 		}
 		if strings.Contains(line, readyText) {
 			s.Notify("READY=1\nSTATUS=listening for jobs")
 		}
 	}
-	return said
+	return found
 }

@@ -4,70 +4,101 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/mkappliance/mkappliance/agent/config"
 )
 
+// TestDecide compares the decisions with testdata/decisions.txt.
 func TestDecide(t *testing.T) {
 	tests := []struct {
-		name    string
-		o       outcome
-		restart string
-		status  int
-		stop    string
+		summary string
+		end     outcome
 	}{
-		{"0, identity kept", outcome{status: 0, configured: true}, "the listener ended without being asked", 0, ""},
-		{"0, identity gone", outcome{status: 0}, "", StatusNotRegistered, "GitHub has removed this runner (by hand, or after 14 days without contact); " + registerAgain},
-		{"1", outcome{status: 1, configured: true}, "GitHub refused the listener; if this goes on, look for access rules and IP allow lists at GitHub", 0, ""},
-		{"1, deleted", outcome{status: 1, configured: true, said: symptoms{deleted: true}}, "", StatusNotRegistered, "GitHub has removed this runner (by hand, or after 14 days without contact); " + registerAgain},
-		{"1, not configured", outcome{status: 1, said: symptoms{notConfigured: true}}, "", StatusNotRegistered, "this runner is not registered; " + registerAgain},
-		{"1, too old", outcome{status: 1, configured: true, said: symptoms{tooOld: true}}, "", StatusTooOld, "GitHub no longer gives jobs to this version of the actions runner; " + renewRunner},
-		{"2", outcome{status: 2, configured: true}, "the listener met an error that may pass", 0, ""},
-		{"3", outcome{status: 3, configured: true}, "the listener wanted to update itself, which this appliance does not let it; bake the image again with a current runner", 0, ""},
-		{"4", outcome{status: 4, configured: true}, "the listener wanted to update itself, which this appliance does not let it; bake the image again with a current runner", 0, ""},
-		{"5", outcome{status: 5, configured: true}, "another session with this runner's identity is open; if this goes on, another machine uses a copy of this disk", 0, ""},
-		{"6", outcome{status: 6, configured: true}, "the listener got new settings from GitHub", 0, ""},
-		{"7", outcome{status: 7, configured: true}, "", StatusTooOld, "GitHub no longer gives jobs to this version of the actions runner; " + renewRunner},
-		{"102", outcome{status: 102, configured: true}, "the listener ended with the unknown status 102", 0, ""},
-		{"killed", outcome{status: 137, configured: true}, "the listener was killed by signal 9; if this goes on, look for lack of memory in the journal", 0, ""},
+		{"0, still registered", outcome{status: 0, registered: true}},
+		{"0, .runner is gone", outcome{status: 0}},
+		{"1", outcome{status: 1, registered: true}},
+		{"1, .runner is gone", outcome{status: 1}},
+		{"1, deleted", outcome{status: 1, registered: true, output: symptoms{deleted: true}}},
+		{"1, deleted, .runner is gone", outcome{status: 1, output: symptoms{deleted: true}}},
+		{"1, not configured", outcome{status: 1, output: symptoms{notConfigured: true}}},
+		{"1, too old", outcome{status: 1, registered: true, output: symptoms{tooOld: true}}},
+		{"2", outcome{status: 2, registered: true}},
+		{"2, .runner is gone", outcome{status: 2}},
+		{"3", outcome{status: 3, registered: true}},
+		{"4", outcome{status: 4, registered: true}},
+		{"5", outcome{status: 5, registered: true}},
+		{"6", outcome{status: 6, registered: true}},
+		{"7", outcome{status: 7, registered: true}},
+		{"102", outcome{status: 102, registered: true}},
+		{"killed", outcome{status: 137, registered: true}},
 	}
+	var decisions strings.Builder
 	for _, tt := range tests {
-		restart, stop := decide(tt.o)
-		if restart != tt.restart || (stop != nil) != (tt.stop != "") || stop != nil && (stop.Status != tt.status || stop.Reason != tt.stop) {
-			t.Errorf("%s: got %q, %v", tt.name, restart, stop)
+		restart, stop := decide(tt.end)
+		if (restart == "") == (stop == nil) {
+			t.Errorf("%s: got %q and %v, want one of them", tt.summary, restart, stop)
 		}
+		text := "restart: " + restart
+		if stop != nil {
+			text = fmt.Sprintf("stop with status %d: %s", stop.Status, stop.Reason)
+		}
+		fmt.Fprintf(&decisions, "%s\n  %s\n", tt.summary, text)
 	}
+	checkGolden(t, "decisions.txt", decisions.String())
 }
 
-func TestBackoff(t *testing.T) {
-	for failures, want := range map[int]time.Duration{0: 5 * time.Second, 1: 10 * time.Second, 5: 160 * time.Second, 6: 5 * time.Minute, 1000: 5 * time.Minute} {
-		if got := Backoff(failures); got != want {
-			t.Errorf("Backoff(%d) = %s, want %s", failures, got, want)
+var update = flag.Bool("update", false, "write the golden files")
+
+// checkGolden compares got with testdata/NAME.
+func checkGolden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
 		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
 	}
 }
 
 func TestListenerArgsAndEnv(t *testing.T) {
-	cfg, err := config.FromEnviron([]string{"RUNNER_REQUIRE_JOB_CONTAINER=true", "https_proxy=http://p", "RUNNER_REGISTRATION_TOKEN=AABF3JGZ", "SECRET=x"})
+	cfg, err := config.FromEnviron([]string{
+		"RUNNER_REQUIRE_JOB_CONTAINER=true", "https_proxy=http://p", "RUNNER_REGISTRATION_TOKEN=AABF3JGZ", "SECRET=x",
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(listenerArgs(cfg)), "[/var/lib/runner/actions-runner/bin/Runner.Listener run --startuptype service]"; got != want {
+	args := "[/var/lib/runner/actions-runner/bin/Runner.Listener run --startuptype service]"
+	if got := fmt.Sprint(listenerArgs(cfg)); got != args {
 		t.Errorf("got %s", got)
 	}
-	want := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/h", "LANG=C.UTF-8",
-		"ACTIONS_RUNNER_CONTAINER_HOOKS=/usr/local/lib/runner/container-hooks.sh", "ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1",
-		"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true", "https_proxy=http://p"}
-	if got := listenerEnv(cfg, "/h"); !reflect.DeepEqual(got, want) {
-		t.Errorf("got %q", got)
+	want := []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/h",
+		"LANG=C.UTF-8",
+		"ACTIONS_RUNNER_CONTAINER_HOOKS=/usr/local/lib/runner/container-hooks.sh",
+		"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1",
+		"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true",
+		"https_proxy=http://p",
+	}
+	if diff := cmp.Diff(want, listenerEnv(cfg, "/h")); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 
@@ -88,6 +119,8 @@ func (l *log) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+func (l *log) notify(state string) { l.add("(" + strings.ReplaceAll(state, "\n", ", ") + ")") }
+
 func (l *log) Reset(context.Context) error { l.add("(guests reset)"); return nil }
 
 func (l *log) String() string {
@@ -102,15 +135,21 @@ func newSupervisor(t *testing.T, script string) (*Supervisor, *log) {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"bin/Runner.Listener": "#!/bin/sh\n" + script, ".runner": "{}"} {
+	content := map[string]string{"bin/Runner.Listener": "#!/bin/sh\n" + script, ".runner": "{}"}
+	for name, content := range content {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	l := &log{}
-	return &Supervisor{Config: &config.Config{ActionsRunnerDir: dir, HooksDir: "/h"}, BakedDir: filepath.Join(dir, "none"), Log: l, Guests: l,
-		Notify: func(s string) { l.add("(" + strings.ReplaceAll(s, "\n", ", ") + ")") },
-		Delay:  func(n int) time.Duration { return time.Duration(n+1) * time.Millisecond }}, l
+	return &Supervisor{
+		Config:   &config.Config{ActionsRunnerDir: dir, HooksDir: "/h"},
+		BakedDir: filepath.Join(dir, "none"),
+		Log:      l,
+		Guests:   l,
+		Notify:   l.notify,
+		Delay:    func(n int) time.Duration { return time.Duration(n+1) * time.Millisecond },
+	}, l
 }
 
 func TestRestartsUntilItCannotHelp(t *testing.T) {
@@ -149,16 +188,19 @@ func TestStopIsPassedOn(t *testing.T) {
 echo "Listening for Jobs"
 while :; do sleep 0.05; done`)
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- s.Run(ctx) }()
-	for !strings.Contains(l.String(), "READY=1") {
-		time.Sleep(5 * time.Millisecond)
+	defer cancel()
+	s.Notify = func(state string) {
+		l.notify(state)
+		if strings.HasPrefix(state, "READY=1") {
+			cancel()
+		}
 	}
-	cancel()
-	if err := <-done; err != nil {
+	if err := s.Run(ctx); err != nil {
 		t.Error(err)
 	}
-	if got := l.String(); !strings.HasSuffix(got, "(STOPPING=1, STATUS=stopping the listener)\nstopping the listener\nrunner: got INT\n(guests reset)\nstopped") {
+	want := "(STOPPING=1, STATUS=stopping the listener)\n" +
+		"stopping the listener\nrunner: got INT\n(guests reset)\nstopped"
+	if got := l.String(); !strings.HasSuffix(got, want) {
 		t.Errorf("got\n%s", got)
 	}
 }
@@ -188,7 +230,8 @@ func TestNoListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.Run(t.Context())
-	if err == nil || !strings.HasSuffix(err.Error(), "no such file or directory; check RUNNER_ACTIONS_RUNNER_DIR, and that the image has a runner component") {
+	want := "no such file or directory; check RUNNER_ACTIONS_RUNNER_DIR, and that the image has a runner component"
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("got %v", err)
 	}
 }
