@@ -152,7 +152,7 @@ func (in *Installer) register(ctx context.Context, reg registration, cfg *config
 	}
 
 	if undo := in.rollBack(reg); undo != nil {
-		return fmt.Errorf("%w (and the previous registration could not be restored: %v)", err, undo)
+		return fmt.Errorf("%w (and the previous registration could not be restored: %w)", err, undo)
 	}
 	return err
 }

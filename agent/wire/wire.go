@@ -12,15 +12,16 @@ import (
 	"sync"
 )
 
-// Kind says what a frame carries.
+// Kind is what a frame carries.
 type Kind byte
 
+// The kinds of frames, and their payloads.
 const (
 	Request Kind = 'q' // JSON; opens a conversation
 	Reply   Kind = 'r' // JSON; answers one that has no process
 	Failure Kind = 'f' // JSON, an Error; ends a conversation that could not be carried out
 	Stdout  Kind = 'o' // bytes the process wrote
-	Stderr  Kind = 'e'
+	Stderr  Kind = 'e' // the same, to its standard error
 	Signal  Kind = 's' // one byte, a signal number for the process
 	Exit    Kind = 'x' // one byte, the exit status; ends the conversation
 )
