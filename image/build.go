@@ -163,12 +163,12 @@ func newBuild(e Environment) (b *build, release func(), err error) {
 	}, nil
 }
 
-// keepUnused is how long the store keeps what no build uses. The archive
-// changes every few days, and each change makes all layers anew.
+// keepUnused is how long the store keeps entries that no build uses. The archive
+// changes every few days, and each change makes new layers.
 const keepUnused = 30 * 24 * time.Hour
 
-// prune removes what has not been used for long. It is no part of the build:
-// its failure leaves the image as good as it is.
+// prune removes what has not been used for long. A failure is reported but does
+// not fail the build: the image is finished.
 func (b *build) prune() {
 	err := b.store.Prune(time.Now().Add(-keepUnused))
 	if err == nil || errors.Is(err, store.ErrInUse) {

@@ -219,7 +219,9 @@ func TestErofsUncompressed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, want := strings.Join(inside(fake.Calls()[0]), " "), "mkfs.erofs --quiet -T 7 -U UUID -L runner-root /mnt/root.erofs /mnt/root"
+
+	got := strings.Join(inside(fake.Calls()[0]), " ")
+	want := "mkfs.erofs --quiet -T 7 -U UUID -L runner-root /mnt/root.erofs /mnt/root"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
@@ -296,7 +298,8 @@ func TestGuestBase(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(o.OutDir, "etc/machine-id")); err != nil {
 		t.Errorf("the tree is not complete: %v", err)
 	}
-	if got := list(t, filepath.Dir(o.OutDir)); !slices.Equal(got, []string{"agent", "agent.1", "cache", "out", "runner.tar"}) {
+	want := []string{"agent", "agent.1", "cache", "out", "runner.tar"}
+	if got := list(t, filepath.Dir(o.OutDir)); !slices.Equal(got, want) {
 		t.Errorf("the directory has %q", got)
 	}
 	noWorkLeft(t, o)

@@ -139,6 +139,7 @@ func (w *diskWriter) writePartition(p partition) (*Artefact, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if info.Size() > p.size {
 		return nil, fmt.Errorf("its content takes %d MiB, disk.%s allows %d MiB; raise disk.%[2]s in images.toml",
 			(info.Size()+mebibyte-1)/mebibyte, p.role, p.size/mebibyte)
@@ -151,7 +152,8 @@ func (w *diskWriter) writePartition(p partition) (*Artefact, error) {
 	if err := w.skip(p.size - info.Size()); err != nil {
 		return nil, err
 	}
-	return &Artefact{Role: string(p.role), Path: p.content, Bytes: info.Size(), SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
+	return &Artefact{Role: string(p.role), Path: p.content, Bytes: info.Size(),
+		SHA256: hex.EncodeToString(sum.Sum(nil))}, nil
 }
 
 // copyBlocks copies r to w in pieces of 1 MiB.

@@ -59,25 +59,28 @@ func TestWriteDisk(t *testing.T) {
 	if err != nil || !strings.Contains(string(out), "No problems found") {
 		t.Errorf("sgdisk --verify: %v\n%s", err, out)
 	}
+
 	dump, err := exec.Command("sfdisk", "--dump", path).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := strings.NewReplacer("DISK", path).Replace(`label: gpt
-label-id: ` + strings.ToUpper(id("i", "1", "disk")) + `
+	want := strings.NewReplacer("DISK-ID", upperID("disk"), "DISK", path,
+		"ESP-ID", upperID("esp"), "V-ID", upperID("v"), "R-ID", upperID("r")).Replace(`label: gpt
+label-id: DISK-ID
 device: DISK
 unit: sectors
 first-lba: 34
 last-lba: 159710
 sector-size: 512
 
-DISK1 : start=        2048, size=        8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=` + strings.ToUpper(id("i", "1", "esp")) + `, name="esp"
-DISK2 : start=       10240, size=       16384, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, uuid=` + strings.ToUpper(id("i", "1", "v")) + `, name="runner_1.0_verity"
-DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=` + strings.ToUpper(id("i", "1", "r")) + `, name="runner_1.0"
+DISK1 : start=        2048, size=        8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=ESP-ID, name="esp"
+DISK2 : start=       10240, size=       16384, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, uuid=V-ID, name="runner_1.0_verity"
+DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=R-ID, name="runner_1.0"
 `)
 	if string(dump) != want {
 		t.Errorf("got\n%s\nwant\n%s", dump, want)
 	}
+
 	disk, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -110,6 +113,9 @@ DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCA
 		t.Errorf("%d KiB are allocated: the holes were filled", used/1024)
 	}
 }
+
+// upperID returns an id of the test disk as sfdisk(8) prints it.
+func upperID(part string) string { return strings.ToUpper(id("i", "1", part)) }
 
 func hashOf(data []byte) string {
 	sum := sha256.Sum256(data)
@@ -170,7 +176,9 @@ func TestParseRootHash(t *testing.T) {
 	if err != nil || got != hash {
 		t.Errorf("got %q, %v", got, err)
 	}
-	if _, err := parseRootHash("Root hash: short\n"); err == nil || err.Error() != "cannot find the root hash in the output of veritysetup" {
+
+	_, err = parseRootHash("Root hash: short\n")
+	if err == nil || err.Error() != "cannot find the root hash in the output of veritysetup" {
 		t.Errorf("got %v", err)
 	}
 }

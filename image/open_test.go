@@ -28,7 +28,8 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer img.Close()
-	if m := img.Manifest(); m.SHA256 != result.SHA256 || m.Name != "runner" || m.Tools == "" || img.Size() != result.Bytes {
+	m := img.Manifest()
+	if m.SHA256 != result.SHA256 || m.Name != "runner" || m.Tools == "" || img.Size() != result.Bytes {
 		t.Errorf("got %d bytes, manifest %+v", img.Size(), m)
 	}
 
@@ -89,7 +90,8 @@ func TestOpenRefuses(t *testing.T) {
 	_, result := buildTestImage(t)
 	for _, test := range []struct{ summary, manifest, want string }{
 		{"not JSON", "{", "cannot read manifest MANIFEST: unexpected end of JSON input"},
-		{"newer schema", `{"schema": 2}`, "cannot read manifest MANIFEST: its schema 2 is newer than this program; use a newer mkappliance"},
+		{"newer schema", `{"schema": 2}`,
+			"cannot read manifest MANIFEST: its schema 2 is newer than this program; use a newer mkappliance"},
 	} {
 		if err := os.WriteFile(result.Manifest, []byte(test.manifest), 0o644); err != nil {
 			t.Fatal(err)

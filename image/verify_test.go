@@ -16,27 +16,52 @@ import (
 
 func TestVerifyIdentity(t *testing.T) {
 	const (
-		emptyID = "Size: 0  On-disk size: 0  regular file\n"
-		base    = "--path=/usr/lib/runner/base"
+		emptyFile = "Size: 0  On-disk size: 0  regular file\n"
+		anID      = "Size: 33  On-disk size: 33  regular file\n"
+		exists    = "Inode: 13   Type: regular\n"
+		base      = "--path=/usr/lib/runner/base"
 	)
+	type answers map[string]string // by a word of the command
 	for _, test := range []struct {
-		summary    string
-		answers    map[string]string // by a word of the command
-		root, vars string            // the errors of the two checks
-	}{
-		{"clean", nil, "", ""},
-		{"host key", map[string]string{"--path=/etc/ssh": "  1  1  moduli\n  1  1  ssh_host_rsa_key\n"}, "it holds the ssh host key /etc/ssh/ssh_host_rsa_key", ""},
-		{"host key of the guests", map[string]string{base + "/etc/ssh": "  1  1  ssh_host_rsa_key\n"},
-			"it holds the ssh host key /usr/lib/runner/base/etc/ssh/ssh_host_rsa_key", ""},
-		{"machine-id", map[string]string{"--path=/etc/machine-id": "Size: 33  On-disk size: 33  regular file\n"}, "/etc/machine-id is not an empty file", ""},
-		{"no machine-id", map[string]string{"--path=/etc/machine-id": ""}, "/etc/machine-id is not an empty file", ""},
-		{"machine-id of the guests", map[string]string{base + "/etc/machine-id": "Size: 33  On-disk size: 33  regular file\n"},
-			"/usr/lib/runner/base/etc/machine-id is not an empty file", ""},
-		{"config.env", map[string]string{"stat /lib/runner/etc/config.env": "Inode: 13   Type: regular\n"}, "", "it holds /var/lib/runner/etc/config.env"},
-		{"marker", map[string]string{"stat /lib/runner/installed": "Inode: 13   Type: regular\n"}, "", "it holds /var/lib/runner/installed"},
-		{"credentials", map[string]string{"stat /lib/runner/actions-runner/.credentials": "Inode: 13   Type: regular\n"}, "",
-			"it holds /var/lib/runner/actions-runner/.credentials"},
-	} {
+		summary  string
+		answers  answers
+		wantRoot string // error of the check of the root file system
+		wantVar  string // error of the check of var
+	}{{
+		summary: "clean",
+	}, {
+		summary:  "host key",
+		answers:  answers{"--path=/etc/ssh": "  1  1  moduli\n  1  1  ssh_host_rsa_key\n"},
+		wantRoot: "it holds the ssh host key /etc/ssh/ssh_host_rsa_key",
+	}, {
+		summary:  "host key of the guests",
+		answers:  answers{base + "/etc/ssh": "  1  1  ssh_host_rsa_key\n"},
+		wantRoot: "it holds the ssh host key /usr/lib/runner/base/etc/ssh/ssh_host_rsa_key",
+	}, {
+		summary:  "machine-id",
+		answers:  answers{"--path=/etc/machine-id": anID},
+		wantRoot: "/etc/machine-id is not an empty file",
+	}, {
+		summary:  "no machine-id",
+		answers:  answers{"--path=/etc/machine-id": ""},
+		wantRoot: "/etc/machine-id is not an empty file",
+	}, {
+		summary:  "machine-id of the guests",
+		answers:  answers{base + "/etc/machine-id": anID},
+		wantRoot: "/usr/lib/runner/base/etc/machine-id is not an empty file",
+	}, {
+		summary: "config.env",
+		answers: answers{"stat /lib/runner/etc/config.env": exists},
+		wantVar: "it holds /var/lib/runner/etc/config.env",
+	}, {
+		summary: "marker",
+		answers: answers{"stat /lib/runner/installed": exists},
+		wantVar: "it holds /var/lib/runner/installed",
+	}, {
+		summary: "credentials",
+		answers: answers{"stat /lib/runner/actions-runner/.credentials": exists},
+		wantVar: "it holds /var/lib/runner/actions-runner/.credentials",
+	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			fake := &runtest.Fake{Handle: func(_ context.Context, c run.Cmd) error {
 				words := inside(c)
@@ -47,7 +72,7 @@ func TestVerifyIdentity(t *testing.T) {
 					}
 				}
 				if strings.HasSuffix(strings.Join(words, " "), "/etc/machine-id /mnt/partition-root") {
-					_, err := io.WriteString(c.Stdout, emptyID)
+					_, err := io.WriteString(c.Stdout, emptyFile)
 					return err
 				}
 				return nil
@@ -56,7 +81,7 @@ func TestVerifyIdentity(t *testing.T) {
 			for _, check := range []struct {
 				do   func(context.Context) error
 				want string
-			}{{v.checkRootIdentity, test.root}, {v.checkVarIdentity, test.vars}} {
+			}{{v.checkRootIdentity, test.wantRoot}, {v.checkVarIdentity, test.wantVar}} {
 				got := ""
 				if err := check.do(t.Context()); err != nil {
 					got = err.Error()

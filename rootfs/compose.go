@@ -144,7 +144,7 @@ func (c *Composer) runInTree(ctx context.Context, root string, args ...string) e
 // addFiles copies the overlays, the programs and the generated files to the tree.
 func addFiles(root string, s HostSpec) error {
 	for _, overlay := range s.Overlays {
-		if err := MergeOverlay(root, overlay); err != nil {
+		if err := mergeOverlay(root, overlay); err != nil {
 			return err
 		}
 	}
@@ -207,7 +207,7 @@ func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) err
 		return err
 	}
 	for _, overlay := range s.Overlays {
-		if err := MergeOverlay(dir, overlay); err != nil {
+		if err := mergeOverlay(dir, overlay); err != nil {
 			return err
 		}
 	}

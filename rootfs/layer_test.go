@@ -8,12 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
@@ -23,9 +24,17 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func testLayer() *Layer {
-	return &Layer{Name: "host", Variant: "essential", Architecture: "amd64", Suite: "trixie", Packages: []string{"systemd", "dracut"},
-		ExcludePaths: []string{"/usr/share/man/*"}, IndexHash: "abc", Epoch: 7,
-		Sources: &Sources{Lines: []string{"deb http://archive.test/debian trixie main"}, Options: []string{`Acquire::Retries "3"`}}}
+	return &Layer{
+		Name: "host", Variant: "essential", Architecture: "amd64", Suite: "trixie",
+		Packages:     []string{"systemd", "dracut"},
+		ExcludePaths: []string{"/usr/share/man/*"},
+		IndexHash:    "abc",
+		Epoch:        7,
+		Sources: &Sources{
+			Lines:   []string{"deb http://archive.test/debian trixie main"},
+			Options: []string{`Acquire::Retries "3"`},
+		},
+	}
 }
 
 func TestLayerKey(t *testing.T) {
@@ -101,7 +110,8 @@ func TestSourceLines(t *testing.T) {
 		err              string
 	}{{
 		summary: "the first archive of each label",
-		targets: "http://a.test/debian/|Debian|Debian\nhttp://b.test/debian/|Debian|Debian\nhttp://s.test/sec/|Debian|Debian-Security\nhttp://x.test/|Other|Debian\n",
+		targets: "http://a.test/debian/|Debian|Debian\nhttp://b.test/debian/|Debian|Debian\n" +
+			"http://s.test/sec/|Debian|Debian-Security\nhttp://x.test/|Other|Debian\n",
 		want: []string{"deb http://a.test/debian/ trixie main", "deb http://a.test/debian/ trixie-updates main",
 			"deb http://s.test/sec/ trixie-security main"},
 	}, {
@@ -111,12 +121,16 @@ func TestSourceLines(t *testing.T) {
 	}, {
 		summary: "no Debian archive",
 		targets: "http://x.test/|Ubuntu|Ubuntu\n",
-		err:     "cannot find a Debian archive in the apt sources of this host: run 'apt-get update', or set mirror in images.toml",
+		err: "cannot find a Debian archive in the apt sources of this host:" +
+			" run 'apt-get update', or set mirror in images.toml",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			got, err := sourceLines(test.targets, "trixie")
-			if !reflect.DeepEqual(got, test.want) || (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
-				t.Errorf("got %q, %v; want %q, %s", got, err, test.want, test.err)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if (err == nil) != (test.err == "") || err != nil && err.Error() != test.err {
+				t.Errorf("got %v, want %s", err, test.err)
 			}
 		})
 	}
@@ -127,7 +141,11 @@ func TestFindSourcesCopiesHowTheHostReachesThem(t *testing.T) {
 		if c.Args[0] != "apt-config" {
 			return errors.New("unexpected " + c.Args[0])
 		}
-		_, err := io.WriteString(c.Stdout, "Acquire \"\";\nAcquire::cdrom::mount \"/media\";\nAcquire::http::Proxy \"http://p.test:1\";\nAcquire::Retries \"3\";\n")
+		_, err := io.WriteString(c.Stdout, `Acquire "";
+Acquire::cdrom::mount "/media";
+Acquire::http::Proxy "http://p.test:1";
+Acquire::Retries "3";
+`)
 		return err
 	}}
 	got, err := FindSources(t.Context(), fake, "trixie", "http://m.test/debian")
@@ -138,8 +156,8 @@ func TestFindSourcesCopiesHowTheHostReachesThem(t *testing.T) {
 		Lines:   []string{"deb http://m.test/debian trixie main", "deb http://m.test/debian trixie-updates main"},
 		Options: []string{`Acquire::Retries "3"`, `Acquire::http::Proxy "http://p.test:1"`},
 	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
 
@@ -149,8 +167,10 @@ func TestFetchRefusesWrongHash(t *testing.T) {
 	if err := os.WriteFile(path, []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err := Fetch(t.Context(), &store.Store{Dir: dir}, Component{Name: "actions runner", Path: path, SHA256: strings.Repeat("0", 64)})
-	want := "cannot use " + path + ": its sha256 is 2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881, images.toml says " + strings.Repeat("0", 64)
+	zeros := strings.Repeat("0", 64)
+	_, err := Fetch(t.Context(), &store.Store{Dir: dir}, Component{Name: "actions runner", Path: path, SHA256: zeros})
+	want := "cannot use " + path + ": its sha256 is 2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881," +
+		" images.toml says " + zeros
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
@@ -162,12 +182,17 @@ func TestHasSubordinateIDs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
+		summary   string
 		name, uid string
 		want      bool
-	}{{"alice", "1000", true}, {"bob", "1001", true}, {"carol", "1002", false}} {
+	}{
+		{summary: "by name", name: "alice", uid: "1000", want: true},
+		{summary: "by id", name: "bob", uid: "1001", want: true},
+		{summary: "not at all", name: "carol", uid: "1002"},
+	} {
 		got, err := hasSubordinateIDs(file, test.name, test.uid)
 		if got != test.want || err != nil {
-			t.Errorf("%s: got %v, %v; want %v", test.name, got, err, test.want)
+			t.Errorf("%s: got %v, %v; want %v", test.summary, got, err, test.want)
 		}
 	}
 }

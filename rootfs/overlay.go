@@ -14,8 +14,8 @@ import (
 	"syscall"
 )
 
-// ownersFile, at the top of an overlay, gives owner and mode where the default
-// is not right; it is not itself copied.
+// ownersFile, at the top of an overlay, sets owner and mode of single paths. It
+// is not itself copied.
 const ownersFile = ".owners"
 
 // ownership is one line of an owners file.
@@ -25,22 +25,24 @@ type ownership struct {
 	uid, gid int
 }
 
-// MergeOverlay copies the overlay directory src over the tree dst. A file
-// arrives as root's, with mode 0755 if it is executable in the overlay and 0644
-// if not; directories with 0755, unless the tree has them already. Lines
-// "PATH MODE UID:GID" in the overlay's .owners file say otherwise for single
-// paths. Symbolic links are copied as they are.
-func MergeOverlay(dst, src string) error {
+// mergeOverlay copies the overlay directory src over the tree dst. Files belong
+// to root, with mode 0755 if they are executable in the overlay and 0644 if not.
+// Directories have mode 0755, unless the tree has them already. Symbolic links
+// are copied as they are. Lines "PATH MODE UID:GID" in the overlay's .owners file
+// change owner and mode of single paths.
+func mergeOverlay(dst, src string) error {
 	owners, err := readOwners(filepath.Join(src, ownersFile))
 	if err != nil {
 		return err
 	}
-	// A root confines every write to the tree, whatever links the tree holds.
+
+	// An os.Root confines every write to the tree, whatever links the tree holds.
 	tree, err := os.OpenRoot(dst)
 	if err != nil {
-		return fmt.Errorf("cannot open tree: %w", err)
+		return err
 	}
 	defer tree.Close()
+
 	err = filepath.WalkDir(src, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -52,11 +54,13 @@ func MergeOverlay(dst, src string) error {
 		return mergeEntry(tree, name, file, entry)
 	})
 	if err != nil {
-		return fmt.Errorf("cannot merge overlay %s: %w", src, err)
+		return fmt.Errorf("overlay %s: %w", src, err)
 	}
+
+	// Only now does the tree have all paths.
 	for _, o := range owners {
 		if err := errors.Join(tree.Lchown(o.path, o.uid, o.gid), tree.Chmod(o.path, o.mode)); err != nil {
-			return fmt.Errorf("cannot merge overlay %s: %w", src, err)
+			return fmt.Errorf("overlay %s: %w", src, err)
 		}
 	}
 	return nil
@@ -92,14 +96,16 @@ func mergeEntry(tree *os.Root, name, file string, entry fs.DirEntry) error {
 	return fmt.Errorf("%s is neither file, directory nor symbolic link", name)
 }
 
-// copyInto puts a copy of the host's file at name in the tree, in place of
-// whatever stood there.
+// copyInto copies a file of the build host to name in the tree, and replaces the
+// file that was there.
 func copyInto(tree *os.Root, name, file string, mode fs.FileMode) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return err
 	}
 	defer in.Close()
+
+	// An existing file may be a link, or have other links.
 	if err := tree.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -119,7 +125,7 @@ func readOwners(name string) ([]ownership, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot read owners: %w", err)
+		return nil, err
 	}
 	defer f.Close()
 	return parseOwners(name, f)
@@ -153,12 +159,15 @@ func parseOwnership(text string) (ownership, error) {
 		return ownership{}, fmt.Errorf("want 'PATH MODE UID:GID', found %q", text)
 	}
 	if !filepath.IsLocal(fields[0]) || path.Clean(fields[0]) != fields[0] {
-		return ownership{}, fmt.Errorf("path %q is not inside the overlay; write it relative to the overlay, without '..'", fields[0])
+		return ownership{}, fmt.Errorf("path %q is not inside the overlay;"+
+			" write it relative to the overlay, without '..'", fields[0])
 	}
+
 	mode, err := strconv.ParseUint(fields[1], 8, 12)
 	if err != nil {
 		return ownership{}, fmt.Errorf("mode %q is not octal; write it like 0640", fields[1])
 	}
+
 	uid, gid, ok := strings.Cut(fields[2], ":")
 	u, uidErr := strconv.ParseUint(uid, 10, 16)
 	g, gidErr := strconv.ParseUint(gid, 10, 16)

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// dump gives a golden form of a tree: one line an entry, "PATH MODE CONTENT".
+// dump returns a golden form of a tree: one line an entry, "PATH MODE CONTENT".
 func dump(t *testing.T, dir string) string {
 	t.Helper()
 	var b strings.Builder
@@ -22,6 +22,7 @@ func dump(t *testing.T, dir string) string {
 		if err != nil {
 			return err
 		}
+
 		switch {
 		case entry.IsDir():
 			fmt.Fprintf(&b, "%s/ %#o\n", name, info.Mode().Perm())
@@ -34,6 +35,7 @@ func dump(t *testing.T, dir string) string {
 		}
 		return nil
 	})
+
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,15 +103,15 @@ func TestMergeOverlay(t *testing.T) {
 		tree:    map[string]string{"etc": "-> /etc"},
 		overlay: map[string]string{"etc/passwd": "x"},
 		want:    "etc -> /etc\n",
-		err:     "cannot merge overlay OVERLAY: ",
+		err:     "overlay OVERLAY: ",
 	}, {
 		summary: "an owners line for a path that is not there",
 		overlay: map[string]string{".owners": "nothere 0640 0:0\n"},
-		err:     "cannot merge overlay OVERLAY: lchownat nothere: no such file or directory",
+		err:     "overlay OVERLAY: lchownat nothere: no such file or directory",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			dst, src := tree(t, test.tree), tree(t, test.overlay)
-			err := MergeOverlay(dst, src)
+			err := mergeOverlay(dst, src)
 			got := ""
 			if err != nil {
 				got = strings.ReplaceAll(err.Error(), src, "OVERLAY")
@@ -125,20 +127,21 @@ func TestMergeOverlay(t *testing.T) {
 }
 
 func TestParseOwnersErrors(t *testing.T) {
-	for line, want := range map[string]string{
-		"a 0640":            `o:1: want 'PATH MODE UID:GID', found "a 0640"`,
-		"../a 0640 0:0":     `o:1: path "../a" is not inside the overlay; write it relative to the overlay, without '..'`,
-		"/a 0640 0:0":       `o:1: path "/a" is not inside the overlay; write it relative to the overlay, without '..'`,
-		"a//b 0640 0:0":     `o:1: path "a//b" is not inside the overlay; write it relative to the overlay, without '..'`,
-		"a 9 0:0":           `o:1: mode "9" is not octal; write it like 0640`,
-		"a 17777 0:0":       `o:1: mode "17777" is not octal; write it like 0640`,
-		"a 0640 root:root":  `o:1: owner "root:root" is not UID:GID in numbers, as 0:900`,
-		"a 0640 0":          `o:1: owner "0" is not UID:GID in numbers, as 0:900`,
-		"# ok\nb 0640 -1:0": `o:2: owner "-1:0" is not UID:GID in numbers, as 0:900`,
+	const inside = "is not inside the overlay; write it relative to the overlay, without '..'"
+	for _, test := range []struct{ summary, line, want string }{
+		{"no owner", "a 0640", `o:1: want 'PATH MODE UID:GID', found "a 0640"`},
+		{"parent", "../a 0640 0:0", `o:1: path "../a" ` + inside},
+		{"absolute path", "/a 0640 0:0", `o:1: path "/a" ` + inside},
+		{"unclean path", "a//b 0640 0:0", `o:1: path "a//b" ` + inside},
+		{"decimal mode", "a 9 0:0", `o:1: mode "9" is not octal; write it like 0640`},
+		{"large mode", "a 17777 0:0", `o:1: mode "17777" is not octal; write it like 0640`},
+		{"names", "a 0640 root:root", `o:1: owner "root:root" is not UID:GID in numbers, as 0:900`},
+		{"no group", "a 0640 0", `o:1: owner "0" is not UID:GID in numbers, as 0:900`},
+		{"second line", "# ok\nb 0640 -1:0", `o:2: owner "-1:0" is not UID:GID in numbers, as 0:900`},
 	} {
-		_, err := parseOwners("o", strings.NewReader(line))
-		if err == nil || err.Error() != want {
-			t.Errorf("%q: got %v, want %s", line, err, want)
+		_, err := parseOwners("o", strings.NewReader(test.line))
+		if err == nil || err.Error() != test.want {
+			t.Errorf("%s: got %v, want %s", test.summary, err, test.want)
 		}
 	}
 }

@@ -57,7 +57,8 @@ func unpackTarball(ctx context.Context, executor run.Executor, tarball, dir stri
 	return nil
 }
 
-// decompress returns the tar stream in r, whose compression its name tells.
+// decompress returns the tar stream in r. The name of the file decides how r is
+// compressed.
 func decompress(name string, r io.Reader) (io.Reader, error) {
 	// xz reads single bytes, so without a buffer each costs a system call.
 	buffered := bufio.NewReaderSize(r, 1<<20)

@@ -12,8 +12,8 @@ import (
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// nestedMark is set in the environment of the process inside the name space,
-// so that a name space which does not make us root is not entered for ever.
+// nestedMark is set in the environment of the process inside the namespace, so
+// that a namespace which does not make it root is not entered for ever.
 const nestedMark = "MKAPPLIANCE_USER_NAMESPACE"
 
 // EnterUserNamespace makes the calling program root of a user namespace with
@@ -26,6 +26,7 @@ func EnterUserNamespace() error {
 	if os.Getenv(nestedMark) != "" {
 		return errors.New("cannot enter user namespace: still not root inside it")
 	}
+
 	if err := checkSubordinateIDs(); err != nil {
 		return fmt.Errorf("cannot build without root: %w", err)
 	}
@@ -37,8 +38,10 @@ func EnterUserNamespace() error {
 	if err != nil {
 		return fmt.Errorf("cannot enter user namespace: %w", err)
 	}
+
 	argv := append(userNamespaceArgv(unshare, self), os.Args[1:]...)
-	return fmt.Errorf("cannot enter user namespace: %w", syscall.Exec(unshare, argv, append(os.Environ(), nestedMark+"=1")))
+	err = syscall.Exec(unshare, argv, append(os.Environ(), nestedMark+"=1"))
+	return fmt.Errorf("cannot enter user namespace: %w", err)
 }
 
 // userNamespaceArgv runs program as root of new user and mount namespaces. The
@@ -54,6 +57,7 @@ func checkSubordinateIDs() error {
 	if _, err := run.LookPath("newuidmap"); err != nil {
 		return fmt.Errorf("%w; install the package uidmap, or run as root", err)
 	}
+
 	me, err := user.Current()
 	if err != nil {
 		return err
@@ -64,19 +68,23 @@ func checkSubordinateIDs() error {
 			return err
 		}
 		if !found {
-			return fmt.Errorf("%s has no entry for %s; run 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %s' as root, or build as root",
-				file, me.Username, me.Username)
+			return fmt.Errorf("%s has no entry for %s;"+
+				" run 'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %[2]s' as root, or build as root",
+				file, me.Username)
 		}
 	}
 	return nil
 }
 
+// hasSubordinateIDs reports whether a file in the format of subuid(5) has an
+// entry for a user.
 func hasSubordinateIDs(file, name, uid string) (bool, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
+
 	scanner := bufio.NewScanner(f)
 	for scanner.Scan() {
 		owner, _, _ := strings.Cut(scanner.Text(), ":")
