@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	minCPUs     = 0.01 // of dockerd, and of cpu.max, 1 ms in 100
+	minCPUs     = 0.01 // dockerd's, and the least of cpu.max: 1 ms in 100
 	maxCPUs     = 4096
-	minMemory   = 6 << 20 // of dockerd
+	minMemory   = 6 << 20 // dockerd's
 	maxSize     = 1 << 50
 	maxPids     = 1 << 22 // PID_MAX_LIMIT, proc(5)
 	minDuration = time.Millisecond
@@ -52,8 +52,8 @@ func (o *Options) setShmSize(value string) error {
 }
 
 // parseSize parses a number of bytes up to maxSize as docker-create(1) does:
-// 1024, 64k, 1.5g, 2GB and 2GiB are all powers of 1024. Docker takes less than
-// one byte for zero, which lifts the limit; here that is a mistake.
+// 1024, 64k, 1.5g, or 2GB, which is 2GiB. Docker takes less than one byte for
+// zero, which lifts the limit; here that is a mistake.
 func parseSize(value string) (n int64, ok bool) {
 	n, err := units.RAMInBytes(value)
 	if err != nil || n < 0 || n > maxSize {
@@ -81,6 +81,7 @@ func (o *Options) addEnv(value string) error {
 		return fmt.Errorf("%.80q has no value, and variables of the host are not passed on; write %.80q",
 			name, name+"=VALUE")
 	}
+
 	if o.Env == nil {
 		o.Env = map[string]string{}
 	}
@@ -110,6 +111,7 @@ func (o *Options) addHost(value string) error {
 	if i < 0 || !isName(value[:i]) {
 		return fmt.Errorf("%.80q is not NAME:ADDRESS; write for example db.example:192.0.2.1", value)
 	}
+
 	text := value[i+1:]
 	if text == "host-gateway" {
 		return errors.New("host-gateway is not supported: guests cannot reach the host; " +
@@ -160,12 +162,14 @@ func (o *Options) addDevice(value string) error {
 	parts := strings.Split(value, ":")
 	d := Device{Host: parts[0], Guest: parts[0]}
 	parts = parts[1:]
+	// The second part may be the access as well.
 	if len(parts) > 0 && strings.HasPrefix(parts[0], "/") {
 		d.Guest, parts = parts[0], parts[1:]
 	}
 	if len(parts) > 1 || !isDevice(d.Host) || !isDevice(d.Guest) {
 		return fmt.Errorf("%.80q is not /dev/HOST or /dev/HOST:/dev/GUEST; write for example /dev/kvm", value)
 	}
+
 	// Nothing in a user namespace makes devices, mknod(2), so m changes nothing.
 	if len(parts) == 1 && parts[0] != "rw" && parts[0] != "rwm" {
 		return fmt.Errorf("%.80q is not a supported access: a guest reads and writes its devices; leave it out",
@@ -192,6 +196,7 @@ func (o *Options) setHealthRetries(value string) error {
 	return nil
 }
 
+// durationOf returns a function that sets d.
 func durationOf(d *time.Duration) func(string) error {
 	return func(value string) error {
 		n, err := time.ParseDuration(value)
