@@ -22,24 +22,25 @@ import (
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
-// ConfigPath is where the seed has config.env laid down.
+// ConfigPath is the file to which cloud-init writes config.env.
 const ConfigPath = "/etc/runner/config.env"
 
-// Seed is what goes into a seed.
+// Seed is the content of a seed.
 type Seed struct {
 	ConfigEnv []byte // content of config.env, a secret
 	UserData  []byte // the operator's own user-data; nil for none
-	Hostname  string // empty leaves the image's
-	// InstanceID names the instance to cloud-init, which applies a seed once
-	// for each. Empty derives it from the content: a changed seed is applied
-	// anew.
+	Hostname  string // of the machine; empty keeps the image's
+	// InstanceID names the instance to cloud-init, which applies a seed once for
+	// each id. Empty derives it from the content, so that a changed seed is
+	// applied again.
 	InstanceID string
 }
 
-// Check tells what is wrong with the names in s.
+// Check returns an error if cloud-init could not use the names in s.
 func (s Seed) Check() error {
 	if s.Hostname != "" && !hostnamePattern.MatchString(s.Hostname) {
-		return fmt.Errorf("cannot use host name %q: want letters, digits and dashes, in parts of up to 63 that dots may join", s.Hostname)
+		return fmt.Errorf("cannot use host name %q: "+
+			"want letters, digits and dashes, in parts of up to 63 that dots may join", s.Hostname)
 	}
 	if s.InstanceID != "" && !instanceIDPattern.MatchString(s.InstanceID) {
 		return fmt.Errorf("cannot use instance id %q: want letters, digits, dots, dashes and underscores", s.InstanceID)
@@ -47,17 +48,20 @@ func (s Seed) Check() error {
 	return nil
 }
 
+// hostnameLabel is a part of a host name, RFC 1123 section 2.1.
+const hostnameLabel = `[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?`
+
 var (
-	hostnamePattern   = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+	hostnamePattern   = regexp.MustCompile(`^` + hostnameLabel + `(\.` + hostnameLabel + `)*$`)
 	instanceIDPattern = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 )
 
-// volumeLabel is by which cloud-init's NoCloud source knows a seed.
+// volumeLabel is the label by which cloud-init's NoCloud source finds a seed.
 const volumeLabel = "CIDATA"
 
-// Write puts the seed at path as an ISO 9660 image that only its owner can
-// read, since it holds the registration token. Two seeds of one content are not
-// the same bytes: the image is stamped with the time.
+// Write writes the seed to path as an ISO 9660 image that only its owner can
+// read, since it holds the registration token. The image holds the time, so two
+// seeds of one content differ.
 func (s Seed) Write(path string) error {
 	if err := s.Check(); err != nil {
 		return fmt.Errorf("cannot make seed: %w", err)
@@ -66,6 +70,7 @@ func (s Seed) Write(path string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make seed: %w", err)
 	}
+
 	out, err := atomicfile.Create(path, 0o600)
 	if err != nil {
 		return err
@@ -77,17 +82,20 @@ func (s Seed) Write(path string) error {
 	return out.Commit()
 }
 
-// files gives the files of the seed by name.
+// files returns the files of the seed by name, as the NoCloud data source reads
+// them.
 func (s Seed) files() (map[string][]byte, error) {
 	userData, err := s.userData()
 	if err != nil {
 		return nil, err
 	}
+
 	id := s.InstanceID
 	if id == "" {
 		sum := sha256.Sum256(append(bytes.Clone(userData), s.Hostname...))
 		id = "iid-" + hex.EncodeToString(sum[:8])
 	}
+
 	meta := "instance-id: " + id + "\n"
 	if s.Hostname != "" {
 		meta += "local-hostname: " + s.Hostname + "\n"
@@ -95,9 +103,9 @@ func (s Seed) files() (map[string][]byte, error) {
 	return map[string][]byte{"user-data": userData, "meta-data": []byte(meta)}, nil
 }
 
-// ownPart is the cloud-config that lays config.env down. The list is appended
-// to the operator's own files instead of replacing them, "Merging user-data
-// sections" in cloud-init's documentation.
+// ownPart returns the cloud-config that writes config.env. It asks cloud-init to
+// append its list of files to the operator's instead of replacing that ("Merging
+// user-data sections" in cloud-init's documentation).
 func (s Seed) ownPart() []byte {
 	return fmt.Appendf(nil, `#cloud-config
 merge_how:
@@ -115,7 +123,7 @@ write_files:
 }
 
 // userData joins the operator's user-data and ours, as MIME parts if there are
-// two. Ours is the last, so its way of merging is the one in force.
+// two ("MIME multi-part archive" in cloud-init's documentation).
 func (s Seed) userData() ([]byte, error) {
 	if s.UserData == nil {
 		return s.ownPart(), nil
@@ -124,47 +132,60 @@ func (s Seed) userData() ([]byte, error) {
 	if kind == "" {
 		return nil, errors.New("user-data has none of cloud-init's headers")
 	}
+
+	// A random boundary would make another instance id of the same content.
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
-	// The same content gives the same bytes.
 	sum := sha256.Sum256(append(bytes.Clone(s.UserData), s.ConfigEnv...))
 	if err := w.SetBoundary("mkappliance-" + hex.EncodeToString(sum[:8])); err != nil {
 		return nil, err
 	}
-	for _, part := range []struct {
-		name, kind string
-		content    []byte
-	}{{"user-data", kind, s.UserData}, {"config.env", "text/cloud-config", s.ownPart()}} {
-		header := textproto.MIMEHeader{}
-		header.Set("Content-Type", part.kind+`; charset="utf-8"`)
-		// Not "8bit": cloud-init reads the message as text, and a part with
-		// other characters than those of ASCII is lost.
-		header.Set("Content-Transfer-Encoding", "base64")
-		header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", part.name))
-		p, err := w.CreatePart(header)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := io.WriteString(p, base64.StdEncoding.EncodeToString(part.content)); err != nil {
-			return nil, err
-		}
+
+	// The way of merging that the last part asks for is the one in force.
+	if err := writePart(w, "user-data", kind, s.UserData); err != nil {
+		return nil, err
+	}
+	if err := writePart(w, "config.env", cloudConfig, s.ownPart()); err != nil {
+		return nil, err
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
+
 	head := fmt.Sprintf("Content-Type: multipart/mixed; boundary=%q\nMIME-Version: 1.0\n\n", w.Boundary())
 	return append([]byte(head), body.Bytes()...), nil
 }
 
+// writePart writes one part of a type that cloud-init knows, such as
+// "text/cloud-config".
+func writePart(w *multipart.Writer, name, kind string, content []byte) error {
+	header := textproto.MIMEHeader{}
+	header.Set("Content-Type", kind+`; charset="utf-8"`)
+	// Not "8bit": cloud-init reads the message as ASCII text, and drops a part
+	// that holds other characters.
+	header.Set("Content-Transfer-Encoding", "base64")
+	header.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", name))
+
+	part, err := w.CreatePart(header)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(part, base64.StdEncoding.EncodeToString(content))
+	return err
+}
+
 // writeISO writes files to the top directory of an ISO 9660 image.
 func writeISO(out *os.File, files map[string][]byte) error {
-	// The library gathers the files in a directory first. MkdirTemp makes one
-	// that only we can read.
+	// The library takes the files from a directory. MkdirTemp makes one that only
+	// we can read.
 	workspace, err := os.MkdirTemp("", "mkappliance-seed-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(workspace)
+
+	// The size is fixed before the content is written: each file takes whole
+	// blocks, and a MiB is more than the directories need.
 	const blockSize, directories = 2048, 1 << 20
 	size := int64(directories)
 	for _, content := range files {
@@ -173,6 +194,7 @@ func writeISO(out *os.File, files map[string][]byte) error {
 	if err := out.Truncate(size); err != nil {
 		return err
 	}
+
 	fs, err := iso9660.Create(file.New(out, false), size, 0, blockSize, workspace)
 	if err != nil {
 		return err
