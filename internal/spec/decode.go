@@ -12,46 +12,51 @@ import (
 	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
-// decoder turns generic TOML values into ours and keeps the first error, and
-// the first thing missing apart: that is often only misspelled.
+// decoder turns generic TOML values into ours. It reads the whole document and
+// keeps the first error. It keeps the first missing value apart, and reports it
+// only if there is no other error: the value is often there, but misspelled.
 type decoder struct {
-	path         string
-	lines        *lineIndex
-	err, missing error
+	path    string
+	lines   *lineIndex
+	err     error
+	missing error
 }
 
+// fail records an error at a key, given by its full name.
 func (d *decoder) fail(key, format string, args ...any) {
 	d.err = cmp.Or(d.err, d.at(key, format, args...))
 }
 
+// at returns an error with the line of a key.
 func (d *decoder) at(key, format string, args ...any) error {
 	return fmt.Errorf("%s:%d: %s", d.path, d.lines.of(key), fmt.Sprintf(format, args...))
 }
 
-// table is one TOML table being read; keys nobody asked for are errors.
+// table is one TOML table being read. end makes keys an error that no method has
+// read.
 type table struct {
 	d       *decoder
 	key     string // full dotted name; empty for the document
 	values  map[string]any
-	known   []string
-	present bool
+	known   []string // keys that were read
+	present bool     // false if the document has no such table
 }
 
 func (d *decoder) table(key string, values map[string]any) *table {
 	return &table{d: d, key: key, values: values, present: values != nil}
 }
 
-// sub gives the full name of a key of the table.
+// sub returns the full name of a key of the table.
 func (t *table) sub(key string) string { return dotted(t.key, key) }
 
-// take gives the value of a key and remembers that it is known.
+// take returns the value of a key and remembers that it is known.
 func (t *table) take(key string) (any, bool) {
 	t.known = append(t.known, key)
 	v, ok := t.values[key]
 	return v, ok
 }
 
-// missing reports a value that has to be there; a missing table is reported
+// missing records that a required value is missing. A missing table is recorded
 // once, not once for each of its values.
 func (t *table) missing(key, example string) {
 	if t.present {
@@ -59,7 +64,8 @@ func (t *table) missing(key, example string) {
 		if t.key != "" {
 			where = "[" + t.key + "]"
 		}
-		t.d.missing = cmp.Or(t.d.missing, t.d.at(t.key, "%s is missing from %s; add a line like: %s = %s", key, where, key, example))
+		t.d.missing = cmp.Or(t.d.missing,
+			t.d.at(t.key, "%s is missing from %s; add a line like: %s = %s", key, where, key, example))
 	}
 }
 
@@ -98,13 +104,14 @@ func (t *table) integer(key string, want int64) {
 	}
 }
 
-// text gives a string that must be there and not be empty.
+// text returns a required string that must not be empty.
 func (t *table) text(key string) string {
 	if _, ok := t.values[key]; !ok {
 		t.known = append(t.known, key)
 		t.missing(key, `"..."`)
 		return ""
 	}
+
 	s := t.optionalText(key)
 	if s == "" {
 		t.d.fail(t.sub(key), "%s is empty; give it a value", key)
@@ -138,11 +145,13 @@ func (t *table) optionalList(key string) []string {
 	if !ok {
 		return nil
 	}
+
 	elements, ok := v.([]any)
 	if !ok {
 		t.wrongType(key, "a list of strings", v)
 		return nil
 	}
+
 	list := make([]string, 0, len(elements))
 	for i, e := range elements {
 		s, ok := e.(string)
@@ -155,7 +164,7 @@ func (t *table) optionalList(key string) []string {
 	return list
 }
 
-// size gives a number of bytes written like "512M" or "2G", in powers of 1024.
+// size returns a number of bytes, as ParseSize reads it.
 func (t *table) size(key string) int64 {
 	text := t.text(key)
 	if text == "" {
@@ -181,7 +190,7 @@ func ParseSize(text string) (int64, error) {
 // maxSize is far beyond any disk, and far from where sums of sizes overflow.
 const maxSize = 1 << 50
 
-// child gives a table that must be there.
+// child returns a required table.
 func (t *table) child(key string) *table {
 	v, ok := t.take(key)
 	if !ok {
@@ -190,6 +199,7 @@ func (t *table) child(key string) *table {
 		}
 		return t.d.table(t.sub(key), nil)
 	}
+
 	values, ok := v.(map[string]any)
 	if !ok {
 		t.wrongType(key, "a table, ["+t.sub(key)+"]", v)
@@ -197,7 +207,7 @@ func (t *table) child(key string) *table {
 	return t.d.table(t.sub(key), values)
 }
 
-// tables gives the tables below [key.NAME]; there must be one at least.
+// tables returns the tables [key.NAME] by NAME, of which one is required.
 func (t *table) tables(key string) map[string]*table {
 	parent := t.child(key)
 	out := map[string]*table{}
@@ -210,7 +220,7 @@ func (t *table) tables(key string) map[string]*table {
 	return out
 }
 
-// end refuses the keys that were not asked for, the topmost first.
+// end records an error for the topmost key that was not read.
 func (t *table) end() {
 	var unknown []string
 	for key := range t.values {
@@ -218,10 +228,11 @@ func (t *table) end() {
 			unknown = append(unknown, key)
 		}
 	}
-	slices.SortFunc(unknown, func(a, b string) int { return t.d.lines.of(t.sub(a)) - t.d.lines.of(t.sub(b)) })
 	if len(unknown) == 0 {
 		return
 	}
+	slices.SortFunc(unknown, func(a, b string) int { return t.d.lines.of(t.sub(a)) - t.d.lines.of(t.sub(b)) })
+
 	hint := "known here are " + strings.Join(slices.Sorted(slices.Values(t.known)), ", ")
 	if meant := suggest.Closest(unknown[0], t.known, 2); meant != "" {
 		hint = fmt.Sprintf("did you mean %q?", meant)

@@ -7,15 +7,15 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// lineIndex tells on which line of a TOML document a key stands, which the
-// decoder does not say once it has accepted the syntax. Keys are named as
-// dotted gives them; the elements of an array are "key[0]", "key[1]" and so on.
+// lineIndex knows the line of each key in a TOML document, which the TOML library
+// keeps to itself once it has accepted the syntax. Keys are named as dotted
+// returns them; the elements of an array are "key[0]", "key[1]" and so on.
 type lineIndex struct {
-	stated  map[string]int // keys and tables that are written out
-	implied map[string]int // tables that only begin the name of others
+	stated  map[string]int // lines of keys and tables that are written out
+	implied map[string]int // lines of tables that only begin the name of others
 }
 
-// indexLines scans a document that the decoder has accepted.
+// indexLines scans a document that the TOML library has accepted.
 func indexLines(text string) *lineIndex {
 	s := &lineScanner{text: text, line: 1,
 		index: &lineIndex{stated: map[string]int{}, implied: map[string]int{}}}
@@ -30,7 +30,7 @@ func indexLines(text string) *lineIndex {
 	return s.index
 }
 
-// dotted gives the full name of a key in a table, as one would write it.
+// dotted returns the full name of a key in a table, with the quotes it needs.
 func dotted(table, key string) string {
 	name := toml.Key{key}.String()
 	if table == "" {
@@ -39,8 +39,8 @@ func dotted(table, key string) string {
 	return table + "." + name
 }
 
-// add records the first line that the key of the table is seen on, and of the
-// tables in between, and gives its name.
+// add records the line of a key of the table, and of the tables in between, unless
+// an earlier one is known. It returns the full name of the key.
 func (x *lineIndex) add(table string, key toml.Key, line int) string {
 	name := table
 	for i, part := range key {
@@ -56,7 +56,7 @@ func (x *lineIndex) add(table string, key toml.Key, line int) string {
 	return name
 }
 
-// of gives the line of a key, or of the nearest table around it.
+// of returns the line of a key, or of the nearest table around it.
 func (x *lineIndex) of(key string) int {
 	for key != "" {
 		if line, ok := x.stated[key]; ok {
@@ -70,10 +70,11 @@ func (x *lineIndex) of(key string) int {
 	return 1
 }
 
+// lineScanner walks through the bytes of a document. It need not find mistakes.
 type lineScanner struct {
 	text  string
-	pos   int
-	line  int
+	pos   int // of the next byte
+	line  int // of the next byte, from 1
 	index *lineIndex
 }
 
@@ -81,7 +82,7 @@ func (s *lineScanner) more() bool { return s.pos < len(s.text) }
 
 func (s *lineScanner) at(c byte) bool { return s.more() && s.text[s.pos] == c }
 
-// next moves over one character.
+// next moves over one byte.
 func (s *lineScanner) next() {
 	if s.at('\n') {
 		s.line++
@@ -89,7 +90,7 @@ func (s *lineScanner) next() {
 	s.pos++
 }
 
-// skip moves over the character c if it is there, and tells whether it was.
+// skip moves over c if it is the next byte, and reports whether it was.
 func (s *lineScanner) skip(c byte) bool {
 	found := s.at(c)
 	if found {
@@ -114,7 +115,7 @@ func (s *lineScanner) skipBlank() {
 	}
 }
 
-// header reads "[a.b]" or "[[a.b]]" and gives its name.
+// header reads "[a.b]" or "[[a.b]]" and returns the full name.
 func (s *lineScanner) header() string {
 	line := s.line
 	for s.skip('[') {
@@ -133,7 +134,7 @@ func (s *lineScanner) pair(table string) {
 	s.value(s.index.add(table, key, line))
 }
 
-// until gives the text up to a character outside quotes.
+// until returns the text up to the byte stop outside quotes.
 func (s *lineScanner) until(stop byte) string {
 	start := s.pos
 	for s.more() && !s.at(stop) {
@@ -151,23 +152,9 @@ func (s *lineScanner) value(key string) {
 	s.skipBlank()
 	switch {
 	case s.skip('['):
-		for i := 0; s.inside(']'); i++ {
-			element := key + "[" + strconv.Itoa(i) + "]"
-			s.index.stated[element] = s.line
-			s.value(element)
-			if !s.separator() {
-				break
-			}
-		}
-		s.skip(']')
+		s.array(key)
 	case s.skip('{'):
-		for s.inside('}') {
-			s.pair(key)
-			if !s.separator() {
-				break
-			}
-		}
-		s.skip('}')
+		s.inlineTable(key)
 	case s.at('"'), s.at('\''):
 		s.quoted()
 	default: // a number, a date or a boolean; dates may hold a space
@@ -177,13 +164,37 @@ func (s *lineScanner) value(key string) {
 	}
 }
 
-// inside moves to the next element and tells whether there is one.
+// array skips the elements of an array and its end.
+func (s *lineScanner) array(key string) {
+	for i := 0; s.inside(']'); i++ {
+		element := key + "[" + strconv.Itoa(i) + "]"
+		s.index.stated[element] = s.line
+		s.value(element)
+		if !s.separator() {
+			break
+		}
+	}
+	s.skip(']')
+}
+
+// inlineTable skips the pairs of an inline table and its end.
+func (s *lineScanner) inlineTable(key string) {
+	for s.inside('}') {
+		s.pair(key)
+		if !s.separator() {
+			break
+		}
+	}
+	s.skip('}')
+}
+
+// inside moves to the next element and reports whether there is one.
 func (s *lineScanner) inside(end byte) bool {
 	s.skipBlank()
 	return s.more() && !s.at(end)
 }
 
-// separator moves over a comma.
+// separator moves over a comma and reports whether there was one.
 func (s *lineScanner) separator() bool {
 	s.skipBlank()
 	return s.skip(',')
@@ -196,6 +207,7 @@ func (s *lineScanner) quoted() {
 	if long := strings.Repeat(mark, 3); strings.HasPrefix(s.text[s.pos:], long) {
 		mark = long
 	}
+
 	s.pos += len(mark)
 	for s.more() && !strings.HasPrefix(s.text[s.pos:], mark) {
 		if quote == '"' {
@@ -203,6 +215,7 @@ func (s *lineScanner) quoted() {
 		}
 		s.next()
 	}
+
 	if s.pos = min(s.pos+len(mark), len(s.text)); len(mark) == 3 {
 		// The text of a multi-line string may itself end in two quotes.
 		for n := 0; n < 2 && s.skip(quote); n++ {
@@ -210,7 +223,7 @@ func (s *lineScanner) quoted() {
 	}
 }
 
-// parseKey gives the parts of a dotted key as the decoder understands them.
+// parseKey returns the parts of a dotted key as the TOML library reads them.
 func parseKey(text string) toml.Key {
 	var doc map[string]any
 	meta, err := toml.Decode(text+" = 0", &doc)

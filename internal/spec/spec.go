@@ -1,5 +1,5 @@
-// Package spec reads images.toml: which images there are and what goes into
-// them. It refuses everything it does not know, by line, before a build starts.
+// Package spec reads images.toml, the list of images and of their contents. It
+// refuses everything that it does not know, with the line, before a build starts.
 package spec
 
 import (
@@ -21,13 +21,13 @@ import (
 
 // Spec is a whole images.toml.
 type Spec struct {
-	Path   string
+	Path   string  // of the file
 	Images []Image // in the order of the file
 }
 
 // Image describes one image.
 type Image struct {
-	Name         string
+	Name         string // in file names and os-release(5)
 	Architecture string // as dpkg names it; arch.LookupBakeable accepts it
 	Suite        string // Debian release, as "trixie"
 	Version      string // of the image; in file names and partition labels
@@ -46,20 +46,21 @@ type Tree struct {
 
 // Component is a release archive. Exactly one of URL and Path is set.
 type Component struct {
-	Version string
-	URL     string
-	Path    string // resolved against the file
-	SHA256  string // lower-case hex
+	Version string // without the "v" of a tag
+	URL     string // http or https
+	Path    string // of a local file; relative ones resolved against images.toml
+	SHA256  string // of the archive, in lower-case hex
 }
 
-// Disk gives the layout of the disk; sizes are in bytes.
+// Disk holds the sizes of the partitions, in bytes, and what depends on them.
 type Disk struct {
 	ESP, Root, Verity, Var int64
 	Compression            string   // of the root file system, mkfs.erofs(1) -z, or "none"
 	KernelArguments        []string // added to what the build itself needs
 }
 
-// Load reads and checks a file.
+// Load reads and checks a file. Messages about its content begin with its path and
+// a line, as "images.toml:6: ".
 func Load(path string) (*Spec, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -68,7 +69,8 @@ func Load(path string) (*Spec, error) {
 	return Parse(path, data)
 }
 
-// Parse checks the content of the file path.
+// Parse checks the content of a file. The path is for messages, and relative paths
+// in the content are resolved against it.
 func Parse(path string, data []byte) (*Spec, error) {
 	text := strings.TrimPrefix(string(data), "\ufeff") // a byte order mark
 	var doc map[string]any
@@ -82,24 +84,27 @@ func Parse(path string, data []byte) (*Spec, error) {
 		}
 		return nil, fmt.Errorf("%s:1: %w", path, err)
 	}
+
 	d := &decoder{path: path, lines: indexLines(text)}
 	root := d.table("", doc)
 	root.integer("schema", 1)
 	images := root.tables("image")
 	root.end()
+
 	s := &Spec{Path: path}
 	for _, name := range slices.SortedFunc(maps.Keys(images), func(a, b string) int {
 		return cmp.Or(d.lines.of(images[a].key)-d.lines.of(images[b].key), strings.Compare(a, b))
 	}) {
 		s.Images = append(s.Images, d.image(name, images[name]))
 	}
+
 	if err := cmp.Or(d.err, d.missing); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-// printable drops what would break a message into lines.
+// printable drops characters that would break a message into lines.
 func printable(r rune) rune {
 	if unicode.IsControl(r) {
 		return -1
@@ -107,7 +112,7 @@ func printable(r rune) rune {
 	return r
 }
 
-// Image finds an image by name.
+// Image returns the image of that name.
 func (s *Spec) Image(name string) (*Image, error) {
 	var names []string
 	for i := range s.Images {
@@ -116,20 +121,28 @@ func (s *Spec) Image(name string) (*Image, error) {
 		}
 		names = append(names, s.Images[i].Name)
 	}
+
 	hint := ""
-	// Two edits would make amd64 of arm64, which nobody misspells.
+	// Two edits would turn amd64 into arm64, which nobody misspells.
 	if meant := suggest.Closest(name, names, 1); meant != "" {
 		hint = fmt.Sprintf("; did you mean %q?", meant)
 	}
 	return nil, fmt.Errorf("cannot find image %q in %s: it has %s%s", name, s.Path, strings.Join(names, ", "), hint)
 }
 
+// image reads [image.NAME].
 func (d *decoder) image(name string, t *table) Image {
 	if !namePattern.MatchString(name) {
 		d.fail(t.key, "image name %q is not usable in file names; use lower-case letters, digits and '-'", name)
 	}
-	img := Image{Name: name, Architecture: t.text("architecture"), Suite: t.text("suite"), Version: t.text("version"),
-		Mirror: t.optionalText("mirror")}
+
+	img := Image{
+		Name:         name,
+		Architecture: t.text("architecture"),
+		Suite:        t.text("suite"),
+		Version:      t.text("version"),
+		Mirror:       t.optionalText("mirror"),
+	}
 	if _, err := arch.LookupBakeable(img.Architecture); img.Architecture != "" && err != nil {
 		d.fail(t.sub("architecture"), "%v", err)
 	}
@@ -142,14 +155,21 @@ func (d *decoder) image(name string, t *table) Image {
 	if img.Mirror != "" && !urlPattern.MatchString(img.Mirror) {
 		d.fail(t.sub("mirror"), "mirror %q is not an http or https URL; leave it out to use this host's own", img.Mirror)
 	}
+
 	img.Host, img.Guest = d.tree(t.child("host")), d.tree(t.child("guest"))
 	img.Runner, img.Disk = d.component(t.child("runner")), d.disk(t.child("disk"))
 	t.end()
 	return img
 }
 
+// tree reads [image.NAME.host] or [image.NAME.guest].
 func (d *decoder) tree(t *table) Tree {
-	tree := Tree{Packages: t.list("packages"), Overlays: t.optionalList("overlays"), ExcludePaths: t.optionalList("exclude-paths")}
+	tree := Tree{
+		Packages:     t.list("packages"),
+		Overlays:     t.optionalList("overlays"),
+		ExcludePaths: t.optionalList("exclude-paths"),
+	}
+
 	for i, name := range tree.Packages {
 		key := fmt.Sprintf("%s[%d]", t.sub("packages"), i)
 		if !packagePattern.MatchString(name) {
@@ -159,12 +179,15 @@ func (d *decoder) tree(t *table) Tree {
 			d.fail(key, "package %q is listed twice; remove one", name)
 		}
 	}
+
 	for i, dir := range tree.Overlays {
 		tree.Overlays[i] = d.resolve(dir)
 		if info, err := os.Stat(tree.Overlays[i]); err != nil || !info.IsDir() {
-			d.fail(fmt.Sprintf("%s[%d]", t.sub("overlays"), i), "overlay %q is not a directory beside this file; create it or correct the path", dir)
+			d.fail(fmt.Sprintf("%s[%d]", t.sub("overlays"), i),
+				"overlay %q is not a directory beside this file; create it or correct the path", dir)
 		}
 	}
+
 	for i, glob := range tree.ExcludePaths {
 		key := fmt.Sprintf("%s[%d]", t.sub("exclude-paths"), i)
 		if !strings.HasPrefix(glob, "/") {
@@ -174,18 +197,27 @@ func (d *decoder) tree(t *table) Tree {
 			d.fail(key, "exclude path %q holds a control character; remove it", glob)
 		}
 	}
+
 	t.end()
 	return tree
 }
 
+// component reads [image.NAME.runner].
 func (d *decoder) component(t *table) Component {
-	c := Component{Version: t.text("version"), URL: t.optionalText("url"), Path: t.optionalText("path"), SHA256: t.text("sha256")}
+	c := Component{
+		Version: t.text("version"),
+		URL:     t.optionalText("url"),
+		Path:    t.optionalText("path"),
+		SHA256:  t.text("sha256"),
+	}
 	t.end()
+
 	if t.present && (c.URL == "") == (c.Path == "") {
 		d.fail(t.key, "the runner needs exactly one of url and path; remove one or add one")
 	}
 	if c.Version != "" && !runnerVersionPattern.MatchString(c.Version) {
-		d.fail(t.sub("version"), "version %q does not begin with a digit or has characters other than letters, digits and '.+~-'; use one like \"2.337.0\"", c.Version)
+		d.fail(t.sub("version"), "version %q does not begin with a digit or has characters other than "+
+			"letters, digits and '.+~-'; use one like \"2.337.0\"", c.Version)
 	}
 	if c.URL != "" && !urlPattern.MatchString(c.URL) {
 		d.fail(t.sub("url"), "url %q is not an http or https URL; use path for a local file", c.URL)
@@ -193,6 +225,7 @@ func (d *decoder) component(t *table) Component {
 	if c.SHA256 != "" && !sha256Pattern.MatchString(c.SHA256) {
 		d.fail(t.sub("sha256"), "sha256 %q is not 64 lower-case hex digits; copy it from the release page", c.SHA256)
 	}
+
 	if c.Path != "" {
 		c.Path = d.resolve(c.Path)
 	}
@@ -202,37 +235,50 @@ func (d *decoder) component(t *table) Component {
 // Smallest sizes that can work, in bytes.
 const (
 	mebibyte = int64(1) << 20
-	// fat32Minimum is the least a FAT32 with 65525 clusters takes.
+	// fat32Minimum is the size of the smallest FAT32, of 65525 clusters.
 	fat32Minimum = 64 * mebibyte
 )
 
+// disk reads [image.NAME.disk].
 func (d *decoder) disk(t *table) Disk {
-	disk := Disk{ESP: t.size("esp"), Root: t.size("root"), Verity: t.size("verity"), Var: t.size("var"),
-		Compression: t.text("compression"), KernelArguments: t.optionalList("kernel-arguments")}
+	disk := Disk{
+		ESP:             t.size("esp"),
+		Root:            t.size("root"),
+		Verity:          t.size("verity"),
+		Var:             t.size("var"),
+		Compression:     t.text("compression"),
+		KernelArguments: t.optionalList("kernel-arguments"),
+	}
+
 	if disk.ESP != 0 && disk.ESP < fat32Minimum {
 		d.fail(t.sub("esp"), "esp is too small for FAT32 and two versions; use at least \"%dM\"", fat32Minimum/mebibyte)
 	}
-	// A hash tree of 32-byte hashes over 4 KiB blocks takes 1/128 of the data
-	// and a little more for its upper levels.
+	// A hash tree of 32-byte hashes over 4 KiB blocks needs 1/128 of the data, and
+	// little more for its upper levels.
 	if need := disk.Root/127 + mebibyte; disk.Verity != 0 && disk.Verity < need {
 		d.fail(t.sub("verity"), "verity is too small for the hash tree of root; use at least \"%dM\"", need/mebibyte+1)
 	}
 	if disk.Var != 0 && disk.Var < 32*mebibyte {
 		d.fail(t.sub("var"), "var is too small; use at least \"32M\"")
 	}
+
 	if disk.Compression != "" && !compressionPattern.MatchString(disk.Compression) {
-		d.fail(t.sub("compression"), "compression %q is unknown; use \"none\", \"lz4\", \"lz4hc,LEVEL\" or \"zstd,LEVEL\"", disk.Compression)
+		d.fail(t.sub("compression"), "compression %q is unknown; "+
+			"use \"none\", \"lz4\", \"lz4hc,LEVEL\" or \"zstd,LEVEL\"", disk.Compression)
 	}
 	for i, argument := range disk.KernelArguments {
-		if argument == "" || strings.ContainsFunc(argument, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }) {
-			d.fail(fmt.Sprintf("%s[%d]", t.sub("kernel-arguments"), i), "kernel argument %q is not one word; list each on its own", argument)
+		if argument == "" || strings.ContainsFunc(argument, isSpaceOrControl) {
+			d.fail(fmt.Sprintf("%s[%d]", t.sub("kernel-arguments"), i),
+				"kernel argument %q is not one word; list each on its own", argument)
 		}
 	}
 	t.end()
 	return disk
 }
 
-// resolve makes a path relative to images.toml usable from here.
+func isSpaceOrControl(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+
+// resolve returns a path of images.toml relative to the working directory.
 func (d *decoder) resolve(path string) string {
 	if filepath.IsAbs(path) {
 		return path
