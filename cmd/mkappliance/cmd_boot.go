@@ -25,10 +25,10 @@ func newBootCommand() *cobra.Command {
 		Use:   "boot IMAGE",
 		Short: "Boot an image in QEMU, without changing it",
 		Long: `Boot an image in QEMU with UEFI firmware, its console on this terminal. The image
-is not changed: what the machine writes goes to an overlay that is thrown away
-at the end, or kept with --keep and booted again the next time. Every key is
-typed to the machine, Ctrl-C too; Ctrl-A X switches it off, and power-off from
-inside ends the command as well.
+is not changed: the machine writes to an overlay, which is removed at the end, or
+kept with --keep and booted again the next time. All keys go to the machine,
+Ctrl-C too. Ctrl-A X switches it off; power-off from inside ends the command as
+well.
 
 Exit status:
   0  the machine was powered off
@@ -51,29 +51,12 @@ Exit status:
 }
 
 func (o *bootOptions) run(c *cobra.Command, image string) error {
-	config := qemu.Config{Arch: arch.AMD64(), Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline,
-		Console: c.OutOrStdout(), Keyboard: os.Stdin}
-	var err error
-	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
-		return cli.Usage(fmt.Errorf("cannot use --disk-size: %w", err))
+	config, err := o.config(image)
+	if err != nil {
+		return cli.Usage(err)
 	}
-	if config.Memory, err = spec.ParseSize(o.memory); err != nil {
-		return cli.Usage(fmt.Errorf("cannot use --memory: %w", err))
-	}
-	if o.sshPort < 0 || o.sshPort > 65535 {
-		return cli.Usage(fmt.Errorf("cannot use --ssh-port %d: want 1 to 65535", o.sshPort))
-	}
-	if o.cpus < 1 {
-		return cli.Usage(fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus))
-	}
-	for _, file := range []string{image, o.seed} {
-		if _, err := os.Stat(file); file != "" && err != nil {
-			return cli.Usage(fmt.Errorf("cannot boot: %w", err))
-		}
-	}
-	if o.sshPort != 0 {
-		config.HostForwards = []qemu.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
-	}
+	config.Console, config.Keyboard = c.OutOrStdout(), os.Stdin
+
 	if config.Dir == "" {
 		if config.Dir, err = os.MkdirTemp("", "mkappliance-boot-"); err != nil {
 			return fmt.Errorf("cannot boot: %w", err)
@@ -82,6 +65,7 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 	} else if err := os.MkdirAll(config.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot boot: %w", err)
 	}
+
 	vm, err := qemu.Start(c.Context(), config)
 	if err != nil {
 		return err
@@ -90,9 +74,41 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 		fmt.Fprintf(os.Stderr, "mkappliance: emulating the processor, which is slow: %v\n", vm.Emulated)
 	}
 	fmt.Fprintln(os.Stderr, "mkappliance: the machine is on; Ctrl-A X switches it off")
+
 	err = vm.Wait()
 	if c.Context().Err() != nil {
 		return nil // ended by the user
 	}
 	return err
+}
+
+// config checks the flags, before a machine is made, and returns the machine that
+// they describe.
+func (o *bootOptions) config(image string) (qemu.Config, error) {
+	// Images are of no other architecture yet.
+	config := qemu.Config{Arch: arch.AMD64(), Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline}
+
+	var err error
+	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
+		return config, fmt.Errorf("cannot use --disk-size: %w", err)
+	}
+	if config.Memory, err = spec.ParseSize(o.memory); err != nil {
+		return config, fmt.Errorf("cannot use --memory: %w", err)
+	}
+	if o.sshPort < 0 || o.sshPort > 65535 {
+		return config, fmt.Errorf("cannot use --ssh-port %d: want 1 to 65535", o.sshPort)
+	}
+	if o.cpus < 1 {
+		return config, fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus)
+	}
+	for _, file := range []string{image, o.seed} {
+		if _, err := os.Stat(file); file != "" && err != nil {
+			return config, fmt.Errorf("cannot boot: %w", err)
+		}
+	}
+
+	if o.sshPort != 0 {
+		config.HostForwards = []qemu.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
+	}
+	return config, nil
 }

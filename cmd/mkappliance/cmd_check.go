@@ -15,8 +15,8 @@ func newCheckCommand() *cobra.Command {
 		Use:   "check",
 		Short: "Check images.toml, and list its images",
 		Long: `Check images.toml as a build would, without building: every key, type and value,
-and that the overlays are there. Each image is a line of its name, version,
-architecture and suite, parted by tabs.
+and that the overlays exist. Print a line for each image: name, version,
+architecture and suite, separated by tabs.
 
 Exit status:
   0  the file is good

@@ -22,12 +22,12 @@ func newSeedCommand() *cobra.Command {
 		Use:   "seed --config-env FILE --output SEED",
 		Short: "Make a cloud-init seed that configures an appliance",
 		Long: `Make a cloud-init seed that configures an appliance: a small ISO image for the
-NoCloud data source. At first boot cloud-init lays the given config.env down at
-/etc/runner/config.env. Attach it to the machine as a disk or CD, or write it to
-a USB stick.
+NoCloud data source. At first boot cloud-init writes the given config.env to
+/etc/runner/config.env. Attach the seed to the machine as a disk or CD, or write
+it to a USB stick.
 
-The seed holds the registration token: it is readable for its owner only. A seed
-with other content is applied again, by the next boot.
+The seed holds the registration token, so only its owner can read it. The next
+boot applies a seed again if its content has changed.
 
 Exit status:
   0  the seed was written
@@ -39,7 +39,7 @@ Exit status:
 		RunE: func(*cobra.Command, []string) error { return o.run() },
 	}
 	f := c.Flags()
-	f.StringVar(&o.configEnv, "config-env", "", "lay `FILE` down as config.env (required)")
+	f.StringVar(&o.configEnv, "config-env", "", "write the content of `FILE` to config.env (required)")
 	f.StringVar(&o.userData, "user-data", "", "add the cloud-init user-data in `FILE`: users, keys, further files")
 	f.StringVarP(&o.output, "output", "o", "", "write the seed to `FILE` (required)")
 	f.StringVar(&o.hostname, "hostname", "", "give the machine this `NAME`")
@@ -50,7 +50,7 @@ Exit status:
 }
 
 func (o *seedOptions) run() error {
-	// Read once, for it may be a pipe.
+	// Once, since it may be a pipe.
 	configEnv, err := os.ReadFile(o.configEnv)
 	if err != nil {
 		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
@@ -65,6 +65,7 @@ func (o *seedOptions) run() error {
 	for _, w := range warnings {
 		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
 	}
+
 	seed := cloudinit.Seed{ConfigEnv: configEnv, Hostname: o.hostname, InstanceID: o.instanceID}
 	if err := seed.Check(); err != nil {
 		return cli.Usage(err)
@@ -77,5 +78,6 @@ func (o *seedOptions) run() error {
 			return cli.Usage(err)
 		}
 	}
+
 	return seed.Write(o.output)
 }

@@ -18,7 +18,14 @@ func newRootCommand() *cobra.Command {
 		Use:   "mkappliance",
 		Short: "Bake bootable appliance images for one GitHub Actions runner",
 	}
-	root.AddCommand(newBuildCommand(), newSeedCommand(), newBootCommand(), newGuestBaseCommand(), newVerifyCommand(), newCheckCommand())
+	root.AddCommand(
+		newBuildCommand(),
+		newSeedCommand(),
+		newBootCommand(),
+		newGuestBaseCommand(),
+		newVerifyCommand(),
+		newCheckCommand(),
+	)
 	cli.AddVersion(root)
 	manpage.Add(root)
 	return root

@@ -9,6 +9,8 @@
 //	    starts processes in this guest
 //	runner-shim exec-restricted RESTRICTION PATH ARGV...
 //	    executes a program with fewer rights
+//	runner-shim --version
+//	    prints version and commit
 package main
 
 import (

@@ -26,7 +26,8 @@ var (
 // names and partition labels.
 func CheckVersion(version string) error {
 	if len(version) > layout.MaxVersion {
-		return fmt.Errorf("version %q is too long for a partition label; use at most %d characters", version, layout.MaxVersion)
+		return fmt.Errorf("version %q is too long for a partition label; use at most %d characters",
+			version, layout.MaxVersion)
 	}
 	if !versionPattern.MatchString(version) {
 		return fmt.Errorf("version %q does not begin with a digit or has characters other than "+
