@@ -21,7 +21,7 @@ import (
 
 const configEnv = "RUNNER_GITHUB_URL=https://github.com/octo/hello\n"
 
-// ownPart is what lays configEnv down.
+// ownPart is the cloud-config that writes configEnv.
 const ownPart = `#cloud-config
 merge_how:
   - name: list
@@ -47,6 +47,7 @@ func write(t *testing.T, s cloudinit.Seed) (label, userData, metaData string) {
 	if err != nil || info.Mode() != 0o600 {
 		t.Errorf("got mode %v, %v; want 0600, for it holds the token", info.Mode(), err)
 	}
+
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +57,7 @@ func write(t *testing.T, s cloudinit.Seed) (label, userData, metaData string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	read := func(name string) string {
 		f, err := fs.OpenFile(name, os.O_RDONLY)
 		if err != nil {
@@ -93,29 +95,34 @@ func TestSeedNames(t *testing.T) {
 // TestInstanceIDFollowsContent: cloud-init applies a seed once for an id.
 func TestInstanceIDFollowsContent(t *testing.T) {
 	seen := map[string]string{}
-	for name, seed := range map[string]cloudinit.Seed{
-		"plain":      {ConfigEnv: []byte("A=1")},
-		"config.env": {ConfigEnv: []byte("A=2")},
-		"user-data":  {ConfigEnv: []byte("A=1"), UserData: []byte("#!/bin/sh\n")},
-		"host name":  {ConfigEnv: []byte("A=1"), Hostname: "h"},
+	for _, test := range []struct {
+		summary string
+		seed    cloudinit.Seed
+	}{
+		{summary: "plain", seed: cloudinit.Seed{ConfigEnv: []byte("A=1")}},
+		{summary: "config.env", seed: cloudinit.Seed{ConfigEnv: []byte("A=2")}},
+		{summary: "user-data", seed: cloudinit.Seed{ConfigEnv: []byte("A=1"), UserData: []byte("#!/bin/sh\n")}},
+		{summary: "host name", seed: cloudinit.Seed{ConfigEnv: []byte("A=1"), Hostname: "h"}},
 	} {
-		_, _, first := write(t, seed)
-		_, _, again := write(t, seed)
+		_, _, first := write(t, test.seed)
+		_, _, again := write(t, test.seed)
 		if first != again {
-			t.Errorf("%s: the same seed has ids %q and %q", name, first, again)
+			t.Errorf("%s: the same seed has ids %q and %q", test.summary, first, again)
 		}
 		id, _, _ := strings.Cut(first, "\n")
 		if other, ok := seen[id]; ok {
-			t.Errorf("%s and %s have the same %s", name, other, id)
+			t.Errorf("%s and %s have the same %s", test.summary, other, id)
 		}
-		seen[id] = name
+		seen[id] = test.summary
 	}
 }
 
 // TestSeedWithUserData reads the user-data as a mail reader would.
 func TestSeedWithUserData(t *testing.T) {
-	own := "#cloud-config\nwrite_files:\n  - path: /x\n    content: |\n" + strings.Repeat("      däta\n", 200_000) // some MiB
+	own := "#cloud-config\nwrite_files:\n  - path: /x\n    content: |\n" +
+		strings.Repeat("      däta\n", 200_000) // some MiB
 	_, userData, _ := write(t, cloudinit.Seed{ConfigEnv: []byte(configEnv), UserData: []byte(own)})
+
 	message, err := mail.ReadMessage(strings.NewReader(userData))
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +131,7 @@ func TestSeedWithUserData(t *testing.T) {
 	if err != nil || kind != "multipart/mixed" || message.Header.Get("MIME-Version") != "1.0" {
 		t.Fatalf("got header %v, %v", message.Header, err)
 	}
+
 	parts := multipart.NewReader(message.Body, parameters["boundary"])
 	for _, want := range []string{own, ownPart} {
 		part, err := parts.NextPart()
@@ -147,22 +155,42 @@ func TestSeedWithUserData(t *testing.T) {
 }
 
 func TestSeedRefuses(t *testing.T) {
+	const hostname = "want letters, digits and dashes, in parts of up to 63 that dots may join"
 	for _, test := range []struct {
-		seed cloudinit.Seed
-		want string
+		summary string
+		seed    cloudinit.Seed
+		want    string // after "cannot make seed: "
 	}{
-		{cloudinit.Seed{Hostname: "two words"}, `cannot make seed: cannot use host name "two words": want letters, digits and dashes, in parts of up to 63 that dots may join`},
-		{cloudinit.Seed{Hostname: "a\nb: c"}, `cannot make seed: cannot use host name "a\nb: c": want letters, digits and dashes, in parts of up to 63 that dots may join`},
-		{cloudinit.Seed{InstanceID: "a: b"}, `cannot make seed: cannot use instance id "a: b": want letters, digits, dots, dashes and underscores`},
-		{cloudinit.Seed{UserData: []byte("x")}, "cannot make seed: user-data has none of cloud-init's headers"},
+		{
+			summary: "host name with a blank",
+			seed:    cloudinit.Seed{Hostname: "two words"},
+			want:    `cannot use host name "two words": ` + hostname,
+		},
+		{
+			summary: "host name of two lines",
+			seed:    cloudinit.Seed{Hostname: "a\nb: c"},
+			want:    `cannot use host name "a\nb: c": ` + hostname,
+		},
+		{
+			summary: "instance id",
+			seed:    cloudinit.Seed{InstanceID: "a: b"},
+			want:    `cannot use instance id "a: b": want letters, digits, dots, dashes and underscores`,
+		},
+		{
+			summary: "user-data",
+			seed:    cloudinit.Seed{UserData: []byte("x")},
+			want:    "user-data has none of cloud-init's headers",
+		},
 	} {
-		dir := t.TempDir()
-		err := test.seed.Write(filepath.Join(dir, "seed.iso"))
-		if err == nil || err.Error() != test.want {
-			t.Errorf("got  %v\nwant %s", err, test.want)
-		}
-		if left, _ := os.ReadDir(dir); len(left) != 0 {
-			t.Errorf("left %v behind", left)
-		}
+		t.Run(test.summary, func(t *testing.T) {
+			dir := t.TempDir()
+			err := test.seed.Write(filepath.Join(dir, "seed.iso"))
+			if want := "cannot make seed: " + test.want; err == nil || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
+			if left, _ := os.ReadDir(dir); len(left) != 0 {
+				t.Errorf("left %v behind", left)
+			}
+		})
 	}
 }
