@@ -65,7 +65,7 @@ func TestWriteDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.NewReplacer("DISK-ID", upperID("disk"), "DISK", path,
-		"ESP-ID", upperID("esp"), "V-ID", upperID("v"), "R-ID", upperID("r")).Replace(`label: gpt
+		"VERITY-TYPE", strings.ToUpper(arch.AMD64().GPT.RootVerity), "ESP-ID", upperID("esp"), "V-ID", upperID("v"), "R-ID", upperID("r")).Replace(`label: gpt
 label-id: DISK-ID
 device: DISK
 unit: sectors
@@ -74,7 +74,7 @@ last-lba: 159710
 sector-size: 512
 
 DISK1 : start=        2048, size=        8192, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=ESP-ID, name="esp"
-DISK2 : start=       10240, size=       16384, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, uuid=V-ID, name="runner_1.0_verity"
+DISK2 : start=       10240, size=       16384, type=VERITY-TYPE, uuid=V-ID, name="runner_1.0_verity"
 DISK3 : start=       26624, size=      131072, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=R-ID, name="runner_1.0"
 `)
 	if string(dump) != want {
@@ -172,7 +172,8 @@ func TestVerityPartitionIDs(t *testing.T) {
 
 func TestParseRootHash(t *testing.T) {
 	hash := strings.Repeat("a1", 32)
-	got, err := parseRootHash("VERITY header information for /mnt/x\nUUID:            \t1\nRoot hash:      \t" + hash + "\n")
+	got, err := parseRootHash("VERITY header information for /mnt/x\n" +
+		"UUID:            \t1\nRoot hash:      \t" + hash + "\n")
 	if err != nil || got != hash {
 		t.Errorf("got %q, %v", got, err)
 	}

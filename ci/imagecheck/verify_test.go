@@ -8,11 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/partition/gpt"
+
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // check is a line of 'mkappliance verify --json'.
@@ -22,7 +25,7 @@ type check struct {
 	Problem string `json:"problem"`
 }
 
-// verify runs the verb and gives its exit status and what it found.
+// verify runs the verb and returns its exit status and the outcome of each check.
 func verify(t *testing.T, program, image string) (int, map[string]check) {
 	t.Helper()
 	cmd := exec.Command(program, "verify", "--json", image)
@@ -47,7 +50,8 @@ func verify(t *testing.T, program, image string) (int, map[string]check) {
 func buildProgram(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "mkappliance")
-	if out, err := exec.Command("go", "build", "-o", program, "github.com/mkappliance/mkappliance/cmd/mkappliance").CombinedOutput(); err != nil {
+	build := exec.Command("go", "build", "-o", program, "github.com/mkappliance/mkappliance/cmd/mkappliance")
+	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build mkappliance: %v\n%s", err, out)
 	}
 	return program
@@ -69,8 +73,10 @@ func copyImage(t *testing.T) string {
 	return filepath.Join(dir, filepath.Base(image))
 }
 
-var checkNames = []string{"manifest", "partitions", "partition table", "ESP", "root file system", "verity", "var file system",
-	"no identity in root", "no identity in var"}
+var checkNames = []string{
+	"manifest", "partitions", "partition table", "ESP", "root file system", "verity", "var file system",
+	"no identity in root", "no identity in var",
+}
 
 func TestImageFileIsClean(t *testing.T) {
 	image := copyImage(t)
@@ -103,18 +109,22 @@ func TestImageFileDamaged(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := table.(*gpt.Table).Partitions
-	start := func(i int) int64 { return int64(parts[i].Start) * 512 }
+	start := func(r layout.Role) int64 {
+		i := slices.IndexFunc(layout.Baked(), func(p layout.Partition) bool { return p.Role == r })
+		return int64(parts[i].Start) * 512
+	}
+
 	for _, test := range []struct {
 		summary string
 		at      int64 // the byte to flip
 		finders string
 	}{
-		{"backup partition table", disk.Size - 512 + 24, "partition table"},
-		{"FAT", start(0) + 32*512 + 8, "ESP"},
-		{"verity hash tree", start(1) + 4096 + 5, "verity"},
-		{"file in root", start(2) + 100<<20, "verity"},
-		{"super block of root", start(2) + 1024, "root file system, verity"},
-		{"super block of var", start(3) + 1024 + 0x20, "var file system"},
+		{summary: "backup partition table", at: disk.Size - 512 + 24, finders: "partition table"},
+		{summary: "FAT", at: start(layout.ESP) + 32*512 + 8, finders: "ESP"},
+		{summary: "verity hash tree", at: start(layout.Verity) + 4096 + 5, finders: "verity"},
+		{summary: "file in root", at: start(layout.Root) + 100<<20, finders: "verity"},
+		{summary: "super block of root", at: start(layout.Root) + 1024, finders: "root file system, verity"},
+		{summary: "super block of var", at: start(layout.Var) + 1024 + 0x20, finders: "var file system"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			flip(t, image, test.at)
@@ -158,20 +168,32 @@ func TestVerifyUsage(t *testing.T) {
 	for _, test := range []struct {
 		summary string
 		args    []string
-		status  int
 		want    string
 	}{
-		{"no image", []string{"verify"}, 2, "mkappliance: error: missing argument: want IMAGE.img (see 'mkappliance verify --help')\n"},
-		{"not an image", []string{"verify", "image.iso"}, 2, "mkappliance: error: cannot verify image.iso: want a file whose name ends in .img\n"},
-		{"missing image", []string{"verify", "/nonexistent/a.img"}, 2, "mkappliance: error: cannot verify image: stat /nonexistent/a.img: no such file or directory\n"},
+		{
+			summary: "no image",
+			args:    []string{"verify"},
+			want:    "missing argument: want IMAGE.img (see 'mkappliance verify --help')",
+		},
+		{
+			summary: "not an image",
+			args:    []string{"verify", "image.iso"},
+			want:    "cannot verify image.iso: want a file whose name ends in .img",
+		},
+		{
+			summary: "missing image",
+			args:    []string{"verify", "/nonexistent/a.img"},
+			want:    "cannot verify image: stat /nonexistent/a.img: no such file or directory",
+		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			cmd := exec.Command(program, test.args...)
 			var stderr bytes.Buffer
 			cmd.Stderr = &stderr
 			err := cmd.Run()
-			if cmd.ProcessState.ExitCode() != test.status || stderr.String() != test.want {
-				t.Errorf("got %v and %q, want status %d and %q", err, stderr.String(), test.status, test.want)
+			want := "mkappliance: error: " + test.want + "\n"
+			if cmd.ProcessState.ExitCode() != 2 || stderr.String() != want {
+				t.Errorf("got %v and %q, want status 2 and %q", err, stderr.String(), want)
 			}
 		})
 	}

@@ -17,7 +17,7 @@ import (
 // builder is the unprivileged user that bakes.
 const builder = "mkappliance-ci"
 
-// environment gives the value of a variable that ci/test sets.
+// environment returns the value of a variable that ci/test sets.
 func environment(t *testing.T, name, what string) string {
 	t.Helper()
 	value := os.Getenv(name)
@@ -43,12 +43,13 @@ func TestRebuildRootless(t *testing.T) {
 	runTool(t, "cp", runner, dir)
 	runTool(t, "mkdir", dir+"/cache")
 	runTool(t, "cp", "--recursive", "--reflink=auto", cache+"/layers", dir+"/cache")
-	// What the checkout's modes and owners are must not matter to the image.
+	// The modes and owners of a checkout must not matter to the image.
 	runTool(t, "chown", "--recursive", "--no-dereference", builder+":", dir)
 
 	t.Log(runTool(t, "setpriv", "--reuid="+builder, "--regid="+builder, "--init-groups", "--reset-env", "--",
 		"sh", "-ec", `cd "$1"; shift; umask 077; exec "$@"`, "sh", dir,
-		"bin/mkappliance", "build", "runner-amd64", "--runner", filepath.Base(runner), "--cache-dir", "cache", "--out", "out"))
+		"bin/mkappliance", "build", "runner-amd64", "--runner", filepath.Base(runner),
+		"--cache-dir", "cache", "--out", "out"))
 
 	rebuilt := filepath.Join(dir, "out", filepath.Base(image))
 	if got, want := hash(t, rebuilt), hash(t, image); got != want {
@@ -91,7 +92,7 @@ func builderDirectory(t *testing.T) string {
 	return dir
 }
 
-// run gives what the command prints.
+// runTool returns the output of a command.
 func runTool(t *testing.T, argv ...string) string {
 	t.Helper()
 	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()

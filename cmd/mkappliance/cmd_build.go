@@ -48,9 +48,11 @@ Exit status:
 	f := c.Flags()
 	o.addFlags(f)
 	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
-	f.StringVar(&o.programs, "programs", "", "put in runner-agent and runner-shim from `DIR` (default: that of mkappliance)")
-	f.StringVar(&o.version, "version", "", "give the image this `VERSION` instead of the one in images.toml")
-	f.StringVar(&o.runner, "runner", "", "take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")
+	f.StringVar(&o.programs, "programs", "",
+		"put runner-agent and runner-shim from `DIR` into the image (default: that of mkappliance)")
+	f.StringVar(&o.version, "version", "", "bake this `VERSION` instead of the one in images.toml")
+	f.StringVar(&o.runner, "runner", "",
+		"take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")
 	return c
 }
 
@@ -125,11 +127,18 @@ func localRunner(text string) (spec.Component, error) {
 	if named {
 		return component, rootfs.CheckFileHash(path, sum)
 	}
+
+	// Opening it finds out whether this user may read it.
 	f, err := os.Open(path)
 	if err != nil {
 		return component, err
 	}
-	return component, f.Close()
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	return component, err
 }
 
 // findPrograms returns the static programs for the appliance, as make leaves
@@ -145,7 +154,8 @@ func (o *buildOptions) findPrograms() (rootfs.Programs, error) {
 	}
 	programs, err := readPrograms(o.programs)
 	if err != nil {
-		return programs, fmt.Errorf("cannot find the appliance's programs: %w; build them with 'make' or give --programs", err)
+		return programs, fmt.Errorf("cannot find the appliance's programs: %w;"+
+			" build them with 'make' or give --programs", err)
 	}
 	return programs, nil
 }

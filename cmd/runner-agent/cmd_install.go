@@ -57,7 +57,7 @@ Exit status:
 	}
 	f := c.Flags()
 	f.StringVar(&o.config, "config", layout.ConfigFile, "`file` with the settings, in systemd's EnvironmentFile syntax")
-	f.StringVar(&o.stateDir, "state-dir", "/var/lib/runner", "`directory` of marker and work root")
+	f.StringVar(&o.stateDir, "state-dir", layout.State, "`directory` of marker and work root")
 	f.StringVar(&o.osRelease, "os-release", "/etc/os-release", "`file` with the image version, os-release(5)")
 	f.StringVar(&o.user, "user", "runner", "`name` of the user to register as, when run by root")
 	return c

@@ -12,6 +12,7 @@ func TestWorkDirRemovesOnlyStaleOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	stale := filepath.Join(s.Dir, "work", "killed")
 	if err := os.MkdirAll(filepath.Join(stale, "root"), 0o755); err != nil {
 		t.Fatal(err)
@@ -20,6 +21,7 @@ func TestWorkDirRemovesOnlyStaleOnes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if _, err := os.Stat(stale); !os.IsNotExist(err) {
 		t.Errorf("the work directory of a killed run is still there: %v", err)
 	}
@@ -28,6 +30,7 @@ func TestWorkDirRemovesOnlyStaleOnes(t *testing.T) {
 			t.Errorf("a directory in use is gone: %v", err)
 		}
 	}
+
 	release()
 	releaseOther()
 	if left, _ := filepath.Glob(filepath.Join(s.Dir, "work", "*")); len(left) != 0 {
