@@ -24,7 +24,10 @@ func TestBinds(t *testing.T) {
 		{summary: "the work root", mount: brokerapi.Mount{Source: "DIR/work"}, source: "work", hide: 2},
 		{summary: "a workspace that is new", mount: brokerapi.Mount{Source: "DIR/work/repo/repo"}, source: "work/repo/repo"},
 		{summary: "a hidden directory", mount: brokerapi.Mount{Source: "DIR/work/_update"}, err: "belongs to the runner"},
-		{summary: "a link in the work root", mount: brokerapi.Mount{Source: "DIR/work/link"}, err: "cannot open link beneath"},
+		{
+			summary: "a link in the work root", mount: brokerapi.Mount{Source: "DIR/work/link"},
+			err: "cannot open link beneath",
+		},
 		{summary: "the node.js builds", mount: brokerapi.Mount{Externals: true}, source: "externals", fixed: true},
 		{summary: "a volume", mount: brokerapi.Mount{Volume: "data"}, source: "jobs/v-1/data"},
 		{summary: "a volume elsewhere", mount: brokerapi.Mount{Volume: "../x"}, err: "is not a name of a volume"},
@@ -32,12 +35,21 @@ func TestBinds(t *testing.T) {
 		{summary: "a host directory", mount: brokerapi.Mount{Source: "DIR/rw/new"}, source: "rw/new"},
 		{summary: "one to be read only", mount: brokerapi.Mount{Source: "DIR/ro/npm"}, source: "ro/npm", fixed: true},
 		{summary: "one that does not exist", mount: brokerapi.Mount{Source: "DIR/ro/new"}, err: "no such file"},
-		{summary: "a link in a host directory", mount: brokerapi.Mount{Source: "DIR/ro/link"}, err: "cannot open link beneath"},
-		{summary: "beside a host directory", mount: brokerapi.Mount{Source: "DIR/rose"}, err: "RUNNER_NSPAWN_BIND_RO in config.env"},
+		{
+			summary: "a link in a host directory", mount: brokerapi.Mount{Source: "DIR/ro/link"},
+			err: "cannot open link beneath",
+		},
+		{
+			summary: "beside a host directory", mount: brokerapi.Mount{Source: "DIR/rose"},
+			err: "RUNNER_NSPAWN_BIND_RO in config.env",
+		},
 		{summary: "out of a host directory", mount: brokerapi.Mount{Source: "DIR/ro/../x"}, err: "is not allowed"},
 		{summary: "elsewhere on the host", mount: brokerapi.Mount{Source: "/etc"}, err: "volume /etc is not allowed"},
 		{summary: "no source", mount: brokerapi.Mount{}, err: "the request names no source"},
-		{summary: "a target that is relative", mount: brokerapi.Mount{Target: "x", Externals: true}, err: "clean absolute path"},
+		{
+			summary: "a target that is relative", mount: brokerapi.Mount{Target: "x", Externals: true},
+			err: "clean absolute path",
+		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			dir, b := newBinder(t)
@@ -61,7 +73,8 @@ func TestBinds(t *testing.T) {
 			if len(binds) != 3 {
 				t.Fatalf("got %d binds, want the settings' two and one", len(binds))
 			}
-			checkBind(t, binds[0], guest.Bind{Target: "/rw", Owner: b.settings.RunnerUID, User: b.user}, filepath.Join(dir, "rw"))
+			rw := guest.Bind{Target: "/rw", Owner: b.settings.RunnerUID, User: b.user}
+			checkBind(t, binds[0], rw, filepath.Join(dir, "rw"))
 			checkBind(t, binds[1], guest.Bind{Target: "/ro", ReadOnly: true}, filepath.Join(dir, "ro"))
 
 			want := guest.Bind{Target: "/x", Owner: b.settings.RunnerUID, User: b.user}
@@ -114,7 +127,8 @@ func newBinder(t *testing.T) (dir string, b binder) {
 func TestBindsOfSettings(t *testing.T) {
 	_, b := newBinder(t)
 	b.settings.BindRO[0].Source += "/missing"
-	if binds, err := b.open(nil); err == nil || !strings.HasPrefix(err.Error(), "cannot show "+b.settings.BindRO[0].Source) || binds != nil {
+	want := "cannot show " + b.settings.BindRO[0].Source
+	if binds, err := b.open(nil); err == nil || !strings.HasPrefix(err.Error(), want) || binds != nil {
 		t.Errorf("got %v, %v", binds, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // newBuild writes a Dockerfile and returns the request that runs its image.
@@ -64,6 +65,7 @@ func TestBuild(t *testing.T) {
 		return 0, leaveArchive(l)
 	}
 	l.serve()
+
 	r := newBuild(l)
 	for i := range 2 {
 		var stdout bytes.Buffer
@@ -76,6 +78,7 @@ func TestBuild(t *testing.T) {
 		}
 		l.checkNothingLeft()
 	}
+
 	if builds != 1 || len(l.images.built) != 1 || l.images.released != 2 {
 		t.Errorf("%d builds, %d images, %d releases, want 1, 1, 2", builds, len(l.images.built), l.images.released)
 	}
@@ -84,12 +87,12 @@ func TestBuild(t *testing.T) {
 			t.Errorf("kept %q as %q", content, key)
 		}
 	}
-	if want := "HOME=/root PATH=" + DefaultPath; strings.Join(env, " ") != want {
+	if want := "HOME=/root PATH=" + layout.Path; strings.Join(env, " ") != want {
 		t.Errorf("built with %q, want %s", env, want)
 	}
-	// The guest is killed before its archive is read.
-	if build, step := l.guests.all()[0], l.guests.all()[1]; build.spec.Tree != l.settings.Base || step.spec.Tree != l.images.tree {
-		t.Errorf("built in %s, ran in %s", build.spec.Tree, step.spec.Tree)
+	build, step := l.guests.all()[0].spec, l.guests.all()[1].spec
+	if build.Tree != l.settings.Base || step.Tree != l.images.tree {
+		t.Errorf("built in %s, ran in %s", build.Tree, step.Tree)
 	}
 }
 
@@ -164,9 +167,18 @@ func TestHostileGuest(t *testing.T) {
 		answer  func(c *wire.Conn)
 		want    string
 	}{
-		{summary: "an empty exit frame", answer: func(c *wire.Conn) { _ = c.Send(wire.Exit, nil) }, want: "unexpected frame 'x'"},
-		{summary: "an exit frame of two bytes", answer: func(c *wire.Conn) { _ = c.Send(wire.Exit, []byte{0, 0}) }, want: "unexpected frame 'x'"},
-		{summary: "another conversation", answer: func(c *wire.Conn) { _ = c.SendJSON(wire.Reply, 1) }, want: "unexpected frame 'r'"},
+		{
+			summary: "an empty exit frame", answer: func(c *wire.Conn) { _ = c.Send(wire.Exit, nil) },
+			want: "unexpected frame 'x'",
+		},
+		{
+			summary: "an exit frame of two bytes", answer: func(c *wire.Conn) { _ = c.Send(wire.Exit, []byte{0, 0}) },
+			want: "unexpected frame 'x'",
+		},
+		{
+			summary: "another conversation", answer: func(c *wire.Conn) { _ = c.SendJSON(wire.Reply, 1) },
+			want: "unexpected frame 'r'",
+		},
 		{summary: "its end", answer: func(*wire.Conn) {}, want: "the guest ended or was ended: EOF"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
@@ -186,7 +198,7 @@ func TestHostileGuest(t *testing.T) {
 			l.serve()
 			job := l.prepare(ownContainer()).Job
 
-			_, execErr := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{})
+			_, execErr := l.exec(job, "true")
 			_, buildErr := l.client.Container(t.Context(), newBuild(l), wire.Streams{})
 			for _, err := range []error{execErr, buildErr} {
 				if err == nil || !strings.Contains(err.Error(), test.want) {

@@ -3,12 +3,7 @@ package broker
 import (
 	"slices"
 	"strings"
-
-	"github.com/mkappliance/mkappliance/internal/layout"
 )
-
-// DefaultPath is PATH in a guest whose OCI image does not set one.
-const DefaultPath = layout.Path
 
 // parseEnviron returns the environment of KEY=VALUE entries, as OCI images have
 // them.

@@ -276,7 +276,9 @@ type fakeImages struct {
 	released int
 }
 
-func (f *fakeImages) Pull(ctx context.Context, reference string, _ *oci.Credentials, report func(string)) (Image, error) {
+func (f *fakeImages) Pull(
+	ctx context.Context, reference string, _ *oci.Credentials, report func(string),
+) (Image, error) {
 	if f.onPull != nil {
 		if err := f.onPull(ctx, reference, report); err != nil {
 			return Image{}, err
@@ -354,14 +356,18 @@ func newLab(t *testing.T) *lab {
 	if err := os.WriteFile(filepath.Join(dir, "base/sbin/init"), nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, dir: dir, guests: &fakeGuests{}, networks: &fakeNetworks{}, images: &fakeImages{tree: filepath.Join(dir, "image")},
-		client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
-	l.settings = Settings{
-		WorkRoot: filepath.Join(dir, "work"), JobsDir: filepath.Join(dir, "jobs"), Externals: filepath.Join(dir, "externals"),
-		RunnerUID: os.Getuid(), RunnerGID: os.Getgid(),
-		Base: filepath.Join(dir, "base"), Images: map[string]string{base: filepath.Join(dir, "base")},
+
+	path := func(name string) string { return filepath.Join(dir, name) }
+	return &lab{
+		T: t, dir: dir,
+		guests: &fakeGuests{}, networks: &fakeNetworks{}, images: &fakeImages{tree: path("image")},
+		client: &brokerapi.Client{Socket: path("socket")},
+		settings: Settings{
+			WorkRoot: path("work"), JobsDir: path("jobs"), Externals: path("externals"),
+			RunnerUID: os.Getuid(), RunnerGID: os.Getgid(),
+			Base: path("base"), Images: map[string]string{base: path("base")},
+		},
 	}
-	return l
 }
 
 // serve starts the broker. When the test ends, so does the broker, and nothing
@@ -372,7 +378,7 @@ func (l *lab) serve() *Server {
 	if err != nil {
 		l.Fatal(err)
 	}
-	s := NewServer(l.settings, Parts{Guests: l.guests, Networks: l.networks, Images: l.images}, slog.New(slog.DiscardHandler))
+	s := l.newServer()
 	if l.freeSpace != nil {
 		s.watcher.freeSpace = l.freeSpace
 	}
@@ -421,6 +427,24 @@ func (l *lab) prepare(r brokerapi.PrepareRequest) *brokerapi.PrepareReply {
 		l.Fatal(err)
 	}
 	return reply
+}
+
+// exec runs a step in a job.
+func (l *lab) exec(job string, argv ...string) (int, error) {
+	r := brokerapi.ExecRequest{Job: job, Argv: argv}
+	return l.client.Exec(l.Context(), r, wire.Streams{})
+}
+
+// step runs a container step, in a job if it is not "".
+func (l *lab) step(job, image string, args ...string) (int, error) {
+	r := brokerapi.ContainerRequest{Job: job, Container: brokerapi.Container{Image: image, Args: args}}
+	return l.client.Container(l.Context(), r, wire.Streams{})
+}
+
+// newServer returns the broker, which does not serve yet.
+func (l *lab) newServer() *Server {
+	parts := Parts{Guests: l.guests, Networks: l.networks, Images: l.images}
+	return NewServer(l.settings, parts, slog.New(slog.DiscardHandler))
 }
 
 // eventually fails unless done reports true within some seconds.

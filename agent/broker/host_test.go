@@ -91,6 +91,7 @@ func TestUseSubnet(t *testing.T) {
 			if test.configured != "" {
 				configured = netip.MustParsePrefix(test.configured)
 			}
+
 			var tried []string
 			err := useSubnet(configured, func(subnet netip.Prefix) error {
 				tried = append(tried, subnet.String())

@@ -23,6 +23,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/network"
 	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // ownContainer asks for a job with one container, of the guest base.
@@ -33,7 +34,10 @@ func ownContainer() brokerapi.PrepareRequest {
 // withServices asks for that beside two services of OCI images.
 func withServices() brokerapi.PrepareRequest {
 	r := ownContainer()
-	r.Services = []brokerapi.Container{{Image: "oci/db", Args: []string{"serve"}}, {Image: "oci/cache", Args: []string{"serve"}}}
+	r.Services = []brokerapi.Container{
+		{Image: "oci/db", Args: []string{"serve"}},
+		{Image: "oci/cache", Args: []string{"serve"}},
+	}
 	return r
 }
 
@@ -123,7 +127,9 @@ func TestPrepare(t *testing.T) {
 		t.Errorf("a service is configured with %+v", config)
 	}
 
-	wantSpec := guest.Spec{ID: cache.ID(), Tree: l.images.tree, TreeOwner: ociOwner, Limits: guest.Limits{Memory: 64 << 20}}
+	wantSpec := guest.Spec{
+		ID: cache.ID(), Tree: l.images.tree, TreeOwner: ociOwner, Limits: guest.Limits{Memory: 64 << 20},
+	}
 	if diff := cmp.Diff(wantSpec, cache.spec); diff != "" {
 		t.Errorf("a service's guest (-want +got):\n%s", diff)
 	}
@@ -233,7 +239,7 @@ func TestUnsupportedBeforeAnything(t *testing.T) {
 	if _, err := l.client.Prepare(t.Context(), r, io.Discard); wire.CodeOf(err) != wire.CodeUnsupported {
 		t.Errorf("got %v with code %q, want %q", err, wire.CodeOf(err), wire.CodeUnsupported)
 	}
-	if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{}); err != nil {
+	if _, err := l.exec(job, "true"); err != nil {
 		t.Errorf("the job before is gone: %v", err)
 	}
 }
@@ -257,11 +263,11 @@ func TestPrepareEndsTheJobBefore(t *testing.T) {
 	if _, err := os.Stat(filepath.Dir(leftover)); err == nil {
 		t.Error("the workspace of an earlier job is left")
 	}
-	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: first.Job, Argv: []string{"true"}}, wire.Streams{})
+	_, err := l.exec(first.Job, "true")
 	if err == nil || err.Error() != "cannot run step: the guest of this job is gone; it was ended, or never started" {
 		t.Errorf("a step of the first job: %v", err)
 	}
-	if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: second.Job, Argv: []string{"true"}}, wire.Streams{}); err != nil {
+	if _, err := l.exec(second.Job, "true"); err != nil {
 		t.Errorf("a step of the second job: %v", err)
 	}
 }
@@ -300,7 +306,7 @@ func TestCleanup(t *testing.T) {
 		}
 		l.checkNothingLeft()
 	}
-	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{})
+	_, err := l.exec(job, "true")
 	if err == nil || !strings.HasPrefix(err.Error(), "cannot run step: the guest of this job is gone") {
 		t.Errorf("a step after the end: %v", err)
 	}
@@ -389,7 +395,7 @@ func TestExecWithoutContainer(t *testing.T) {
 	r := withServices()
 	r.Container = nil
 	job := l.prepare(r).Job
-	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{})
+	_, err := l.exec(job, "true")
 	if err == nil || err.Error() != "cannot run step: the job has services only, and no container" {
 		t.Errorf("got %v", err)
 	}
@@ -405,11 +411,11 @@ func TestGuestDies(t *testing.T) {
 	l.serve()
 	job := l.prepare(ownContainer()).Job
 	want := "cannot go on with the step: the guest ended or was ended: EOF"
-	_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{})
+	_, err := l.exec(job, "true")
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
-	if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{}); err == nil {
+	if _, err := l.exec(job, "true"); err == nil {
 		t.Error("a step ran in a guest that is dead")
 	}
 	if err := l.client.Cleanup(t.Context(), job); err != nil {
@@ -431,12 +437,11 @@ func TestCleanupDuringStep(t *testing.T) {
 
 	errs := make(chan error, 2)
 	go func() {
-		_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sleep"}}, wire.Streams{})
+		_, err := l.exec(job, "sleep")
 		errs <- err
 	}()
 	go func() {
-		r := brokerapi.ContainerRequest{Job: job, Container: brokerapi.Container{Image: base, Args: []string{"sleep"}}}
-		_, err := l.client.Container(t.Context(), r, wire.Streams{})
+		_, err := l.step(job, base, "sleep")
 		errs <- err
 	}()
 	running.Wait()
@@ -483,6 +488,7 @@ func TestContainerDuringCleanup(t *testing.T) {
 	for range 10 {
 		id := l.prepare(ownContainer()).Job
 		j := s.findJob(id)
+
 		cleaned := make(chan struct{})
 		var calls sync.WaitGroup
 		calls.Go(func() {
@@ -523,10 +529,10 @@ func TestCleanupDuringLaunch(t *testing.T) {
 	}
 	l.serve()
 	job := l.prepare(ownContainer()).Job
+
 	stepped := make(chan error, 1)
 	go func() {
-		r := brokerapi.ContainerRequest{Job: job, Container: brokerapi.Container{Image: "oci/app", Args: []string{"true"}}}
-		_, err := l.client.Container(t.Context(), r, wire.Streams{})
+		_, err := l.step(job, "oci/app", "true")
 		stepped <- err
 	}()
 	<-starting
@@ -567,7 +573,9 @@ func TestContainerStep(t *testing.T) {
 	if !strings.HasSuffix(stdout.String(), "10.0.0.2\tapp\n") || joined != 2 {
 		t.Errorf("the step's guest is one of %d in the job's network, with the hosts\n%s", joined, &stdout)
 	}
-	if running := l.guests.running(); len(running) != 1 || len(l.networks.all()) != 1 || l.networks.all()[0].joined() != 1 {
+
+	networks := l.networks.all()
+	if running := l.guests.running(); len(running) != 1 || len(networks) != 1 || networks[0].joined() != 1 {
 		t.Errorf("%d guests run after the step, want the job's own alone in its network", len(running))
 	}
 }
@@ -596,14 +604,20 @@ func TestContainerStepFails(t *testing.T) {
 		c       brokerapi.Container
 		want    string
 	}{
-		{summary: "option", c: brokerapi.Container{Image: base, Options: "--privileged"}, want: "options: option --privileged is not supported"},
+		{
+			summary: "option", c: brokerapi.Container{Image: base, Options: "--privileged"},
+			want: "options: option --privileged is not supported",
+		},
 		{summary: "image", c: brokerapi.Container{Image: "none/such"}, want: "cannot pull none/such"},
 		{
 			summary: "no command", c: brokerapi.Container{Image: "oci/app"},
-			want: `cannot run container: image "oci/app" names no command, and the step gives none`,
+			want: `cannot run container: image "oci/app" names no command, and the step has none`,
 		},
 		{
-			summary: "mount", c: brokerapi.Container{Image: "oci/app", Args: []string{"true"}, Mounts: []brokerapi.Mount{{Target: "/"}}},
+			summary: "mount",
+			c: brokerapi.Container{
+				Image: "oci/app", Args: []string{"true"}, Mounts: []brokerapi.Mount{{Target: "/"}},
+			},
 			want: "cannot mount /",
 		},
 	} {
@@ -636,85 +650,99 @@ func TestRun(t *testing.T) {
 	if status, err := l.client.Run(t.Context(), r, wire.Streams{}); status != 7 || err != nil {
 		t.Errorf("got %d, %v", status, err)
 	}
-	want := guestapi.Process{Argv: r.Argv, Dir: "/tmp", Env: []string{"HOME=/root", "LANG=C", "PATH=" + DefaultPath}, Groups: got.Groups}
+	want := guestapi.Process{
+		Argv: r.Argv, Dir: "/tmp", Env: []string{"HOME=/root", "LANG=C", "PATH=" + layout.Path}, Groups: got.Groups,
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("process (-want +got):\n%s", diff)
 	}
 	l.checkNothingLeft()
 }
 
+// These calls run until their context ends, if a block below keeps them.
+
+func callPrepare(ctx context.Context, l *lab) error {
+	r := brokerapi.PrepareRequest{Services: []brokerapi.Container{{Image: "oci/db", Args: []string{"serve"}}}}
+	_, err := l.client.Prepare(ctx, r, io.Discard)
+	return err
+}
+
+func callExec(ctx context.Context, l *lab) error {
+	job := l.prepare(ownContainer()).Job
+	_, err := l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: []string{"sleep"}}, wire.Streams{})
+	return err
+}
+
+func callContainer(ctx context.Context, l *lab) error {
+	job := l.prepare(ownContainer()).Job
+	r := brokerapi.ContainerRequest{
+		Job: job, Container: brokerapi.Container{Image: "oci/app", Args: []string{"sleep"}},
+	}
+	_, err := l.client.Container(ctx, r, wire.Streams{})
+	return err
+}
+
+func callRun(ctx context.Context, l *lab) error {
+	_, err := l.client.Run(ctx, brokerapi.RunRequest{Argv: []string{"sleep"}}, wire.Streams{})
+	return err
+}
+
+// These blocks keep what a call started until its context ends, and call reached
+// when it has come so far.
+
+func blockPull(l *lab, reached func()) {
+	l.images.onPull = func(ctx context.Context, _ string, _ func(string)) error {
+		reached()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
+func blockStart(l *lab, reached func()) {
+	l.guests.onStart = func(ctx context.Context, spec guest.Spec) error {
+		if spec.Tree == l.settings.Base {
+			return nil
+		}
+		reached()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+}
+
+func blockExec(l *lab, reached func()) {
+	l.guests.onExec = func(ctx context.Context, g *fakeGuest, _ guestapi.Process, _ wire.Streams) (int, error) {
+		reached()
+		return g.sleep(ctx)
+	}
+}
+
+func blockHealth(l *lab, reached func()) {
+	l.images.config.Health = "check"
+	l.guests.onExec = func(ctx context.Context, g *fakeGuest, p guestapi.Process, _ wire.Streams) (int, error) {
+		if isHealthCheck(p) {
+			reached()
+		}
+		return g.sleep(ctx)
+	}
+}
+
 // TestHangup has a client that hangs up while its call is at some stage. The
 // broker must end what the call started.
 func TestHangup(t *testing.T) {
-	prepare := func(l *lab, ctx context.Context) error {
-		r := brokerapi.PrepareRequest{Services: []brokerapi.Container{{Image: "oci/db", Args: []string{"serve"}}}}
-		_, err := l.client.Prepare(ctx, r, io.Discard)
-		return err
-	}
-	step := func(l *lab, ctx context.Context) error {
-		job := l.prepare(ownContainer()).Job
-		_, err := l.client.Exec(ctx, brokerapi.ExecRequest{Job: job, Argv: []string{"sleep"}}, wire.Streams{})
-		return err
-	}
-	containerStep := func(l *lab, ctx context.Context) error {
-		job := l.prepare(ownContainer()).Job
-		r := brokerapi.ContainerRequest{Job: job, Container: brokerapi.Container{Image: "oci/app", Args: []string{"sleep"}}}
-		_, err := l.client.Container(ctx, r, wire.Streams{})
-		return err
-	}
-	run := func(l *lab, ctx context.Context) error {
-		_, err := l.client.Run(ctx, brokerapi.RunRequest{Argv: []string{"sleep"}}, wire.Streams{})
-		return err
-	}
-
-	// Each blocks until its context ends, and reports that it was reached.
-	pull := func(l *lab, reached func()) {
-		l.images.onPull = func(ctx context.Context, _ string, _ func(string)) error {
-			reached()
-			<-ctx.Done()
-			return ctx.Err()
-		}
-	}
-	start := func(l *lab, reached func()) {
-		l.guests.onStart = func(ctx context.Context, spec guest.Spec) error {
-			if spec.Tree == l.settings.Base {
-				return nil
-			}
-			reached()
-			<-ctx.Done()
-			return ctx.Err()
-		}
-	}
-	exec := func(l *lab, reached func()) {
-		l.guests.onExec = func(ctx context.Context, g *fakeGuest, _ guestapi.Process, _ wire.Streams) (int, error) {
-			reached()
-			return g.sleep(ctx)
-		}
-	}
-	health := func(l *lab, reached func()) {
-		l.images.config.Health = "check"
-		l.guests.onExec = func(ctx context.Context, g *fakeGuest, p guestapi.Process, _ wire.Streams) (int, error) {
-			if p.Argv[0] == "/bin/sh" {
-				reached()
-			}
-			return g.sleep(ctx)
-		}
-	}
-
 	for _, test := range []struct {
 		summary string
-		call    func(l *lab, ctx context.Context) error
+		call    func(ctx context.Context, l *lab) error
 		block   func(l *lab, reached func())
 		jobs    int // that run afterwards, each with one guest
 	}{
-		{summary: "prepare, during a pull", call: prepare, block: pull},
-		{summary: "prepare, during a start", call: prepare, block: start},
-		{summary: "prepare, during a health check", call: prepare, block: health},
-		{summary: "a step", call: step, block: exec, jobs: 1},
-		{summary: "a container step, during a pull", call: containerStep, block: pull, jobs: 1},
-		{summary: "a container step, during a start", call: containerStep, block: start, jobs: 1},
-		{summary: "a container step", call: containerStep, block: exec, jobs: 1},
-		{summary: "run", call: run, block: exec},
+		{summary: "prepare, during a pull", call: callPrepare, block: blockPull},
+		{summary: "prepare, during a start", call: callPrepare, block: blockStart},
+		{summary: "prepare, during a health check", call: callPrepare, block: blockHealth},
+		{summary: "a step", call: callExec, block: blockExec, jobs: 1},
+		{summary: "a container step, during a pull", call: callContainer, block: blockPull, jobs: 1},
+		{summary: "a container step, during a start", call: callContainer, block: blockStart, jobs: 1},
+		{summary: "a container step", call: callContainer, block: blockExec, jobs: 1},
+		{summary: "run", call: callRun, block: blockExec},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			l := newLab(t)
@@ -723,7 +751,7 @@ func TestHangup(t *testing.T) {
 			test.block(l, sync.OnceFunc(hangUp))
 			l.serve()
 
-			if err := test.call(l, ctx); !errors.Is(err, context.Canceled) {
+			if err := test.call(ctx, l); !errors.Is(err, context.Canceled) {
 				t.Errorf("got %v, want %v", err, context.Canceled)
 			}
 			l.eventually("the end of what the call started", func() bool {

@@ -28,7 +28,12 @@ func (h Host) listen() (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen: %w", err)
 	}
-	if err := errors.Join(os.Chown(h.Socket, 0, h.RunnerGID), os.Chmod(h.Socket, 0o660)); err != nil {
+	// In a directory of root's: the socket that was just made is what these find.
+	err = errors.Join(
+		os.Chown(h.Socket, 0, h.RunnerGID), //nolint:forbidigo // root's directory
+		os.Chmod(h.Socket, 0o660),          //nolint:forbidigo // root's directory
+	)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot listen: %w", err), l.Close())
 	}
 	return l, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // member is one container of a job, from the words of a workflow to the guest
@@ -111,7 +112,7 @@ func (m *member) environment(home string) map[string]string {
 	maps.Copy(env, m.spec.options.Env)
 	maps.Copy(env, m.spec.Env)
 	if env["PATH"] == "" {
-		env["PATH"] = DefaultPath
+		env["PATH"] = layout.Path
 	}
 	return env
 }

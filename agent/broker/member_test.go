@@ -8,6 +8,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 func TestEnvironment(t *testing.T) {
@@ -26,7 +27,7 @@ func TestEnvironment(t *testing.T) {
 	}
 
 	m.root.config.Env = nil
-	if got := m.environment("/")["PATH"]; got != DefaultPath {
+	if got := m.environment("/")["PATH"]; got != layout.Path {
 		t.Errorf("got PATH %s, want the default", got)
 	}
 }
@@ -91,12 +92,18 @@ func TestArgv(t *testing.T) {
 		want:    []string{"/own"},
 	}, {
 		summary: "an empty option --entrypoint",
-		spec:    containerSpec{Container: brokerapi.Container{Args: []string{"a"}}, options: dockeropts.Options{Entrypoint: &empty}},
-		want:    []string{"a"},
+		spec: containerSpec{
+			Container: brokerapi.Container{Args: []string{"a"}},
+			options:   dockeropts.Options{Entrypoint: &empty},
+		},
+		want: []string{"a"},
 	}, {
 		summary: "the step's entrypoint before the option's",
-		spec:    containerSpec{Container: brokerapi.Container{Entrypoint: []string{"/x"}}, options: dockeropts.Options{Entrypoint: &own}},
-		want:    []string{"/x"},
+		spec: containerSpec{
+			Container: brokerapi.Container{Entrypoint: []string{"/x"}},
+			options:   dockeropts.Options{Entrypoint: &own},
+		},
+		want: []string{"/x"},
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			config := oci.Config{Entrypoint: []string{"/entry", "-e"}, Cmd: []string{"cmd"}}

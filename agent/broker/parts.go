@@ -94,7 +94,9 @@ func (m networkManager) NewNetwork() (Network, error) {
 	return n, nil
 }
 
-func (s imageStore) Pull(ctx context.Context, reference string, c *oci.Credentials, report func(line string)) (Image, error) {
+func (s imageStore) Pull(
+	ctx context.Context, reference string, c *oci.Credentials, report func(line string),
+) (Image, error) {
 	i, err := s.Store.Pull(ctx, reference, c, report)
 	if err != nil {
 		return Image{}, err

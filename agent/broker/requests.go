@@ -10,7 +10,9 @@ import (
 )
 
 // prepare ends an earlier job and starts one.
-func (s *Server) prepare(ctx context.Context, r brokerapi.PrepareRequest, report report) (*brokerapi.PrepareReply, error) {
+func (s *Server) prepare(
+	ctx context.Context, r brokerapi.PrepareRequest, report report,
+) (*brokerapi.PrepareReply, error) {
 	// A workflow that asks for too much is refused before anything changes.
 	members, err := newMembers(r)
 	if err != nil {
@@ -106,7 +108,7 @@ func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.C
 
 	argv := m.argv()
 	if len(argv) == 0 {
-		return 0, fmt.Errorf("cannot run container: image %q names no command, and the step gives none", r.Image)
+		return 0, fmt.Errorf("cannot run container: image %q names no command, and the step has none", r.Image)
 	}
 	if j := s.findJob(r.Job); j != nil {
 		return j.runMember(ctx, m, argv, client.streams())

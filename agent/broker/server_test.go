@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -20,8 +19,14 @@ func TestMalformedRequests(t *testing.T) {
 		send    func(c *wire.Conn) error
 		want    string // "" if the broker hangs up
 	}{
-		{summary: "not JSON", send: func(c *wire.Conn) error { return c.Send(wire.Request, []byte("{")) }, want: "cannot read request: "},
-		{summary: "no verb", send: func(c *wire.Conn) error { return c.SendJSON(wire.Request, struct{}{}) }, want: "it names no verb"},
+		{
+			summary: "not JSON", send: func(c *wire.Conn) error { return c.Send(wire.Request, []byte("{")) },
+			want: "cannot read request: ",
+		},
+		{
+			summary: "no verb", send: func(c *wire.Conn) error { return c.SendJSON(wire.Request, struct{}{}) },
+			want: "it names no verb",
+		},
 		{summary: "another frame", send: func(c *wire.Conn) error { return c.Send(wire.Exit, []byte{0}) }},
 		{summary: "a frame above the limit", send: func(c *wire.Conn) error {
 			_ = c.Send(wire.Request, make([]byte, wire.MaxRequest+1)) // broken off
@@ -80,8 +85,9 @@ func (brokenListener) Close() error              { return nil }
 func TestServeFails(t *testing.T) {
 	l := newLab(t)
 	l.settings.Spare = true
-	s := NewServer(l.settings, Parts{Guests: l.guests, Networks: l.networks, Images: l.images}, slog.New(slog.DiscardHandler))
-	if err := s.Serve(context.Background(), brokenListener{}); err == nil || err.Error() != "cannot accept client: broken" {
+	s := l.newServer()
+	err := s.Serve(context.Background(), brokenListener{})
+	if err == nil || err.Error() != "cannot accept client: broken" {
 		t.Errorf("got %v", err)
 	}
 	l.checkNothingLeft()

@@ -8,9 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // newPool returns a pool of the guest base "/base", with a spare guest.
@@ -182,7 +180,7 @@ func TestSpareOfJobs(t *testing.T) {
 	if config, _ := l.guests.all()[0].configured(); config.Hostname != l.guests.all()[0].ID() {
 		t.Errorf("the spare guest is configured with %+v", config)
 	}
-	if _, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"true"}}, wire.Streams{}); err != nil {
+	if _, err := l.exec(job, "true"); err != nil {
 		t.Error(err)
 	}
 	if err := l.client.Cleanup(t.Context(), job); err != nil {

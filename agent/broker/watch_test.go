@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -158,12 +157,11 @@ func TestLimitReachesStep(t *testing.T) {
 
 			results := make(chan error)
 			step := func() {
-				_, err := l.client.Exec(t.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"dd"}}, wire.Streams{})
+				_, err := l.exec(job, "dd")
 				results <- err
 			}
 			containerStep := func() {
-				r := brokerapi.ContainerRequest{Job: job, Container: brokerapi.Container{Image: base, Args: []string{"dd"}}}
-				_, err := l.client.Container(t.Context(), r, wire.Streams{})
+				_, err := l.step(job, base, "dd")
 				results <- err
 			}
 			go step()

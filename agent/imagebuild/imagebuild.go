@@ -24,7 +24,8 @@ const (
 // script builds an OCI image. chroot isolation needs nothing that a guest does
 // not have; the guest is what isolates.
 const script = `set -e
-buildah --storage-driver vfs build --isolation chroot --network host --layers=false --pull=missing --tag image --file "$1" ` + contextTarget + `
+buildah --storage-driver vfs build --isolation chroot --network host --layers=false --pull=missing \
+  --tag image --file "$1" ` + contextTarget + `
 buildah --storage-driver vfs push --quiet image oci-archive:` + outputTarget + "/" + archiveName
 
 // Build is the build of one Dockerfile.

@@ -117,7 +117,10 @@ func TestNewRefuses(t *testing.T) {
 		dockerfile string // DIR is the context
 		want       string
 	}{
-		{summary: "outside of the work root", dockerfile: "DIR/../../../Dockerfile", want: "it does not lie beneath the work root"},
+		{
+			summary: "outside of the work root", dockerfile: "DIR/../../../Dockerfile",
+			want: "it does not lie beneath the work root",
+		},
 		{summary: "elsewhere", dockerfile: "/etc/passwd", want: "it does not lie beneath the work root"},
 		{summary: "a missing file", dockerfile: "DIR/none", want: "there is no such file"},
 		{summary: "a directory", dockerfile: "DIR/src", want: "there is no such file"},
@@ -145,15 +148,20 @@ func TestContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := b.Container()
-	if len(c.Mounts) != 2 || c.Mounts[0].Source != dir || !c.Mounts[0].ReadOnly || c.Mounts[1].Volume == "" || c.Mounts[1].ReadOnly {
+	if len(c.Mounts) != 2 {
+		t.Fatalf("got mounts %+v, want two", c.Mounts)
+	}
+	context, output := c.Mounts[0], c.Mounts[1]
+	if context.Source != dir || !context.ReadOnly || output.Volume == "" || output.ReadOnly {
 		t.Errorf("got mounts %+v, want the context to be read and a volume to be written", c.Mounts)
 	}
+
 	argv := b.Argv()
-	if last := argv[len(argv)-1]; last != c.Mounts[0].Target+"/Dockerfile" {
-		t.Errorf("builds %s, which is not in the context at %s", last, c.Mounts[0].Target)
+	if last := argv[len(argv)-1]; last != context.Target+"/Dockerfile" {
+		t.Errorf("builds %s, which is not in the context at %s", last, context.Target)
 	}
-	if !strings.Contains(argv[2], c.Mounts[1].Target) {
-		t.Errorf("the command does not write to the volume at %s:\n%s", c.Mounts[1].Target, argv[2])
+	if !strings.Contains(argv[2], output.Target) {
+		t.Errorf("the command does not write to the volume at %s:\n%s", output.Target, argv[2])
 	}
 }
 
@@ -201,8 +209,9 @@ func TestOpenResult(t *testing.T) {
 
 			archive, err := OpenResult(volumes)
 			if test.err {
-				if err == nil || !strings.HasPrefix(err.Error(), "cannot read the built image: ") || !strings.Contains(err.Error(), test.want) {
-					t.Errorf("got error %v, want %q", err, test.want)
+				const prefix = "cannot read the built image: "
+				if err == nil || !strings.HasPrefix(err.Error(), prefix) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got error %v, want %s%q", err, prefix, test.want)
 				}
 				return
 			}

@@ -9,7 +9,9 @@ import (
 )
 
 func TestRemoveLeftovers(t *testing.T) {
-	kept := []string{"_PipelineMapping", "_PipelineMapping/p", "_actions", "_actions/o", "_actions/o/a", "_temp", "_temp/a", "_tool"}
+	kept := []string{
+		"_PipelineMapping", "_PipelineMapping/p", "_actions", "_actions/o", "_actions/o/a", "_temp", "_temp/a", "_tool",
+	}
 	for _, test := range []struct {
 		summary   string
 		workspace string // beneath the directory that holds work

@@ -12,7 +12,7 @@ import (
 // RestoreOwnership makes the root's user and group the owners of everything
 // beneath it that belongs to a user or group with the number first or a higher
 // one. Those are the users of guests; the runner has to be able to remove what
-// they left. What vanishes meanwhile is passed over.
+// they left. Entries that vanish meanwhile are passed over.
 func (r Root) RestoreOwnership(first int) error {
 	root, err := os.Open(r.Path)
 	if err != nil {
@@ -45,7 +45,7 @@ func (c chowner) chownTree(dir *os.File) error {
 		return err
 	}
 
-	// One entry that cannot be handed over is no reason to leave the others.
+	// An entry that cannot be handed over does not keep the others.
 	var failed error
 	for _, e := range entries {
 		if err := c.chownEntry(readable, e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {

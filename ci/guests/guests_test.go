@@ -17,10 +17,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/broker"
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // TestGuestJob is one job as the runner would run it, through the hook.
@@ -218,7 +218,7 @@ func TestGuestSteps(t *testing.T) {
 			{brokerapi.ExecRequest{Job: job, Argv: []string{"true"}, Dir: "/foo/bar"},
 				"cannot start process: working directory /foo/bar does not exist in the guest"},
 			{brokerapi.ExecRequest{Job: job, Argv: []string{"nosuch"}},
-				`cannot start process: command "nosuch" is not in the guest's PATH (` + broker.DefaultPath + ")"},
+				`cannot start process: command "nosuch" is not in the guest's PATH (` + layout.Path + ")"},
 			{brokerapi.ExecRequest{Job: job}, "cannot start process: no command given"},
 		} {
 			_, err := l.client.Exec(l.Context(), test.request, wire.Streams{})

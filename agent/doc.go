@@ -1,0 +1,43 @@
+// Package agent contains no code. This page shows the way of data through the
+// packages beneath it, which are the whole run time of an appliance.
+//
+// A step of a job, from the actions runner to a process and back:
+//
+//	actions runner                                                    user runner
+//	   |  JSON on stdin                    ^ exit status, stdout, stderr
+//	   v                                   |
+//	hook            reads the runner's words, opens nothing
+//	   |  brokerapi.ExecRequest            | wire: Stdout, Stderr, Exit or Failure{code}
+//	   |  (frames of package wire, over a unix socket; one connection a call)
+//	===|===================================|======= peers checked ======= root ====
+//	   v                                   |
+//	broker          finds the job, adds environment, user and capabilities
+//	   |  guestapi.Process                 | the same frames; nothing else passes
+//	   v                                   |
+//	guest           opens the socket of one guest, follows no link
+//	===|===================================|======= namespaces ====== root of a guest
+//	   v                                   |
+//	guestinit       the guest agent: starts the process, relays its streams
+//
+// Containers of a job, before its first step:
+//
+//	hook.Container         what the runner asks for, words of the workflow as they are
+//	brokerapi.Container    the same, sent
+//	---- trust line: from here on everything is checked by root ----
+//	broker.member          options and ports parsed (dockeropts), volumes opened (workroot),
+//	                       OCI image found or pulled (oci), address reserved (network)
+//	guest.Spec             what a guest is started with: tree, devices, limits
+//	guest.Bind             directories of the host, opened before they are shown
+//	guestapi.Config        what the guest agent does inside: files, mounts, tmpfs
+//
+// A line that data crosses downwards is a line of trust: those below never believe
+// those above. Upwards, the broker takes output, one byte of exit status and bounded
+// text from a guest, and nothing that names a file or a process of the host.
+//
+// Beside a job's way stand config, which reads config.env; register and supervise,
+// which make the appliance one runner and run its listener; and imagebuild, which
+// describes how the broker builds the image of a Dockerfile.
+//
+// No package here imports one of the build (image, rootfs, cmd); internal/layout
+// alone is known to both.
+package agent
