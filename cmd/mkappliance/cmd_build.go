@@ -49,7 +49,7 @@ Exit status:
 	o.addFlags(f)
 	f.StringVarP(&o.outDir, "out", "o", "out", "write the image to `DIR`")
 	f.StringVar(&o.programs, "programs", "",
-		"put runner-agent and runner-shim from `DIR` into the image (default: that of mkappliance)")
+		"take runner-agent, runner-shim and their manual pages from `DIR` (default: that of mkappliance)")
 	f.StringVar(&o.version, "version", "", "bake this `VERSION` instead of the one in images.toml")
 	f.StringVar(&o.runner, "runner", "",
 		"take the actions runner from `FILE[@SHA256]` instead of the source in images.toml")

@@ -10,7 +10,8 @@ import (
 func TestNames(t *testing.T) {
 	var got []string
 	for _, a := range All() {
-		got = append(got, strings.Join([]string{a.Debian, a.Go, a.Stub(), a.Loader(), a.FallbackLoader(), a.QEMU.Program}, " "))
+		names := []string{a.Debian, a.Go, a.Stub(), a.Loader(), a.FallbackLoader(), a.QEMU.Program}
+		got = append(got, strings.Join(names, " "))
 	}
 	want := `amd64 amd64 linuxx64.efi.stub systemd-bootx64.efi BOOTX64.EFI qemu-system-x86_64
 arm64 arm64 linuxaa64.efi.stub systemd-bootaa64.efi BOOTAA64.EFI qemu-system-aarch64`

@@ -8,8 +8,11 @@ import (
 
 func TestRead(t *testing.T) {
 	recorded := &debug.BuildInfo{
-		Main:     debug.Module{Version: "v1.4.0"},
-		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "c0ffee"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}},
+		Main: debug.Module{Version: "v1.4.0"},
+		Settings: []debug.BuildSetting{
+			{Key: "vcs.revision", Value: "c0ffee"},
+			{Key: "vcs.time", Value: "2026-01-02T03:04:05Z"},
+		},
 	}
 	for _, test := range []struct {
 		summary  string

@@ -22,7 +22,8 @@ func TestReport(t *testing.T) {
 	}, {
 		summary: "one line a stage on a terminal, cut to its width, without control characters",
 		mode:    Terminal,
-		want: "\r\x1b[K[  0.0s] host tree  \r\x1b[K[  1.0s] host tree  I: unpackin\r\x1b[K[done]   host tree             3.0s  412 packages\n" +
+		want: "\r\x1b[K[  0.0s] host tree  \r\x1b[K[  1.0s] host tree  I: unpackin" +
+			"\r\x1b[K[done]   host tree             3.0s  412 packages\n" +
 			"\r\x1b[K[  0.0s] disk  \r\x1b[K[failed] disk                  1.0s\n[total]                        7.0s\n",
 	}, {
 		summary: "JSON",
@@ -38,16 +39,19 @@ func TestReport(t *testing.T) {
 			now := time.Unix(0, 0)
 			r := New(&out, test.mode)
 			r.now, r.start, r.width = func() time.Time { return now }, now, 32
+
 			s := r.Stage("host tree")
 			now = now.Add(time.Second)
 			fmt.Fprint(s.Writer(), "I: \x1bunpacking everything\nI: half a li")
 			now = now.Add(2 * time.Second)
 			s.Done("412 packages")
+
 			s = r.Stage("disk")
 			now = now.Add(time.Second)
 			s.Fail(errors.New("no space"))
 			now = now.Add(3 * time.Second)
 			r.Summary()
+
 			if out.String() != test.want {
 				t.Errorf("got\n%q\nwant\n%q", out.String(), test.want)
 			}

@@ -29,7 +29,10 @@ func TestArgv(t *testing.T) {
 		kvm     bool
 		want    string
 	}{
-		{summary: "emulated", want: "-accel tcg,thread=multi -cpu qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on"},
+		{
+			summary: "emulated",
+			want:    "-accel tcg,thread=multi -cpu qemu64,cx16=on,lahf-lm=on,popcnt=on,ssse3=on,sse4.1=on,sse4.2=on",
+		},
 		{summary: "KVM", kvm: true, want: "-accel kvm -cpu host"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
@@ -76,9 +79,11 @@ func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 
 	other := c
 	other.Image = filepath.Join(dir, "y.img")
-	if err := errors.Join(os.WriteFile(other.Image, nil, 0o644), os.Chtimes(image, time.Time{}, time.Unix(1, 0))); err != nil {
+	err := errors.Join(os.WriteFile(other.Image, nil, 0o644), os.Chtimes(image, time.Time{}, time.Unix(1, 0)))
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, c := range []Config{other, c} { // another image, and another build of the same
 		_, err := c.prepare(t.Context(), fake)
 		want := dir + " keeps a machine made from another image, or from another build of this one; " +
@@ -109,7 +114,8 @@ func TestMachine(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	c := Config{Arch: arch.AMD64(), Image: filepath.Join(dir, "x.img"), Dir: dir, DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
+	c := Config{Arch: arch.AMD64(), Image: filepath.Join(dir, "x.img"), Dir: dir,
+		DiskSize: 1 << 20, Memory: 256 << 20, CPUs: 1, Offline: true}
 	if err := os.WriteFile(c.Image, make([]byte, 1<<20), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +187,11 @@ func TestControlAmidEvents(t *testing.T) {
 	const event = `{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "POWERDOWN"}`
 	for _, test := range []struct{ summary, reply, want string }{
 		{summary: "done", reply: `{"return": {}}`},
-		{summary: "refused", reply: `{"error": {"class": "GenericError", "desc": "not now"}}`, want: "cannot control machine: not now"},
+		{
+			summary: "refused",
+			reply:   `{"error": {"class": "GenericError", "desc": "not now"}}`,
+			want:    "cannot control machine: not now",
+		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), qmpName)

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestHostRun(t *testing.T) {
+func TestLocal(t *testing.T) {
 	for _, test := range []struct {
 		summary string
 		args    []string
@@ -47,9 +47,10 @@ func TestHostRun(t *testing.T) {
 	}
 }
 
-func TestHostRunCancelled(t *testing.T) {
+func TestLocalCancelled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
+
 	start := time.Now()
 	err := Local{}.Exec(ctx, Cmd{Args: []string{"sleep", "60"}})
 	if !errors.Is(err, context.DeadlineExceeded) {
