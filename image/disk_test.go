@@ -65,7 +65,8 @@ func TestWriteDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.NewReplacer("DISK-ID", upperID("disk"), "DISK", path,
-		"VERITY-TYPE", strings.ToUpper(arch.AMD64().GPT.RootVerity), "ESP-ID", upperID("esp"), "V-ID", upperID("v"), "R-ID", upperID("r")).Replace(`label: gpt
+		"VERITY-TYPE", strings.ToUpper(arch.AMD64().GPT.RootVerity),
+		"ESP-ID", upperID("esp"), "V-ID", upperID("v"), "R-ID", upperID("r")).Replace(`label: gpt
 label-id: DISK-ID
 device: DISK
 unit: sectors

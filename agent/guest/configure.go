@@ -81,7 +81,7 @@ func (g *Guest) share(name string, b Bind) error {
 		}
 	}
 
-	// What covers parts of the directory is mounted before it appears in the
+	// Covers of parts of the directory are mounted before it appears in the
 	// guest: as one mount tree, whose covers the guest cannot lift.
 	if err := g.mountBind(private, b); err != nil {
 		return err

@@ -55,8 +55,8 @@ func openCgroup() (*os.File, error) {
 // initSocket is where systemctl(1) reaches systemd without a bus.
 const initSocket = "/run/systemd/private"
 
-// initWait is longer than systemd takes to make its socket. One that never does
-// is no reason to refuse steps: they need it rarely.
+// initWait is longer than systemd takes to make its socket. If one never
+// does, steps are not refused: they need it rarely.
 const initWait = 5 * time.Second
 
 func awaitInit() {

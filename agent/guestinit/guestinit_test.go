@@ -20,15 +20,19 @@ import (
 
 func TestLookPath(t *testing.T) {
 	dir := t.TempDir()
-	for name, mode := range map[string]os.FileMode{"one/tool": 0o755, "two/tool": 0o755, "two/other": 0o755, "one/other": 0o644} {
-		path := filepath.Join(dir, name)
+	for _, file := range []struct {
+		name string
+		mode os.FileMode
+	}{{"one/tool", 0o755}, {"two/tool", 0o755}, {"two/other", 0o755}, {"one/other", 0o644}} {
+		path := filepath.Join(dir, file.name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, nil, mode); err != nil {
+		if err := os.WriteFile(path, nil, file.mode); err != nil {
 			t.Fatal(err)
 		}
 	}
+
 	path := "PATH=" + filepath.Join(dir, "one") + ":" + filepath.Join(dir, "two")
 	for _, test := range []struct {
 		name string

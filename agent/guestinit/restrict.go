@@ -13,7 +13,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 )
 
-// ExecRestricted is the name of the runner-shim command that gives up
+// ExecRestricted is the name of the runner-shim command that drops
 // capabilities before it executes a program.
 const ExecRestricted = "exec-restricted"
 
@@ -45,7 +45,7 @@ func restrict(request guestapi.Process, path string, attr *os.ProcAttr) (program
 	return "/proc/self/exe", append([]string{"runner-shim", ExecRestricted, string(data), path}, request.Argv...), nil
 }
 
-// RunRestricted gives up capabilities, becomes a user and executes a program.
+// RunRestricted drops capabilities, becomes a user and executes a program.
 // Its arguments are what the agent made: the restriction, the program's path
 // and its argument vector. It returns only with an error.
 func RunRestricted(args []string) error {

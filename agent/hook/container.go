@@ -43,7 +43,7 @@ func (h *Hook) containerStep(ctx context.Context, p *Payload) (int, error) {
 	return status, nil
 }
 
-// setHome gives a container the home directory that the runner mounts into it.
+// setHome names the home directory that the runner mounts into a container.
 func setHome(c *brokerapi.Container) {
 	if c.Env["HOME"] == "" {
 		c.Env["HOME"] = "/github/home"
@@ -107,7 +107,7 @@ func (c *Container) mounts() ([]brokerapi.Mount, error) {
 }
 
 // mount translates a volume of a workflow: a directory of the host, a name, or
-// neither, as docker-run(1) tells them apart.
+// neither, as docker-run(1) distinguishes them.
 func (v Volume) mount() (brokerapi.Mount, error) {
 	m := brokerapi.Mount{Target: path.Clean(v.Target), ReadOnly: v.ReadOnly}
 	switch {

@@ -99,6 +99,7 @@ func TestRunner(t *testing.T) {
 	if early.Exit != hook.StatusNotStarted || !told {
 		t.Errorf("before prepare_job: %s", early)
 	}
+
 	r := w.PrepareJob(t.Context(), &miniworker.Container{
 		Image: "base", Env: map[string]string{"A": "b"},
 		Credentials: &miniworker.Credentials{Username: "u", Password: "hunter2"},
@@ -117,16 +118,19 @@ func TestRunner(t *testing.T) {
 	if c := w.Context().Container; c.ID != "3f9c" || c.Network != "77ab" {
 		t.Errorf("the job's container is %+v", c)
 	}
+
 	r = w.RunScriptArgs(t.Context(), "quotes", "pwsh", `-command ". '/x y'"`, nil)
 	want = `exec {"job":"3f9c","argv":["pwsh","-command",". '/x y'"],"dir":"/__w/repo/repo"}`
 	if r.Exit != 7 || !slices.Equal(r.Output, []string{want, "::error::pwsh ended with status 7"}) {
 		t.Errorf("%s\nwant %s", r, want)
 	}
+
 	r = w.RunContainerStep(t.Context(), miniworker.Step{Uses: &miniworker.Container{Image: "alpine", Command: "a 'b c'"}})
 	if r.Exit != 6 ||
 		!slices.Equal(r.Output, []string{`container ["a","b c"]`, "::error::the container's process ended with status 6"}) {
 		t.Error(r)
 	}
+
 	r = w.Cleanup(t.Context())
 	if r.Conclusion != miniworker.Success || !slices.Equal(r.Output, []string{`cleanup "3f9c"`}) {
 		t.Error(r)

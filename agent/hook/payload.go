@@ -123,6 +123,7 @@ func parse(top object) *Payload {
 	if state := top.optional("state"); state.raw != nil {
 		p.Job = state.object().optional("job").text()
 	}
+
 	switch p.Command {
 	case prepareJob:
 		if p.ResponseFile == "" {
