@@ -56,10 +56,10 @@ func awaitHangup(client *wire.Conn, cancel context.CancelFunc) {
 	}()
 }
 
-// report sends a client one line about something that takes long.
-type report func(format string, args ...any)
+// reporter sends a client one line about something that takes long.
+type reporter func(format string, args ...any)
 
-func reportTo(client *wire.Conn) report {
+func reportTo(client *wire.Conn) reporter {
 	return func(format string, args ...any) {
 		// A client that is gone shows elsewhere.
 		_ = client.Send(wire.Stdout, fmt.Appendf(nil, format+"\n", args...))

@@ -6,7 +6,8 @@
 //	                  | one client a   Server: requests, one after the other where
 //	                  | goroutine      they start or end jobs (server.go, requests.go)
 //	                  v
-//	                 job               preparing -> running -> ended, under one lock (job.go)
+//	                 job               preparing -> running -> ended, under one lock (job.go);
+//	                  |                what it does: prepare.go, step.go
 //	                  |-- Network      made with the job, never exchanged
 //	                  |-- volumes      a directory, made with the first of them
 //	                  |-- watcher      ends the job at its limits (watch.go)

@@ -5,21 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 
-	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
-	"github.com/mkappliance/mkappliance/agent/network"
-	"github.com/mkappliance/mkappliance/agent/oci"
-	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
@@ -73,176 +64,12 @@ func (r *resources) newJob() (*job, error) {
 	return &job{resources: r, id: id, network: network, volumes: volumes, ctx: ctx, cancel: cancel}, nil
 }
 
-// prepare starts the members of a job and waits until all can be used. If it
-// fails, the caller stops what has been started.
-func (j *job) prepare(ctx context.Context, members []*member, report report) (*brokerapi.PrepareReply, error) {
-	if err := j.findRoots(ctx, members, report); err != nil {
-		return nil, err
-	}
-
-	// Every guest knows the addresses of all, so they come before the first starts.
-	if err := j.assignAddresses(members); err != nil {
-		return nil, err
-	}
-	if err := j.startMembers(ctx, members, report); err != nil {
-		return nil, err
-	}
-
-	reply, err := j.publish(members)
-	if err != nil {
-		return nil, err
-	}
+// run moves the job to the state in which its limits hold.
+func (j *job) run() {
 	j.mu.Lock()
 	j.state = running
 	j.mu.Unlock()
 	j.watcher.start(j.ctx, j.kill)
-	return reply, nil
-}
-
-// findRoots finds the root file systems of all members at once.
-func (j *job) findRoots(ctx context.Context, members []*member, report report) error {
-	errs := make([]error, len(members))
-	var pulls sync.WaitGroup
-	for i, m := range members {
-		pulls.Go(func() { m.root, errs[i] = j.findRoot(ctx, m.spec.Container, report) })
-	}
-	pulls.Wait()
-
-	for i, m := range members {
-		if errs[i] == nil {
-			j.roots = append(j.roots, m.root)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// assignAddresses reserves an address for each member, and names for those that
-// others can name.
-func (j *job) assignAddresses(members []*member) error {
-	taken := aliases{}
-	for _, m := range members {
-		var err error
-		if m.address, err = j.network.Reserve(); err != nil {
-			return err
-		}
-
-		names := m.spec.options.Aliases
-		if m.isService {
-			names = taken.assign(m.spec)
-		}
-		if len(names) > 0 {
-			j.hosts = append(j.hosts, append([]string{m.address.String()}, names...))
-		}
-	}
-	return nil
-}
-
-// startMembers starts all members at once and waits until all can be used.
-func (j *job) startMembers(ctx context.Context, members []*member, report report) error {
-	errs := make([]error, len(members))
-	var starts sync.WaitGroup
-	for i, m := range members {
-		starts.Go(func() {
-			if m.isService {
-				errs[i] = j.startService(ctx, m, report)
-			} else {
-				errs[i] = j.launch(ctx, m)
-			}
-		})
-		if !m.isService {
-			j.own = m
-		}
-	}
-	starts.Wait()
-	return errors.Join(errs...)
-}
-
-// publish makes the ports of the members reachable on the host, and describes
-// the members to the client.
-func (j *job) publish(members []*member) (*brokerapi.PrepareReply, error) {
-	reply := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
-	for _, m := range members {
-		ports, err := j.publishPorts(m.spec.ports, m.address)
-		if err != nil {
-			return nil, err
-		}
-
-		started := brokerapi.Started{ID: m.container.id, Ports: ports}
-		if m.isService {
-			reply.Services = append(reply.Services, started)
-		} else {
-			reply.Container = &started
-			reply.Alpine = oci.IsAlpine(m.root.tree)
-		}
-	}
-	return reply, nil
-}
-
-// publishPorts returns the host's port of each published port of a guest.
-func (j *job) publishPorts(ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
-	published := map[string]string{}
-	for _, p := range ports {
-		host, err := j.network.Publish(network.Port(p), to)
-		if err != nil {
-			return nil, err
-		}
-		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
-	}
-	return published, nil
-}
-
-// exec runs a step in the job's own container and returns its status.
-func (j *job) exec(ctx context.Context, r brokerapi.ExecRequest, streams wire.Streams) (int, error) {
-	if j.own == nil {
-		return 0, errors.New("cannot run step: the job has services only, and no container")
-	}
-	c := j.own.container
-
-	env := maps.Clone(c.env)
-	maps.Copy(env, r.Env)
-	if len(r.PrependPath) > 0 {
-		env["PATH"] = strings.Join(append(slices.Clone(r.PrependPath), env["PATH"]), ":")
-	}
-	status, err := c.guest.Exec(ctx, c.process(r.Argv, env, r.Dir), streams)
-	return status, j.explain(err)
-}
-
-// runMember runs a process in a guest of its own beside those of the job, which
-// is gone when the status is known.
-func (j *job) runMember(ctx context.Context, m *member, argv []string, streams wire.Streams) (int, error) {
-	status, err := j.start(ctx, m, argv, streams)
-	return status, errors.Join(err, j.discard(m))
-}
-
-// start starts a new member for one process and returns the status of that. The
-// guest is left to discard or stop.
-func (j *job) start(ctx context.Context, m *member, argv []string, streams wire.Streams) (int, error) {
-	var err error
-	if m.address, err = j.network.Reserve(); err != nil {
-		return 0, j.explain(err)
-	}
-	if err := j.launch(ctx, m); err != nil {
-		return 0, j.explain(err)
-	}
-	status, err := m.container.exec(ctx, argv, streams)
-	return status, j.explain(err)
-}
-
-// explain returns why a process could not run to its end: why the broker ended
-// its job, if it did, or else err, which may be nil.
-func (j *job) explain(err error) error {
-	if err == nil {
-		return nil
-	}
-	if cause := j.endCause(); cause != nil {
-		return cause
-	}
-
-	var closed *wire.ClosedError
-	if errors.As(err, &closed) {
-		return fmt.Errorf("cannot go on with the step: the guest ended or was ended: %w", closed.Err)
-	}
-	return err
 }
 
 // launch starts and configures the guest of a member. From then on the job stops

@@ -338,6 +338,33 @@ func TestCleanupAgain(t *testing.T) {
 	l.checkNothingLeft()
 }
 
+// TestPrepareFailsTwice fails, and then cannot stop a guest either. The next
+// request stops it.
+func TestPrepareFailsTwice(t *testing.T) {
+	l := newLab(t)
+	l.guests.onExec = serving
+	failed := false
+	l.guests.onStop = func(*fakeGuest) error {
+		if failed {
+			return nil
+		}
+		failed = true
+		return errors.New("cannot end the processes of a guest")
+	}
+	l.serve()
+
+	r := brokerapi.PrepareRequest{Services: []brokerapi.Container{{Image: base, Args: []string{"true"}}}}
+	_, err := l.client.Prepare(t.Context(), r, io.Discard)
+	want := "cannot start service " + base + ": it ended with status 0\ncannot end the processes of a guest"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if err := l.client.Reset(t.Context()); err != nil {
+		t.Error(err)
+	}
+	l.checkNothingLeft()
+}
+
 func TestReset(t *testing.T) {
 	l := newLab(t)
 	l.serve()

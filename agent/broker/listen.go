@@ -30,8 +30,8 @@ func (h Host) listen() (net.Listener, error) {
 	}
 	// In a directory of root's: the socket that was just made is what these find.
 	err = errors.Join(
-		os.Chown(h.Socket, 0, h.RunnerGID), //nolint:forbidigo // root's directory
-		os.Chmod(h.Socket, 0o660),          //nolint:forbidigo // root's directory
+		os.Chown(h.Socket, 0, h.RunnerGID),
+		os.Chmod(h.Socket, 0o660),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot listen: %w", err), l.Close())

@@ -11,7 +11,7 @@ import (
 
 // prepare ends an earlier job and starts one.
 func (s *Server) prepare(
-	ctx context.Context, r brokerapi.PrepareRequest, report report,
+	ctx context.Context, r brokerapi.PrepareRequest, report reporter,
 ) (*brokerapi.PrepareReply, error) {
 	// A workflow that asks for too much is refused before anything changes.
 	members, err := newMembers(r)
@@ -36,7 +36,11 @@ func (s *Server) prepare(
 	}
 	reply, err := j.prepare(ctx, members, report)
 	if err != nil {
-		return nil, errors.Join(err, j.stop())
+		stopErr := j.stop()
+		if stopErr != nil {
+			s.job = j // to be stopped by the next request
+		}
+		return nil, errors.Join(err, stopErr)
 	}
 	s.job = j
 	s.log.Info("job started", "job", j.id, "services", len(reply.Services))

@@ -39,7 +39,7 @@ func newOCIRoot(i Image) rootFS {
 func (r *resources) baseRoot() rootFS { return newBakedRoot(r.settings.Base) }
 
 // findRoot finds the baked tree or pulls the OCI image that a container names.
-func (r *resources) findRoot(ctx context.Context, c brokerapi.Container, report report) (rootFS, error) {
+func (r *resources) findRoot(ctx context.Context, c brokerapi.Container, report reporter) (rootFS, error) {
 	name := strings.TrimPrefix(c.Image, "docker://")
 	if tree, ok := r.settings.Images[name]; ok {
 		return newBakedRoot(tree), nil

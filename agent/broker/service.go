@@ -22,7 +22,7 @@ type service struct {
 }
 
 // startService starts a service and waits until it can be used.
-func (j *job) startService(ctx context.Context, m *member, report report) error {
+func (j *job) startService(ctx context.Context, m *member, report reporter) error {
 	argv := m.argv()
 	if len(argv) == 0 && !m.root.hasInit {
 		return fmt.Errorf("cannot start service %s: its image names no command", m.spec.Image)
@@ -80,7 +80,7 @@ const settleTime = 20 * time.Millisecond
 
 // awaitHealth waits until a service can be used. It is asked sooner and more
 // often than Docker does, since a job waits; it has as long as there.
-func (s *service) awaitHealth(ctx context.Context, h dockeropts.Health, name string, report report) error {
+func (s *service) awaitHealth(ctx context.Context, h dockeropts.Health, name string, report reporter) error {
 	if h.Cmd == "" {
 		return s.stayUp(ctx, settleTime)
 	}

@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strconv"
+	"sync"
+
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
+	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/agent/oci"
+)
+
+// prepare starts the members of a job and waits until all can be used. If it
+// fails, the caller stops what has been started.
+func (j *job) prepare(ctx context.Context, members []*member, report reporter) (*brokerapi.PrepareReply, error) {
+	if err := j.findRoots(ctx, members, report); err != nil {
+		return nil, err
+	}
+
+	// Every guest knows the addresses of all, so they come before the first starts.
+	if err := j.assignAddresses(members); err != nil {
+		return nil, err
+	}
+	if err := j.startMembers(ctx, members, report); err != nil {
+		return nil, err
+	}
+
+	reply, err := j.publish(members)
+	if err != nil {
+		return nil, err
+	}
+	j.run()
+	return reply, nil
+}
+
+// findRoots finds the root file systems of all members at once.
+func (j *job) findRoots(ctx context.Context, members []*member, report reporter) error {
+	errs := make([]error, len(members))
+	var pulls sync.WaitGroup
+	for i, m := range members {
+		pulls.Go(func() { m.root, errs[i] = j.findRoot(ctx, m.spec.Container, report) })
+	}
+	pulls.Wait()
+
+	for i, m := range members {
+		if errs[i] == nil {
+			j.roots = append(j.roots, m.root)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// assignAddresses reserves an address for each member, and names for those that
+// others can name.
+func (j *job) assignAddresses(members []*member) error {
+	taken := aliases{}
+	for _, m := range members {
+		var err error
+		if m.address, err = j.network.Reserve(); err != nil {
+			return err
+		}
+
+		names := m.spec.options.Aliases
+		if m.isService {
+			names = taken.assign(m.spec)
+		}
+		if len(names) > 0 {
+			j.hosts = append(j.hosts, append([]string{m.address.String()}, names...))
+		}
+	}
+	return nil
+}
+
+// startMembers starts all members at once and waits until all can be used.
+func (j *job) startMembers(ctx context.Context, members []*member, report reporter) error {
+	errs := make([]error, len(members))
+	var starts sync.WaitGroup
+	for i, m := range members {
+		starts.Go(func() {
+			if m.isService {
+				errs[i] = j.startService(ctx, m, report)
+			} else {
+				errs[i] = j.launch(ctx, m)
+			}
+		})
+		if !m.isService {
+			j.own = m
+		}
+	}
+	starts.Wait()
+	return errors.Join(errs...)
+}
+
+// publish makes the ports of the members reachable on the host, and describes
+// the members to the client.
+func (j *job) publish(members []*member) (*brokerapi.PrepareReply, error) {
+	reply := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
+	for _, m := range members {
+		ports, err := j.publishPorts(m.spec.ports, m.address)
+		if err != nil {
+			return nil, err
+		}
+
+		started := brokerapi.Started{ID: m.container.id, Ports: ports}
+		if m.isService {
+			reply.Services = append(reply.Services, started)
+		} else {
+			reply.Container = &started
+			reply.Alpine = oci.IsAlpine(m.root.tree)
+		}
+	}
+	return reply, nil
+}
+
+// publishPorts returns the host's port of each published port of a guest.
+func (j *job) publishPorts(ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
+	published := map[string]string{}
+	for _, p := range ports {
+		host, err := j.network.Publish(network.Port(p), to)
+		if err != nil {
+			return nil, err
+		}
+		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
+	}
+	return published, nil
+}
