@@ -49,31 +49,32 @@ type Lab struct {
 	vm      *qemu.Machine
 }
 
-// New lays out a lab in the empty directory dir. GitHub is down and the machine
+// New prepares a lab in the empty directory dir. GitHub is down and the machine
 // off.
 func New(ctx context.Context, dir, image, program string) (*Lab, error) {
-	l := &Lab{GitHub: fakegithub.New(fakegithub.Options{Tokens: []string{Token}}), Console: &ConsoleLog{},
-		dir: dir, image: image, program: program}
-	for _, port := range []func(string){
-		func(addr string) { l.listen = addr },
-		func(addr string) { _, p, _ := net.SplitHostPort(addr); l.sshPort, _ = strconv.Atoi(p) },
-	} {
-		addr, err := freeAddr()
-		if err != nil {
-			return nil, err
-		}
-		port(addr)
+	l := &Lab{
+		GitHub: fakegithub.New(fakegithub.Options{Tokens: []string{Token}}), Console: &ConsoleLog{},
+		dir: dir, image: image, program: program,
+	}
+	gitHub, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	l.listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(gitHub))
+	if l.sshPort, err = freePort(); err != nil {
+		return nil, err
 	}
 	return l, l.makeSeed(ctx)
 }
 
-func freeAddr() (string, error) {
+// freePort returns a port of 127.0.0.1 at which nothing listens.
+func freePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", err
+		return 0, err
 	}
 	defer listener.Close()
-	return listener.Addr().String(), nil
+	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }
@@ -88,6 +89,7 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	// A spare guest would look like one that a job left behind.
 	config := strings.Join([]string{
 		"# written by cloud-init",
@@ -139,7 +141,7 @@ func (l *Lab) GitHubUp() error {
 	return nil
 }
 
-// SSH runs a shell script as root in the machine and gives its output.
+// SSH runs a shell script as root in the machine and returns its output.
 func (l *Lab) SSH(ctx context.Context, script string) (string, error) {
 	var stderr bytes.Buffer
 	out, err := run.Output(ctx, run.Local{}, run.Cmd{Args: []string{"ssh", "-i", l.path("key"),
@@ -193,14 +195,14 @@ func (c *ConsoleLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// String gives all that was printed.
+// String returns all that was printed.
 func (c *ConsoleLog) String() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return string(c.text)
 }
 
-// Tail gives the last n lines.
+// Tail returns the last n lines.
 func (c *ConsoleLog) Tail(n int) string {
 	lines := strings.Split(strings.TrimSpace(c.String()), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")

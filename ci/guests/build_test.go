@@ -20,6 +20,7 @@ func TestDockerfile(t *testing.T) {
 	internet := l.makeInternet()
 	shelf := registry.Serve(l.listenIn(internet, internetAddr+":5000"), t.TempDir(), l.dial)
 	defer shelf.Close()
+
 	alpine, err := registry.Alpine()
 	if err != nil {
 		t.Fatal(err)
@@ -32,10 +33,21 @@ func TestDockerfile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	dockerfile := l.path("work/repo/repo/action/Dockerfile")
 	files := fmt.Sprintf(`mkdir action && cd action
-printf 'FROM %s\nENV BUILT=indeed\nCOPY entrypoint.sh /entrypoint.sh\nRUN echo at-build-time >/made && chmod 755 /entrypoint.sh\nENTRYPOINT ["/entrypoint.sh"]\n' >Dockerfile
-printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo answer=42 >>$GITHUB_OUTPUT\n' >entrypoint.sh`, base)
+cat >Dockerfile <<'END'
+FROM %s
+ENV BUILT=indeed
+COPY entrypoint.sh /entrypoint.sh
+RUN echo at-build-time >/made && chmod 755 /entrypoint.sh
+ENTRYPOINT ["/entrypoint.sh"]
+END
+cat >entrypoint.sh <<'END'
+#!/bin/sh
+echo "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo answer=42 >>$GITHUB_OUTPUT
+END`, base)
+
 	run := func(name string, before ...string) miniworker.JobResult {
 		return l.job(miniworker.Job{Name: name, Container: &miniworker.Container{Image: "debian:13"},
 			Steps: []miniworker.Step{
@@ -44,6 +56,7 @@ printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo 
 					Env: map[string]string{"INPUT_WHO": "Mona"}},
 			}})
 	}
+
 	want := []string{"indeed yes Mona one two words", "at-build-time", "/github/workspace"}
 	first := run("first").Step("action")
 	if n := len(first.Output); first.Conclusion != miniworker.Success || n < 3 ||
@@ -56,6 +69,7 @@ printf '#!/bin/sh\necho "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo 
 	if again := run("again").Step("action"); !slices.Equal(again.Output, want) {
 		t.Errorf("want it not to be built again: %v", again)
 	}
+
 	changed := run("changed", "echo 'RUN exit 7' >>Dockerfile").Step("action")
 	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"),
 		`::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {

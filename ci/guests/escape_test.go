@@ -43,7 +43,7 @@ func TestDiskLimit(t *testing.T) {
 }
 
 // bashOfTheJob: the runner looks for bash, which starts the next hook, in what
-// the job has added to GITHUB_PATH. What it finds cannot be executed.
+// the job has added to GITHUB_PATH. The program it finds there cannot be executed.
 func (l *lab) bashOfTheJob() {
 	workspace := l.path("work/repo/repo")
 	r := l.job(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"},
@@ -61,8 +61,8 @@ func (l *lab) bashOfTheJob() {
 	if step := r.Step("victim"); !strings.Contains(strings.Join(step.Errors, "\n"), "permission denied") {
 		l.Errorf("want the hook not to start: %v", step)
 	}
-	// The clean-up could not start either; the broker is told by the listener's
-	// supervisor instead.
+	// The clean-up could not start either; the listener's supervisor resets the
+	// broker instead.
 	if err := l.client.Reset(l.Context()); err != nil {
 		l.Error(err)
 	}
@@ -107,8 +107,7 @@ func (l *lab) hostileWorkspace() {
 	if passwd, err := os.Stat("/etc/passwd"); err != nil || passwd.Sys().(*syscall.Stat_t).Uid != 0 {
 		l.Errorf("/etc/passwd was given away: %v", err)
 	}
-	remove := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups",
-		"sh", "-c", "chmod -R u+rwx d; rm -r setuid hard fifo link dir d sock")
+	remove := l.asRunner("sh", "-c", "chmod -R u+rwx d; rm -r setuid hard fifo link dir d sock")
 	remove.Dir = l.path("work/repo/repo")
 	if out, err := remove.CombinedOutput(); err != nil {
 		l.Errorf("the runner cannot delete what the job left: %v\n%s", err, out)
@@ -165,6 +164,7 @@ func (l *lab) counted() int {
 	if len(out) == 0 {
 		l.Fatalf("no process of the guest was found: %v", err)
 	}
+
 	users := map[string]int{}
 	for uid := range strings.FieldsSeq(string(out)) {
 		users[uid]++
@@ -202,8 +202,9 @@ func (l *lab) forkBomb() {
 func (l *lab) fillDisk() {
 	job := l.prepare()
 	var out strings.Builder
-	_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c",
-		"while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}}, wire.Streams{Stdout: &out, Stderr: &out})
+	argv := []string{"sh", "-c", "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}
+	_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: argv},
+		wire.Streams{Stdout: &out, Stderr: &out})
 	want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
 	if err == nil || err.Error() != want {
 		l.Errorf("got %v, want %s", err, want)
@@ -230,17 +231,16 @@ func (l *lab) manyFiles() {
 	l.noResidue()
 }
 
-// ignoresSignals: a cancelled step that does not listen is gone within the time
-// the runner gives its hook.
+// ignoresSignals: a cancelled step that ignores its signals is gone before the
+// runner kills the hook.
 func (l *lab) ignoresSignals() {
 	job := l.prepare()
-	hook := l.stepProcess(job, "trap ': >/tmp/interrupted' INT; trap '' TERM; sleep 4321 & sleep 4321 & while :; "+
-		"do wait; done")
+	hook := l.stepProcess(job, "trap ': >/tmp/interrupted' INT; trap '' TERM; sleep 4321 & sleep 4321 & "+
+		"while :; do wait; done")
 	begin := time.Now()
 	_ = hook.Process.Signal(syscall.SIGINT)
 	l.eventually("the step is interrupted", func() bool {
-		status, _ := l.sh(job,
-			"test -e /tmp/interrupted")
+		status, _ := l.sh(job, "test -e /tmp/interrupted")
 		return status == 0
 	})
 	_ = hook.Process.Signal(syscall.SIGTERM) // the runner waits for 7.5 s before
@@ -253,6 +253,7 @@ func (l *lab) ignoresSignals() {
 	if d := time.Since(begin); d > 5*time.Second {
 		l.Errorf("it took %v to end the step", d)
 	}
+
 	// One that ends by itself leaves nothing in the background either.
 	hook = l.stepProcess(job, "trap 'exit 9' INT; sleep 4321 & setsid sleep 4321 & wait")
 	_ = hook.Process.Signal(syscall.SIGINT)
@@ -273,7 +274,7 @@ func (l *lab) powerOff() {
 		// An init system that still starts may forget what it is asked.
 		script = "systemctl is-system-running --wait; " + script
 		status, err := l.exec(job, "sh", "-c", script)
-		// It may be told how its processes were ended before it goes.
+		// The status of its killed processes may arrive before the guest's end.
 		if err == nil && status == 0 {
 			l.Errorf("%s: the step did not fail", script)
 		}
@@ -288,8 +289,8 @@ const canaries = "/tmp/canary /root/canary /etc/profile.d/canary /usr/bin/canary
 	"/__w/_temp/canary /__w/_actions/canary /dev/shm/canary /run/canary"
 
 // lookForCanaries prints what there is of them, and of other traces of a job.
-const lookForCanaries = "set +e; ls -d " + canaries + " 2>/dev/null; pgrep -x sleep >/dev/null && " +
-	"echo process sleep; env | grep CANARY; " +
+const lookForCanaries = "set +e; ls -d " + canaries + " 2>/dev/null; " +
+	"pgrep -x sleep >/dev/null && echo process sleep; env | grep CANARY; " +
 	"hostname | grep -x canary | sed 's/^/host /'; ip link | grep canary; " +
 	"grep -rl canary / --include='canary*' 2>/dev/null | sed 's/^/found /'; true"
 

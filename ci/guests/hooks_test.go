@@ -58,7 +58,7 @@ func (l *lab) said(r miniworker.JobResult, want map[string]string) {
 	}
 }
 
-// progressLine is what pulling an image says.
+// progressLine is a line about the pulling of an image.
 var progressLine = regexp.MustCompile(`^127\.0\.0\.1:.*: (pulling|ready after) `)
 
 var hexID = regexp.MustCompile(`^[0-9a-f]+$`)
@@ -104,12 +104,13 @@ func (l *lab) jobWithServices(s *shelf) {
 		},
 		Steps: []miniworker.Step{
 			{Name: "alias", Shell: "bash", Run: "exec 3<>/dev/tcp/app/80; cat <&3"},
-			{Name: "second alias", Shell: "bash", Run: "exec 3<>/dev/tcp/second/81; cat <&3; exec 3<>/dev/tcp/app-2/81; " +
-				"cat <&3"},
+			{Name: "second alias", Shell: "bash",
+				Run: "exec 3<>/dev/tcp/second/81; cat <&3; exec 3<>/dev/tcp/app-2/81; cat <&3"},
 			{Name: "env", Run: "echo $CI $GITHUB_ACTIONS $IMAGE_ENV $CLASH $STEP $HOME", Env: map[string]string{"STEP": "s"}},
 			{Name: "service env", Run: "cat /v/env"},
 			{Name: "override", Run: "echo $CLASH $IMAGE_ENV", Env: map[string]string{"CLASH": "step", "IMAGE_ENV": "step"}},
 		}})
+
 	answer := l.response(r)
 	c := answer.Context.Container
 	if answer.IsAlpine == nil || *answer.IsAlpine || c == nil || !hexID.MatchString(c.ID) || c.Network == "" ||
@@ -123,6 +124,8 @@ func (l *lab) jobWithServices(s *shelf) {
 	if p := services[0].Ports; p["80"] != "8081" || p["8080"] != "8088" || p["81"] == "" || len(p) != 3 {
 		l.Errorf("ports are %v", p)
 	}
+
+	// No two have the same name, and all are in one network.
 	seen := map[string]bool{c.ID: true}
 	for i, service := range services {
 		if seen[service.ID] || !hexID.MatchString(service.ID) || service.Network != c.Network || service.Ports == nil {
@@ -139,8 +142,8 @@ func (l *lab) jobWithServices(s *shelf) {
 
 // servicesOnly: the steps run on the host, where ports are published.
 func (l *lab) servicesOnly(s *shelf) {
-	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{{Image: s.scratch,
-		Command: "serve 80", Ports: []string{"8080:80"}}},
+	service := miniworker.Container{Image: s.scratch, Command: "serve 80", Ports: []string{"8080:80"}}
+	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{service},
 		Steps: []miniworker.Step{{Name: "port", Shell: "bash", Run: "exec 3<>/dev/tcp/127.0.0.1/8080; cat <&3"}}})
 	answer := l.response(r)
 	if answer.Context.Container != nil || answer.IsAlpine != nil || len(answer.Context.Services) != 1 {
@@ -202,15 +205,16 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 	var state struct{ State json.RawMessage }
 	call := func(name, command, args string) {
 		file := l.path("work/" + name + ".json")
-		payload, err := json.Marshal(map[string]any{"command": command, "responseFile": file, "args": json.RawMessage(args),
-			"state": state.State})
+		payload, err := json.Marshal(map[string]any{
+			"command": command, "responseFile": file, "args": json.RawMessage(args), "state": state.State,
+		})
 		if err != nil {
 			l.Fatal(err)
 		}
-		hook := l.command("setpriv", "--reuid", fmt.Sprint(runnerID), "--regid", fmt.Sprint(runnerID), "--clear-groups",
-			"bash", "-e", l.path("hook.sh"))
+		hook := l.asRunner("bash", "-e", l.path("hook.sh"))
 		hook.Stdin = strings.NewReader(string(payload) + "\n")
 		out, err := hook.CombinedOutput()
+
 		step := miniworker.StepResult{Name: name, Conclusion: miniworker.Success}
 		if err != nil {
 			step.Conclusion, step.Exit = miniworker.Failure, hook.ProcessState.ExitCode()
@@ -219,12 +223,14 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 			step.Output = strings.Split(text, "\n")
 		}
 		r.Steps = append(r.Steps, step)
+
 		if data, err := os.ReadFile(file); err == nil && command == "prepare_job" {
 			if err := json.Unmarshal(data, &state); err != nil {
 				l.Fatal(err)
 			}
 		}
 	}
+
 	for i, ports := range []string{`null`, `[]`, `["80"]`} { // K10
 		call(fmt.Sprintf("ports %d", i), "prepare_job", `{"container":{"image":"`+s.debian+`","portMappings":`+ports+`}}`)
 	}
@@ -236,6 +242,7 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 		`{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`)
 	call("clean", "cleanup_job", `{}`)
 	call("clean again", "cleanup_job", `{}`)
+
 	for _, step := range r.Steps {
 		if step.Conclusion != miniworker.Success {
 			l.Errorf("step %v", step)
@@ -350,10 +357,13 @@ func (l *lab) nonRootJob(s *shelf) {
 
 func (l *lab) optionsJob(s *shelf) {
 	r := l.job(miniworker.Job{Name: "options", Container: &miniworker.Container{Image: s.debian,
-		Options: `--hostname build-1 --env "FROM_OPTIONS=two words" --tmpfs /scratch:size=1m --shm-size 2m --add-host registry.test:192.0.2.7 --cap-drop NET_RAW --cap-drop=CHOWN --cpus 1 --memory 2g --pids-limit 500 --init`},
+		Options: `--hostname build-1 --env "FROM_OPTIONS=two words" --tmpfs /scratch:size=1m --shm-size 2m ` +
+			"--add-host registry.test:192.0.2.7 --cap-drop NET_RAW --cap-drop=CHOWN " +
+			"--cpus 1 --memory 2g --pids-limit 500 --init"},
 		Steps: []miniworker.Step{
-			{Name: "look",
-				Run: `hostname; echo "$FROM_OPTIONS"; df -k --output=size /scratch /dev/shm | tail -n 2 | tr -d ' '; getent ahostsv4 registry.test | awk 'NR == 1 {print $1}'`},
+			{Name: "look", Run: `hostname; echo "$FROM_OPTIONS"
+df -k --output=size /scratch /dev/shm | tail -n 2 | tr -d ' '
+getent ahostsv4 registry.test | awk 'NR == 1 {print $1}'`},
 			{Name: "chown", ContinueOnError: true, Run: "touch /tmp/x; chown 7 /tmp/x"},
 		}})
 	l.said(r, map[string]string{"look": "build-1\ntwo words\n1024\n2048\n192.0.2.7"})
@@ -363,8 +373,9 @@ func (l *lab) optionsJob(s *shelf) {
 	}
 	r = l.job(miniworker.Job{Name: "no-capabilities", Container: &miniworker.Container{Image: s.debian,
 		Options: "--cap-drop ALL --cap-add CHOWN --user 7:8"},
-		Steps: []miniworker.Step{{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; " +
-			"id -g"}}})
+		Steps: []miniworker.Step{
+			{Name: "look", Run: "grep -E '^Cap(Eff|Bnd):' /proc/self/status | tr -d '\n'; id -u; id -g"},
+		}})
 	l.said(r, map[string]string{"look": "CapEff:\t0000000000000000CapBnd:\t00000000000000017\n8"})
 	for _, test := range []struct{ options, want string }{
 		{options: "--privileged", want: "container: options: option --privileged is not supported"},
@@ -380,7 +391,7 @@ func (l *lab) optionsJob(s *shelf) {
 	}
 }
 
-// healthJob: a service that is not well says why.
+// healthJob: a service that is not healthy fails the job, with the reason.
 func (l *lab) healthJob(s *shelf) {
 	for _, test := range []struct {
 		summary string
@@ -395,9 +406,12 @@ func (l *lab) healthJob(s *shelf) {
 				"%0Astarting up",
 		},
 		{
+			// The health command keeps the broker waiting: a service without
+			// one has to stay up for some milliseconds only.
 			summary: "ended",
-			service: miniworker.Container{Image: s.scratch, Command: "exit 3"},
-			want:    "it ended with status 3; its last output:%0Aapp: about to end",
+			service: miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo about to end; exit 3'",
+				Options: "--health-cmd false"},
+			want: "it ended with status 3; its last output:%0Aabout to end",
 		},
 		{
 			summary: "no program",
@@ -435,14 +449,16 @@ func (l *lab) registryJob(s *shelf) {
 		}
 	}
 	l.said(private("s3cret-of-the-registry"), map[string]string{"run": "ran"})
+
 	_ = s.Close()
 	r := l.job(miniworker.Job{Name: "offline", Container: &miniworker.Container{Image: s.debian},
 		Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
 	l.said(r, map[string]string{"run": "ran"})
 	if out := strings.Join(r.Step("Initialize containers").Output, "\n"); !strings.Contains(out,
 		"the registry cannot be reached, using the image of ") {
-		l.Errorf("the user was not told:\n%s", out)
+		l.Errorf("the user does not learn of it:\n%s", out)
 	}
+
 	found, err := exec.Command("grep", "-rl", "s3cret-of-the-registry", l.path("images"), l.path("jobs")).Output()
 	if len(found) > 0 || err == nil || strings.Contains(l.log(), "s3cret") {
 		l.Errorf("the password is in %s, or in the broker's log", found)

@@ -38,6 +38,7 @@ func (l *lab) newShelf() *shelf {
 		}
 		return whole
 	}
+
 	debian, err := registry.Debian(l.Context(), os.Getenv("MKAPPLIANCE_TEST_BASE"), dir)
 	s.debian = push("debian:13", debian, err)
 	s.private = push("private/debian:13", debian, nil)
@@ -66,8 +67,8 @@ func (l *lab) addNode() {
 				l.Fatal(err)
 			}
 		}
-		if err := os.WriteFile(l.path("externals/"+version+"/bin/node"), []byte("#!/bin/sh\nexec /usr/bin/node \"$@\"\n"),
-			0o755); err != nil {
+		const script = "#!/bin/sh\nexec /usr/bin/node \"$@\"\n"
+		if err := os.WriteFile(l.path("externals/"+version+"/bin/node"), []byte(script), 0o755); err != nil {
 			l.Fatal(err)
 		}
 		musl := exec.Command("musl-gcc", "-o", l.path("externals/"+version+"_alpine/bin/node"),

@@ -13,7 +13,7 @@ import (
 )
 
 // TestJavaScript runs an action that is made of GitHub's own toolkit, from npm,
-// in a guest: what it tells the runner arrives.
+// in a guest: its outputs, state and files reach the runner.
 func TestJavaScript(t *testing.T) {
 	l := newLab(t)
 	l.addNode()
@@ -26,6 +26,7 @@ func TestJavaScript(t *testing.T) {
 	if out, err := npm.CombinedOutput(); err != nil {
 		t.Fatalf("npm ci: %v\n%s", err, out)
 	}
+
 	const name = "octo/toolkit/v1"
 	r := l.job(miniworker.Job{Name: "javascript", Actions: map[string]string{name: action},
 		Container: &miniworker.Container{Image: "debian:13"},
@@ -35,6 +36,7 @@ func TestJavaScript(t *testing.T) {
 				"echo say the-secret-of-the-action"},
 			{Name: "post", Action: name, Main: "post.js"},
 		}})
+
 	main := r.Step("main")
 	if main.Conclusion != miniworker.Success {
 		t.Fatalf("step %v", main)
@@ -46,6 +48,7 @@ func TestJavaScript(t *testing.T) {
 	if diff := cmp.Diff(wantOutputs, main.Outputs); diff != "" {
 		t.Errorf("outputs (-want +got):\n%s", diff)
 	}
+
 	said := strings.Join(main.Output, "\n")
 	for _, want := range []string{"::add-mask::***", "it is ***", "::warning::a warning",
 		"::group::a group\nin the group\n::endgroup::"} {
@@ -56,6 +59,7 @@ func TestJavaScript(t *testing.T) {
 	if want := "<h2>Result</h2>\nall is well"; main.Summary != want {
 		t.Errorf("the summary is %q, want %q", main.Summary, want)
 	}
+
 	l.said(r, map[string]string{"later": "exported value\ngreetings\nthe tool\nsay ***",
 		"post": "state: for the post file"})
 	for _, file := range []string{"repo/repo/bin/greet", "_tool/my-tool/1.2.3/x64/tool.txt"} {

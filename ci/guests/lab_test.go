@@ -26,7 +26,7 @@ import (
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
-// runnerID is the runner's user and group in these tests: nobody's otherwise.
+// runnerID is the runner's user and group in these tests, used by no one else.
 const runnerID = 4711
 
 // jobVariable has this program run the job on its standard input, as the
@@ -91,30 +91,38 @@ func newLab(t *testing.T, config ...string) *lab {
 	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
 		t.Skipf("guests need systemd-nspawn: %v", err)
 	}
+
 	// Not t.TempDir: the path of a unix socket has at most 107 bytes, and the
 	// runner has to get in.
 	dir, err := os.MkdirTemp("", "guests-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"),
-		client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
+	l := &lab{
+		T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"),
+		client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")},
+	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
+
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir,
 		"github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(l.path("work"), 0o755),
+
+	// A spare guest would look like one that was left behind.
+	lines := "RUNNER_SPARE_GUEST=false\n" + strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir) + "\n"
+	hook := fmt.Sprintf("#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket)
+	if err := errors.Join(
+		os.Chmod(dir, 0o755),
+		os.Mkdir(l.path("work"), 0o755),
 		os.Chown(l.path("work"), runnerID, runnerID),
 		os.Mkdir(l.path("externals"), 0o755),
-		// A spare guest would look like one that was left behind.
-		os.WriteFile(l.path("config.env"), []byte("RUNNER_SPARE_GUEST=false\n"+strings.ReplaceAll(strings.Join(config,
-			"\n"), "LAB", dir)+"\n"), 0o600),
-		os.WriteFile(l.path("hook.sh"), fmt.Appendf(nil, "#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"),
-			l.client.Socket), 0o755)); err != nil {
+		os.WriteFile(l.path("config.env"), []byte(lines), 0o600),
+		os.WriteFile(l.path("hook.sh"), []byte(hook), 0o755),
+	); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.stop() })
@@ -148,8 +156,8 @@ func (l *lab) start() {
 	defer log.Close()
 	id := strconv.Itoa(runnerID)
 	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
-		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"), "--images-dir", l.path("images"),
-		"--work-root", l.path("work"),
+		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"),
+		"--images-dir", l.path("images"), "--work-root", l.path("work"),
 		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
 	l.broker.Stderr = log
 	if err := l.broker.Start(); err != nil {
@@ -158,16 +166,16 @@ func (l *lab) start() {
 	l.eventually("the broker answers", func() bool { return l.client.Reset(l.Context()) == nil })
 }
 
-// stop ends the broker in order and shows what it said if the test failed.
+// stop ends the broker in order, and shows its log if the test failed.
 func (l *lab) stop() {
 	_ = l.broker.Process.Signal(syscall.SIGTERM)
 	_ = l.broker.Wait()
 	if l.Failed() {
-		l.Logf("the broker said:\n%s", l.log())
+		l.Logf("the broker's log:\n%s", l.log())
 	}
 }
 
-// log is what the broker has said.
+// log is what the broker has logged.
 func (l *lab) log() string {
 	data, err := os.ReadFile(l.path("broker.log"))
 	if err != nil {
@@ -181,7 +189,7 @@ func (l *lab) eventually(what string, done func() bool) {
 	l.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			l.Fatalf("it never came about that %s", what)
+			l.Fatalf("not within ten seconds: %s", what)
 		}
 	}
 }
@@ -195,9 +203,12 @@ func (l *lab) prepare() string {
 // prepareContainer starts a job's guest with the mounts that every job has.
 func (l *lab) prepareContainer(c brokerapi.Container) string {
 	l.Helper()
-	c.Mounts = append([]brokerapi.Mount{{Target: "/__w", Source: l.path("work")}, {Target: "/__e", Externals: true},
-		{Target: "/__w/_temp", Source: l.path("work/_temp")}, {Target: "/github/home",
-			Source: l.path("work/_temp/_github_home")}}, c.Mounts...)
+	c.Mounts = append([]brokerapi.Mount{
+		{Target: "/__w", Source: l.path("work")},
+		{Target: "/__e", Externals: true},
+		{Target: "/__w/_temp", Source: l.path("work/_temp")},
+		{Target: "/github/home", Source: l.path("work/_temp/_github_home")},
+	}, c.Mounts...)
 	reply, err := l.client.Prepare(l.Context(), brokerapi.PrepareRequest{Container: &c}, io.Discard)
 	if err != nil {
 		l.Fatal(err)
@@ -205,16 +216,22 @@ func (l *lab) prepareContainer(c brokerapi.Container) string {
 	return reply.Job
 }
 
-// sh runs a script in the guest and gives its status and output.
+// sh runs a script in the guest and returns its status and output.
 func (l *lab) sh(job, script string) (status int, output string) {
 	l.Helper()
-	var out bytes.Buffer
-	status, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
-		wire.Streams{Stdout: &out, Stderr: &out})
+	status, output, err := l.output(job, script)
 	if err != nil {
-		l.Fatalf("%v\n%s", err, out.String())
+		l.Fatalf("%v\n%s", err, output)
 	}
-	return status, strings.TrimSpace(out.String())
+	return status, output
+}
+
+// output is sh for goroutines other than the test's, which may not end it.
+func (l *lab) output(job, script string) (status int, output string, err error) {
+	var out bytes.Buffer
+	status, err = l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: []string{"sh", "-c", script}},
+		wire.Streams{Stdout: &out, Stderr: &out})
+	return status, strings.TrimSpace(out.String()), err
 }
 
 // exec runs a program in the guest and leaves its output.
@@ -292,11 +309,19 @@ func childrenOf(t *testing.T, pid int) []int {
 	return pids
 }
 
+// asRunner is a program that runs as the runner's user, in the lab's network
+// namespace.
+func (l *lab) asRunner(argv ...string) *exec.Cmd {
+	id := strconv.Itoa(runnerID)
+	return l.command("setpriv", append([]string{"--reuid", id, "--regid", id, "--clear-groups"}, argv...)...)
+}
+
 // job runs a whole job as the runner's user would.
 func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	l.Helper()
-	options, err := json.Marshal(map[string]any{"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"),
-		"Job": job.Name})
+	options, err := json.Marshal(map[string]any{
+		"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"), "Job": job.Name,
+	})
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -304,6 +329,7 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	if err != nil {
 		l.Fatal(err)
 	}
+
 	// The test binary lies where only root may look.
 	worker := l.path("worker")
 	self, err := os.Executable()
@@ -317,16 +343,19 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	if err := os.WriteFile(worker, data, 0o755); err != nil {
 		l.Fatal(err)
 	}
-	cmd := l.command("setpriv", "--reuid", strconv.Itoa(runnerID), "--regid", strconv.Itoa(runnerID), "--clear-groups",
-		worker)
-	cmd.Env = []string{jobVariable + "=" + string(options), programsVariable + "=" +
-		strings.Join(append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...), ":"),
-		"PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work")}
+
+	programs := append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...)
+	cmd := l.asRunner(worker)
+	cmd.Env = []string{
+		jobVariable + "=" + string(options), programsVariable + "=" + strings.Join(programs, ":"),
+		"PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work"),
+	}
 	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
 	out, err := cmd.Output()
 	if err != nil {
 		l.Fatal(err)
 	}
+
 	var result miniworker.JobResult
 	if err := json.Unmarshal(out, &result); err != nil {
 		l.Fatal(err)

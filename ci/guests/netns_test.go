@@ -68,15 +68,17 @@ func (l *lab) dial(_ context.Context, network, address string) (conn net.Conn, e
 const internetAddr = "203.0.113.1"
 
 // makeInternet makes a second namespace, which the lab's reaches by a route as
-// hosts reach the internet, and gives its name.
+// hosts reach the internet, and returns its name.
 func (l *lab) makeInternet() string {
 	l.Helper()
 	name := l.netns + "-inet"
 	l.ip("netns", "add", name)
 	l.Cleanup(func() { l.ip("netns", "delete", name) })
 	l.ip("-netns", l.netns, "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", name)
-	for _, side := range []struct{ ns, link, address string }{{l.netns, "uplink", "203.0.113.2/24"},
-		{name, "eth0", internetAddr + "/24"}} {
+	for _, side := range []struct{ ns, link, address string }{
+		{ns: l.netns, link: "uplink", address: "203.0.113.2/24"},
+		{ns: name, link: "eth0", address: internetAddr + "/24"},
+	} {
 		l.ip("-netns", side.ns, "address", "add", side.address, "dev", side.link)
 		l.ip("-netns", side.ns, "link", "set", side.link, "up")
 	}

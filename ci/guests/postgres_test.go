@@ -33,12 +33,16 @@ func TestPostgres(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	service := miniworker.Container{Image: server, Ports: []string{"15432:5432"},
-		Env:     map[string]string{"POSTGRES_USER": "app", "POSTGRES_PASSWORD": "of-the-database", "POSTGRES_DB": "shop"},
-		Options: `--health-cmd "pg_isready -h 127.0.0.1 -U app -d shop" --health-interval 1s --health-timeout 5s --health-retries 60`}
+		Env: map[string]string{"POSTGRES_USER": "app", "POSTGRES_PASSWORD": "of-the-database", "POSTGRES_DB": "shop"},
+		Options: `--health-cmd "pg_isready -h 127.0.0.1 -U app -d shop" ` +
+			"--health-interval 1s --health-timeout 5s --health-retries 60"}
 	password := map[string]string{"PGPASSWORD": "of-the-database"}
-	const query = `-U app -d shop --no-align --tuples-only -c "create table if not exists t (n int); insert into t values (6); select current_database(), sum(n) * 7 from t"`
+	const query = `-U app -d shop --no-align --tuples-only -c "create table if not exists t (n int); ` +
+		`insert into t values (6); select current_database(), sum(n) * 7 from t"`
 	const answer = "CREATE TABLE\nINSERT 0 1\nshop|42"
+
 	result := l.job(miniworker.Job{Name: "alias", Container: &miniworker.Container{Image: client},
 		Services: []miniworker.Container{service},
 		Steps:    []miniworker.Step{{Name: "query", Run: "psql -h postgres " + query, Env: password}}})
@@ -55,11 +59,12 @@ func TestPostgres(t *testing.T) {
 	}
 	loader := filepath.Join(tree, "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
 	l.programs = []string{loader}
+
 	r.Requests()
 	result = l.job(miniworker.Job{Name: "port", Services: []miniworker.Container{service},
 		Steps: []miniworker.Step{{Name: "query", Env: password,
-			Run: fmt.Sprintf("%s --library-path %s/usr/lib/x86_64-linux-gnu %s -h 127.0.0.1 -p 15432 %s", loader, tree,
-				psql[0], query)}}})
+			Run: fmt.Sprintf("%s --library-path %s/usr/lib/x86_64-linux-gnu %s -h 127.0.0.1 -p 15432 %s",
+				loader, tree, psql[0], query)}}})
 	l.said(result, map[string]string{"query": answer})
 	for _, request := range r.Requests() {
 		if strings.HasPrefix(request, "GET ") && strings.Contains(request, "/blobs/") {

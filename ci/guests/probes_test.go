@@ -82,8 +82,8 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 		},
 		{
 			summary: "answers of the hook", script: "ls -A $target",
-			guest: "target=/__w/_temp/_runner_hook_responses\n", host: "target=" +
-				l.path("work/_temp/_runner_hook_responses") + "\n",
+			guest:   "target=/__w/_temp/_runner_hook_responses\n",
+			host:    "target=" + l.path("work/_temp/_runner_hook_responses") + "\n",
 			outside: "answer",
 		},
 		{

@@ -204,6 +204,7 @@ func TestPrepareResponses(t *testing.T) {
 	t.Parallel()
 	const nullReference = "Object reference not set to an instance of an object."
 	const unreadable = "Response file could not be read at 'HOOK' running command 'prepare_job'"
+
 	answer := func(response string) string { return "echo '" + response + `' > "$response"` }
 	for _, test := range []struct {
 		summary   string

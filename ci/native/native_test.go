@@ -78,8 +78,9 @@ func newAppliance(t *testing.T) *appliance {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	a := &appliance{t: t, dir: dir, github: fakegithub.New(fakegithub.Options{Tokens: []string{token},
-		PollTimeout: time.Second})}
+	github := fakegithub.New(fakegithub.Options{Tokens: []string{token}, PollTimeout: time.Second})
+	a := &appliance{t: t, dir: dir, github: github}
+
 	for _, d := range []string{"", "state", "state/work", "runner", "hooks"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -90,6 +91,7 @@ func newAppliance(t *testing.T) *appliance {
 	}
 	unpack(t, built.tarball, filepath.Join(dir, "runner"))
 	a.chown("runner", "state/work")
+
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -234,6 +236,7 @@ func TestRegisterOnce(t *testing.T) {
 		!strings.Contains(out, "registered as rack-4\n") {
 		t.Errorf("output was\n%s", out)
 	}
+
 	data, err := os.ReadFile(a.path("state/installed"))
 	if err != nil {
 		t.Fatal(err)
@@ -246,6 +249,7 @@ func TestRegisterOnce(t *testing.T) {
 		time.Since(m.RegisteredAt) > time.Minute {
 		t.Errorf("marker is %s", data)
 	}
+
 	a.mustInstall()
 	a.wantRegistrations(1)
 	r := a.github.Runners()
@@ -255,7 +259,8 @@ func TestRegisterOnce(t *testing.T) {
 	if st, err := os.Stat(a.path("runner/.credentials_rsaparams")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("key: %v, %v", st, err)
 	}
-	// An operator may take the token away once it was used.
+
+	// An operator may remove the token once it was used.
 	if err := os.WriteFile(a.path("config.env"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -413,7 +418,7 @@ func TestPowerCutBeforeMarker(t *testing.T) {
 	a.mustInstall()
 	a.wantRegistrations(2)
 
-	// A file that lost its content is no identity.
+	// A file that lost its content is not a registration.
 	a.remove("state/installed")
 	a.remove("state/identity.sha256")
 	if err := os.Truncate(a.path("runner/.credentials"), 0); err != nil {
@@ -489,9 +494,7 @@ func TestTwoInstallsAtOnce(t *testing.T) {
 	if err := first.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for len(a.github.Calls()) == 0 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	a.waitCalls(1)
 	if _, errOut, status := a.install(); status != 1 || !strings.Contains(errOut, "another registration is under way") {
 		t.Errorf("status %d: %s", status, errOut)
 	}
@@ -499,6 +502,22 @@ func TestTwoInstallsAtOnce(t *testing.T) {
 		t.Error(err)
 	}
 	a.wantRegistrations(1)
+}
+
+// waitCalls waits until GitHub was called n times in all.
+func (a *appliance) waitCalls(n int) {
+	a.t.Helper()
+	a.eventually(fmt.Sprintf("GitHub is called %d times", n), func() bool { return len(a.github.Calls()) >= n })
+}
+
+// eventually waits for something that is to happen within 30 seconds.
+func (a *appliance) eventually(what string, done func() bool) {
+	a.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			a.t.Fatalf("not within 30 seconds: %s", what)
+		}
+	}
 }
 
 func TestStopDuringRegistration(t *testing.T) {
@@ -513,10 +532,8 @@ func TestStopDuringRegistration(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	before := len(a.github.Calls())
-	for len(a.github.Calls()) < before+4 {
-		time.Sleep(10 * time.Millisecond)
-	}
+	a.waitCalls(len(a.github.Calls()) + 4)
+
 	if err := c.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -541,25 +558,29 @@ func unpack(t *testing.T, tarball, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for tr := tar.NewReader(gz); ; {
 		h, err := tr.Next()
 		if errors.Is(err, io.EOF) {
 			return
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, h.Name)
-		if h.Typeflag == tar.TypeDir {
-			err = os.MkdirAll(path, 0o755)
-		} else {
-			var data []byte
-			if data, err = io.ReadAll(tr); err == nil {
-				err = os.WriteFile(path, data, os.FileMode(h.Mode))
-			}
+		if err == nil {
+			err = unpackEntry(tr, h, dir)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+func unpackEntry(r io.Reader, h *tar.Header, dir string) error {
+	path := filepath.Join(dir, h.Name)
+	if h.Typeflag == tar.TypeDir {
+		return os.MkdirAll(path, 0o755)
+	}
+	data, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, os.FileMode(h.Mode))
 }

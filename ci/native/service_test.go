@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/user"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,10 +55,12 @@ func (a *appliance) startService(more ...string) *service {
 		a.t.Fatal(err)
 	}
 	s.notify = conn
+
 	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"), "--socket", "")
-	s.cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket,
-		"RUNNER_NAME=rack-4",
-		"RUNNER_ACTIONS_RUNNER_DIR=" + a.path("runner"), "RUNNER_HOOKS_DIR=" + a.path("hooks")}, more...)
+	s.cmd.Env = append([]string{
+		"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket, "RUNNER_NAME=rack-4",
+		"RUNNER_ACTIONS_RUNNER_DIR=" + a.path("runner"), "RUNNER_HOOKS_DIR=" + a.path("hooks"),
+	}, more...)
 	s.cmd.Stdout, s.cmd.Stderr = s, s
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup(runnerUser)
@@ -70,6 +71,7 @@ func (a *appliance) startService(more ...string) *service {
 		gid, _ := strconv.Atoi(u.Gid)
 		s.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	}
+
 	if err := s.cmd.Start(); err != nil {
 		a.t.Fatal(err)
 	}
@@ -141,6 +143,7 @@ func TestServiceRunsJob(t *testing.T) {
 	a.mustInstall()
 	s := a.startService()
 	s.waitNotify("READY=1")
+
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	id := a.github.Enqueue(miniworker.Job{Name: "build", Container: &miniworker.Container{Image: "base"},
@@ -153,6 +156,7 @@ func TestServiceRunsJob(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, s.output())
 	}
+
 	if result.Conclusion != miniworker.Success || !slices.Contains(result.Step("good").Output, "hello") ||
 		result.Step("bad").Exit != 7 {
 		t.Errorf("got %s", result)
@@ -162,6 +166,7 @@ func TestServiceRunsJob(t *testing.T) {
 		strings.Contains(env, "NOTIFY_SOCKET") {
 		t.Errorf("the hook's environment is\n%s", env)
 	}
+
 	s.stop()
 	s.waitNotify("STOPPING=1")
 	if r := a.github.Runners(); r[0].Status != "offline" {
@@ -176,57 +181,67 @@ func TestServiceStopCancelsJob(t *testing.T) {
 	s := a.startService()
 	s.waitNotify("READY=1")
 	id := a.github.Enqueue(miniworker.Job{Name: "long", Container: &miniworker.Container{Image: "base"},
-		Steps: []miniworker.Step{
-			{Name: "long", Run: "touch " + filepath.Join(a.dir, "state/work/started") + "; exec sleep 60"}}})
-	for !a.exists("state/work/started") {
-		time.Sleep(20 * time.Millisecond)
-	}
+		Steps: []miniworker.Step{{Name: "long", Run: "touch " + a.path("state/work/started") + "; exec sleep 60"}}})
+	a.eventually("the step runs", func() bool { return a.exists("state/work/started") })
 	s.stop()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	result, err := a.github.Wait(ctx, id)
-	if err != nil || result.Conclusion != miniworker.Failure || result.Step("Stop "+
-		"containers").Conclusion != miniworker.Skipped {
+	if err != nil || result.Conclusion != miniworker.Failure ||
+		result.Step("Stop containers").Conclusion != miniworker.Skipped {
 		t.Errorf("got %s, %v", result, err)
 	}
 }
 
-func TestServiceTellsWhyItStops(t *testing.T) {
-	t.Run("removed at GitHub", func(t *testing.T) {
-		a := newAppliance(t)
-		a.mustInstall()
-		a.github.Forget()
-		s := a.startService()
-		if status := s.wait(); status != 3 || !strings.HasSuffix(s.output(),
-			"runner-agent: error: GitHub has removed this runner (by hand, or after 14 days without contact); "+
-				"put a new token into RUNNER_REGISTRATION_TOKEN in /etc/runner/config.env, then rm /var/lib/runner/installed && "+
-				"systemctl restart runner-install.service\n") {
-			t.Errorf("status %d\n%s", status, s.output())
-		}
-	})
-	t.Run("too old", func(t *testing.T) {
-		a := newAppliance(t)
-		a.mustInstall()
-		a.github.ExitListener(7)
-		s := a.startService()
-		if status := s.wait(); status != 4 {
-			t.Errorf("status %d\n%s", status, s.output())
-		}
-	})
-	t.Run("not registered", func(t *testing.T) {
-		a := newAppliance(t)
-		s := a.startService()
-		if status := s.wait(); status != 3 || !strings.Contains(s.output(), "this runner is not registered; ") {
-			t.Errorf("status %d\n%s", status, s.output())
-		}
-	})
-	t.Run("bad setting", func(t *testing.T) {
-		a := newAppliance(t)
-		s := a.startService("RUNNER_REQUIRE_JOB_CONTAINER=maybe")
-		if status := s.wait(); status != 2 {
-			t.Errorf("status %d\n%s", status, s.output())
-		}
-	})
+// TestServiceEnds: the status says whether a restart would help, and the last
+// line what would.
+func TestServiceEnds(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		before  func(*appliance)
+		setting string
+		status  int
+		output  string // in its output
+	}{
+		{
+			summary: "removed at GitHub",
+			before:  func(a *appliance) { a.mustInstall(); a.github.Forget() },
+			status:  3,
+			output: "runner-agent: error: GitHub has removed this runner (by hand, or after 14 days without contact); " +
+				"put a new token into RUNNER_REGISTRATION_TOKEN in /etc/runner/config.env, " +
+				"then rm /var/lib/runner/installed && systemctl restart runner-install.service\n",
+		},
+		{
+			summary: "too old",
+			before:  func(a *appliance) { a.mustInstall(); a.github.ExitListener(7) },
+			status:  4,
+		},
+		{
+			summary: "not registered",
+			before:  func(*appliance) {},
+			status:  3,
+			output:  "this runner is not registered; ",
+		},
+		{
+			summary: "bad setting",
+			before:  func(*appliance) {},
+			setting: "RUNNER_REQUIRE_JOB_CONTAINER=maybe",
+			status:  2,
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			a := newAppliance(t)
+			test.before(a)
+			var settings []string
+			if test.setting != "" {
+				settings = []string{test.setting}
+			}
+			s := a.startService(settings...)
+			if status := s.wait(); status != test.status || !strings.Contains(s.output(), test.output) {
+				t.Errorf("status %d, want %d and %q in\n%s", status, test.status, test.output, s.output())
+			}
+		})
+	}
 }
 
 func TestServiceStartsListenerAgain(t *testing.T) {

@@ -60,7 +60,7 @@ func (r *Registry) Close() error { return r.server.Close() }
 // Addr is HOST:PORT, the first part of its images' names.
 func (r *Registry) Addr() string { return r.addr }
 
-// Requests gives what was asked of it since the last call, as METHOD PATH.
+// Requests returns what was asked of it since the last call, as METHOD PATH.
 func (r *Registry) Requests() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -87,7 +87,7 @@ func (r *Registry) guard(next http.Handler) http.Handler {
 	})
 }
 
-// Push puts an image in under a name such as "debian:13" and gives the whole
+// Push puts an image in under a name such as "debian:13" and returns the whole
 // name by which it is pulled.
 func (r *Registry) Push(ctx context.Context, repository string, image v1.Image) (string, error) {
 	whole := r.addr + "/" + repository

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -38,7 +39,7 @@ func serve(t *testing.T) *registry.Registry {
 	return r
 }
 
-// push puts an image in and gives its name.
+// push puts an image in and returns its name.
 func push(t *testing.T, r *registry.Registry, repository string, image v1.Image) string {
 	t.Helper()
 	whole, err := r.Push(t.Context(), repository, image)
@@ -135,27 +136,28 @@ func TestPull(t *testing.T) {
 	if got, want := digest(t, got), digest(t, image); got != want {
 		t.Errorf("pulled %s, pushed %s", got, want)
 	}
+
 	config := must(t, got.ConfigFile)
 	if config.OS != "linux" || config.Architecture != "amd64" || !slices.Equal(config.Config.Env, []string{"A=b"}) ||
 		!slices.Equal(config.Config.Cmd, []string{"true"}) {
 		t.Errorf("the configuration is %+v", config)
 	}
+
 	requests := r.Requests()
 	for _, want := range []string{"GET /v2/", "GET /v2/tools/small/manifests/1"} {
 		if !slices.Contains(requests, want) {
 			t.Errorf("no %s among %q", want, requests)
 		}
 	}
-	blobs := slices.DeleteFunc(requests, func(q string) bool {
-		return !strings.HasPrefix(q,
-			"GET /v2/tools/small/blobs/sha256:")
+	blobs := slices.DeleteFunc(requests, func(request string) bool {
+		return !strings.HasPrefix(request, "GET /v2/tools/small/blobs/sha256:")
 	})
 	slices.Sort(blobs)
 	if blobs = slices.Compact(blobs); len(blobs) != 2 {
 		t.Errorf("asked for %q, want one layer and one configuration", blobs)
 	}
 	if again := r.Requests(); len(again) != 0 {
-		t.Errorf("told twice of %q", again)
+		t.Errorf("the same requests are returned twice: %q", again)
 	}
 }
 
@@ -181,28 +183,35 @@ func statusOf(err error) int {
 func TestCredentials(t *testing.T) {
 	r := serve(t)
 	image := small(t)
-	for repository, wanted := range map[string]bool{"private/small:1": true, "small:1": false,
-		"privateer/small:1": false} {
-		whole := push(t, r, repository, image)
-		for _, test := range []struct {
+	for _, test := range []struct {
+		repository string
+		private    bool
+	}{
+		{repository: "private/small:1", private: true},
+		{repository: "small:1"},
+		{repository: "privateer/small:1"},
+	} {
+		whole := push(t, r, test.repository, image)
+		for _, client := range []struct {
 			auth authn.Authenticator
 			good bool
 		}{
-			{authn.Anonymous, false},
-			{&authn.Basic{Username: registry.Username, Password: "wrong"}, false},
-			{&authn.Basic{Username: "other", Password: registry.Password}, false},
-			{&authn.Basic{Username: registry.Username, Password: registry.Password}, true},
+			{auth: authn.Anonymous},
+			{auth: &authn.Basic{Username: registry.Username, Password: "wrong"}},
+			{auth: &authn.Basic{Username: "other", Password: registry.Password}},
+			{auth: &authn.Basic{Username: registry.Username, Password: registry.Password}, good: true},
 		} {
-			_, err := pull(t, whole, test.auth)
-			if test.good || !wanted {
-				if err != nil {
-					t.Errorf("%s with %+v: %v", repository, test.auth, err)
-				}
-			} else if status := statusOf(err); status != http.StatusUnauthorized {
-				t.Errorf("%s with %+v: got status %d, %v", repository, test.auth, status, err)
+			want := 0
+			if test.private && !client.good {
+				want = http.StatusUnauthorized
+			}
+			_, err := pull(t, whole, client.auth)
+			if got := statusOf(err); got != want || want == 0 && err != nil {
+				t.Errorf("%s with %+v: got status %d, %v", test.repository, client.auth, got, err)
 			}
 		}
 	}
+
 	response, err := http.Get("http://" + r.Addr() + "/v2/")
 	if err != nil {
 		t.Fatal(err)
@@ -235,61 +244,75 @@ func TestLayer(t *testing.T) {
 		})
 	})
 	found := headers(t, must(t, layer.Uncompressed))
-	for name, want := range map[string]tar.Header{
-		"a":        {Typeflag: tar.TypeDir, Mode: 0o755},
-		"a/b":      {Typeflag: tar.TypeDir, Mode: 0o755},
-		"a/b/file": {Typeflag: tar.TypeReg, Mode: 0o4755, Uid: 7, Gid: 8, Size: 1},
-		"a/link":   {Typeflag: tar.TypeSymlink, Mode: 0o644, Linkname: "b/file"},
-		"home":     {Typeflag: tar.TypeDir, Mode: 0o755, Uid: 1},
-		"home/app": {Typeflag: tar.TypeDir, Mode: 0o700, Uid: 9, Gid: 9},
-	} {
-		got := found[name]
-		if got == nil {
-			t.Errorf("no %s", name)
-			continue
-		}
-		if got.Typeflag != want.Typeflag || got.Mode != want.Mode || got.Uid != want.Uid || got.Gid != want.Gid ||
-			got.Size != want.Size || got.Linkname != want.Linkname {
-			t.Errorf("%s is %+v, want %+v", name, got, want)
-		}
+	want := map[string]entry{
+		"a":        {Kind: tar.TypeDir, Mode: 0o755},
+		"a/b":      {Kind: tar.TypeDir, Mode: 0o755},
+		"a/b/file": {Kind: tar.TypeReg, Mode: 0o4755, UID: 7, GID: 8, Size: 1},
+		"a/link":   {Kind: tar.TypeSymlink, Mode: 0o644, Link: "b/file"},
+		"home":     {Kind: tar.TypeDir, Mode: 0o755, UID: 1},
+		"home/app": {Kind: tar.TypeDir, Mode: 0o700, UID: 9, GID: 9},
 	}
-	if len(found) != 6 {
-		t.Errorf("found %d files, want 6", len(found))
+	got := map[string]entry{}
+	for name, h := range found {
+		got[name] = entry{Kind: h.Typeflag, Mode: h.Mode, UID: h.Uid, GID: h.Gid, Size: h.Size, Link: h.Linkname}
 	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("layer (-want +got):\n%s", diff)
+	}
+}
+
+// entry is what TestLayer compares of a tar header.
+type entry struct {
+	Kind     byte
+	Mode     int64
+	UID, GID int
+	Size     int64
+	Link     string
 }
 
 func TestTreeLayer(t *testing.T) {
 	tree, dir := t.TempDir(), t.TempDir()
 	program := filepath.Join(tree, "usr/bin/program")
-	for name, content := range map[string]string{"usr/bin/program": "x", "usr/include/stdio.h": "x",
-		"usr/lib/libc.a": "x", "usr/lib/libc.so": "x"} {
+	for _, name := range []string{"usr/bin/program", "usr/include/stdio.h", "usr/lib/libc.a", "usr/lib/libc.so"} {
 		file := filepath.Join(tree, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(content),
-			0o644)); err != nil {
+		err := os.MkdirAll(filepath.Dir(file), 0o755)
+		if err := errors.Join(err, os.WriteFile(file, []byte("x"), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
+
 	attribute := "trusted.made" // those of users are not on every file system
 	if os.Geteuid() != 0 {
 		attribute = "user.made"
 	}
-	if err := errors.Join(unix.Setxattr(program, attribute, []byte("by the test"), 0),
+	if err := errors.Join(
+		unix.Setxattr(program, attribute, []byte("by the test"), 0),
 		os.Chmod(program, 0o755|os.ModeSetuid),
-		os.Link(program, filepath.Join(tree, "usr/bin/same")), os.Symlink("program",
-			filepath.Join(tree, "usr/bin/link"))); err != nil {
+		os.Link(program, filepath.Join(tree, "usr/bin/same")),
+		os.Symlink("program", filepath.Join(tree, "usr/bin/link")),
+	); err != nil {
 		t.Fatal(err)
 	}
+
 	archive := func() v1.Layer {
 		return must(t, func() (v1.Layer, error) {
 			return registry.TreeLayer(t.Context(), tree, dir, "usr/include", "usr/lib/*.a")
 		})
 	}
+
 	first := archive()
 	found := headers(t, must(t, first.Uncompressed))
-	for name, kind := range map[string]byte{"usr/bin/program": tar.TypeReg, "usr/bin/same": tar.TypeLink,
-		"usr/bin/link": tar.TypeSymlink, "usr/lib/libc.so": tar.TypeReg} {
-		if h := found[name]; h == nil || h.Typeflag != kind {
-			t.Errorf("%s is %+v", name, h)
+	for _, test := range []struct {
+		name string
+		kind byte
+	}{
+		{name: "usr/bin/program", kind: tar.TypeReg},
+		{name: "usr/bin/same", kind: tar.TypeLink},
+		{name: "usr/bin/link", kind: tar.TypeSymlink},
+		{name: "usr/lib/libc.so", kind: tar.TypeReg},
+	} {
+		if h := found[test.name]; h == nil || h.Typeflag != test.kind {
+			t.Errorf("%s is %+v", test.name, h)
 		}
 	}
 	if h := found["usr/bin/program"]; h == nil || h.Mode != 0o4755 || h.Uid != os.Getuid() ||
@@ -302,12 +325,13 @@ func TestTreeLayer(t *testing.T) {
 		}
 	}
 	intact(t, first)
+
 	// A change of neither content nor mode.
 	if later := time.Now().Add(time.Hour); os.Chtimes(program, later, later) != nil {
 		t.Fatal("cannot change times")
 	}
 	if got, want := must(t, archive().Digest), must(t, first.Digest); got != want {
-		t.Errorf("the same tree gave %s, then %s", want, got)
+		t.Errorf("the same tree became %s, then %s", want, got)
 	}
 	intact(t, first) // another layer in the same directory has not changed it
 	if _, err := registry.TreeLayer(t.Context(), filepath.Join(tree, "missing"), dir); err == nil ||
@@ -353,17 +377,25 @@ func TestScratch(t *testing.T) {
 	if !slices.Equal(config.Entrypoint, []string{"/app"}) || len(config.Env) != 0 || config.User != "" {
 		t.Errorf("the configuration is %+v", config)
 	}
+
 	app := exec.Command(filepath.Join(dir, "app"), "show", "two words")
 	app.Env, app.Dir = []string{"B=2", "A=1"}, "/usr"
-	if out, err := app.Output(); err != nil || !strings.HasPrefix(string(out),
-		"args [\"show\" \"two words\"]\nenv A=1\nenv B=2\nuid ") || !strings.HasSuffix(string(out), " dir /usr\n") {
+	out, err := app.Output()
+	const begin, end = "args [\"show\" \"two words\"]\nenv A=1\nenv B=2\nuid ", " dir /usr\n"
+	if err != nil || !strings.HasPrefix(string(out), begin) || !strings.HasSuffix(string(out), end) {
 		t.Errorf("it printed %q, %v", out, err)
 	}
-	for status, args := range map[int][]string{5: {"exit", "5"}, 64: nil} {
+	for _, test := range []struct {
+		args []string
+		want int
+	}{
+		{args: []string{"exit", "5"}, want: 5},
+		{args: nil, want: 64},
+	} {
 		var ended *exec.ExitError
-		if err := exec.Command(filepath.Join(dir, "app"), args...).Run(); !errors.As(err, &ended) ||
-			ended.ExitCode() != status {
-			t.Errorf("%q gave %v, want %d", args, err, status)
+		err := exec.Command(filepath.Join(dir, "app"), test.args...).Run()
+		if !errors.As(err, &ended) || ended.ExitCode() != test.want {
+			t.Errorf("%q ended with %v, want %d", test.args, err, test.want)
 		}
 	}
 }
@@ -377,10 +409,17 @@ func TestAlpine(t *testing.T) {
 		t.Errorf("made %s, then %s", want, got)
 	}
 	found := flat(t, image)
-	for name, link := range map[string]string{"bin/busybox": "", "bin/sh": "/bin/busybox", "bin/grep": "/bin/busybox",
-		"lib/ld-musl-x86_64.so.1": "", "etc/os-release": "", "etc/passwd": ""} {
-		if h := found[name]; h == nil || h.Linkname != link || (link == "") != (h.Typeflag == tar.TypeReg) {
-			t.Errorf("%s is %+v", name, h)
+	for _, test := range []struct{ name, link string }{
+		{name: "bin/busybox"},
+		{name: "bin/sh", link: "/bin/busybox"},
+		{name: "bin/grep", link: "/bin/busybox"},
+		{name: "lib/ld-musl-x86_64.so.1"},
+		{name: "etc/os-release"},
+		{name: "etc/passwd"},
+	} {
+		h := found[test.name]
+		if h == nil || h.Linkname != test.link || (test.link == "") != (h.Typeflag == tar.TypeReg) {
+			t.Errorf("%s is %+v", test.name, h)
 		}
 	}
 }

@@ -142,6 +142,7 @@ func (l *listener) closeSession() {
 func (l *listener) poll(ctx context.Context) int {
 	address := fmt.Sprintf("%smessage?status=Online&runnerVersion=%s&disableUpdate=%t",
 		l.settings.ServerURLV2, version, l.settings.DisableUpdate)
+
 	failures := 0
 	for ctx.Err() == nil {
 		var m fakegithub.Message
