@@ -147,9 +147,11 @@ func (g *fakeGuest) sleep(ctx context.Context) (int, error) {
 
 // fakeNetworks makes networks without links.
 type fakeNetworks struct {
-	onNew   func() error
-	onJoin  func() error
-	onClose func() // when a network is closed already
+	onNew     func() error
+	onReserve func() error
+	onJoin    func() error
+	onPublish func() error
+	onClose   func() // when a network is closed already
 
 	mu   sync.Mutex
 	made []*fakeNetwork
@@ -197,6 +199,11 @@ type fakeNetwork struct {
 func (n *fakeNetwork) ID() string { return n.id }
 
 func (n *fakeNetwork) Reserve() (netip.Addr, error) {
+	if n.networks.onReserve != nil {
+		if err := n.networks.onReserve(); err != nil {
+			return netip.Addr{}, err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
@@ -231,6 +238,11 @@ func (n *fakeNetwork) Leave(a netip.Addr) error {
 }
 
 func (n *fakeNetwork) Publish(p network.Port, to netip.Addr) (int, error) {
+	if n.networks.onPublish != nil {
+		if err := n.networks.onPublish(); err != nil {
+			return 0, err
+		}
+	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.ports == nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/network"
@@ -112,7 +113,7 @@ func TestPrepare(t *testing.T) {
 		},
 		Dirs: []string{"/scratch"},
 		Tmpfs: []guestapi.Tmpfs{
-			{Target: "/run", Flags: config.Tmpfs[0].Flags, Options: config.Tmpfs[0].Options},
+			{Target: "/run", Flags: []string{"nosuid", "nodev", "noexec"}, Options: "mode=1777"},
 			{Target: "/dev/shm", Flags: []string{"nosuid", "nodev"}, Options: "mode=1777,size=1048576"},
 		},
 	}
@@ -135,6 +136,52 @@ func TestPrepare(t *testing.T) {
 	}
 	if !own.spec.Boot || own.spec.Tree != l.settings.Base || own.spec.TreeOwner != 0 {
 		t.Errorf("the job's container is in a guest with %+v", own.spec)
+	}
+}
+
+func TestDevices(t *testing.T) {
+	l := newLab(t)
+	l.settings.Devices = []string{"/dev/kvm"}
+	l.serve()
+	r := ownContainer()
+	r.Container.Options = "--device /dev/kvm:/dev/kvm1"
+	l.prepare(r)
+	want := []guest.Device{{Source: "/dev/kvm", Target: "/dev/kvm1"}}
+	if diff := cmp.Diff(want, l.guests.all()[0].spec.Devices); diff != "" {
+		t.Errorf("devices (-want +got):\n%s", diff)
+	}
+
+	// Options are checked where they are used as well.
+	j := &job{resources: &resources{settings: l.settings}}
+	for _, target := range []string{"/etc/kvm", "/dev/../etc/kvm", "dev/kvm"} {
+		m := &member{}
+		m.spec.options.Devices = []dockeropts.Device{{Host: "/dev/kvm", Guest: target}}
+		if _, err := j.guestSpec(m); wire.CodeOf(err) != wire.CodeUnsupported {
+			t.Errorf("%s: got %v, want an error with code %q", target, err, wire.CodeUnsupported)
+		}
+	}
+}
+
+// TestAlpine has a job container of Alpine, for which the runner takes another
+// node.js.
+func TestAlpine(t *testing.T) {
+	for _, test := range []struct {
+		id   string
+		want bool
+	}{{id: "alpine", want: true}, {id: "debian"}} {
+		l := newLab(t)
+		osRelease := filepath.Join(l.images.tree, "etc/os-release")
+		if err := os.Mkdir(filepath.Dir(osRelease), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(osRelease, []byte("ID="+test.id+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		l.serve()
+		reply := l.prepare(brokerapi.PrepareRequest{Container: &brokerapi.Container{Image: "oci/app"}})
+		if reply.Alpine != test.want {
+			t.Errorf("ID=%s: Alpine is %v, want %v", test.id, reply.Alpine, test.want)
+		}
 	}
 }
 
@@ -188,6 +235,17 @@ func TestPrepareFails(t *testing.T) {
 			}
 		},
 		want: "broken",
+	}, {
+		summary: "address of a guest",
+		with:    func(l *lab, _ *brokerapi.PrepareRequest) { l.networks.onReserve = func() error { return broken } },
+		want:    "broken",
+	}, {
+		summary: "port",
+		with: func(l *lab, r *brokerapi.PrepareRequest) {
+			l.networks.onPublish = func() error { return errors.New("port 80 is in use") }
+			r.Container.Ports = []string{"80:80"}
+		},
+		want: "port 80 is in use",
 	}, {
 		summary: "network of a guest",
 		with:    func(l *lab, _ *brokerapi.PrepareRequest) { l.networks.onJoin = func() error { return broken } },
