@@ -18,10 +18,8 @@ import (
 )
 
 type installOptions struct {
-	config    string
-	stateDir  string
-	osRelease string
-	user      string
+	config, stateDir, osRelease string // paths
+	user                        string // to register as, when run by root
 }
 
 func newInstallCommand() *cobra.Command {
@@ -29,17 +27,17 @@ func newInstallCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "install",
 		Short: "Register the runner with GitHub, once",
-		Long: `Register the runner that config.env describes with GitHub, and leave a marker
-that says so. With the marker there, nothing is done. Without it, the runner is
-registered again, in place of the registration it has (--replace).
+		Long: `Register the runner that config.env describes with GitHub, and then write a
+marker. If the marker exists, nothing is done. If it does not, the runner is
+registered anew and replaces a runner of the same name (--replace).
 
-The registration token goes to the actions runner by environment and shows up
-in no argument list and no log. When registering fails, an identity that stood
-before stands again.
+The registration token reaches the actions runner through the environment and
+appears in no argument list and no log. If registering fails, the previous
+registration is restored.
 
 Exit status:
   0  registered, now or before
-  1  not registered; the one line on standard error says why and what to do
+  1  not registered; the line on standard error names the cause and the fix
   2  the command line is wrong`,
 		Example: `  # what runner-install.service runs
   runner-agent install
@@ -47,43 +45,49 @@ Exit status:
   # register again
   rm /var/lib/runner/installed && systemctl restart runner-install.service`,
 		Args: cli.Args(),
-		RunE: func(c *cobra.Command, _ []string) error {
-			in, err := o.installer(c)
-			if err != nil {
-				return err
-			}
-			return in.Run(c.Context())
-		},
+		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()
 	f.StringVar(&o.config, "config", layout.ConfigFile, "`file` with the settings, in systemd's EnvironmentFile syntax")
-	f.StringVar(&o.stateDir, "state-dir", layout.State, "`directory` of marker and work root")
+	f.StringVar(&o.stateDir, "state-dir", layout.State, "`directory` of the marker and the work directory")
 	f.StringVar(&o.osRelease, "os-release", "/etc/os-release", "`file` with the image version, os-release(5)")
 	f.StringVar(&o.user, "user", "runner", "`name` of the user to register as, when run by root")
 	return c
 }
 
-func (o *installOptions) installer(c *cobra.Command) (*register.Installer, error) {
+func (o *installOptions) run(c *cobra.Command) error {
 	in := &register.Installer{
-		Config: o.config, StateDir: o.stateDir, OSRelease: o.osRelease,
-		WorkDir: filepath.Join(o.stateDir, "work"), Home: os.Getenv("HOME"),
-		Executor: run.Local{}, Log: c.OutOrStdout(), Now: time.Now,
+		Config:    o.config,
+		StateDir:  o.stateDir,
+		WorkDir:   filepath.Join(o.stateDir, "work"),
+		OSRelease: o.osRelease,
+		Home:      os.Getenv("HOME"),
+		Executor:  run.Local{},
+		Log:       c.OutOrStdout(),
+		Now:       time.Now,
 	}
-	if os.Geteuid() != 0 {
-		return in, nil
+	if os.Geteuid() == 0 {
+		var err error
+		if in.Credential, in.Home, err = lookupUser(o.user); err != nil {
+			return fmt.Errorf("cannot register as %s: %w; the image must have this user", o.user, err)
+		}
 	}
-	u, err := user.Lookup(o.user)
+	return in.Run(c.Context())
+}
+
+// lookupUser returns ids and home directory of a user.
+func lookupUser(name string) (*syscall.Credential, string, error) {
+	u, err := user.Lookup(name)
 	if err != nil {
-		return nil, fmt.Errorf("cannot register as %s: %w; the image must have this user", o.user, err)
+		return nil, "", err
 	}
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("cannot register as %s: %w", o.user, err)
+		return nil, "", err
 	}
 	gid, err := strconv.ParseUint(u.Gid, 10, 32)
 	if err != nil {
-		return nil, fmt.Errorf("cannot register as %s: %w", o.user, err)
+		return nil, "", err
 	}
-	in.Credential, in.Home = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, u.HomeDir
-	return in, nil
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, u.HomeDir, nil
 }

@@ -28,36 +28,21 @@ func newRunCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "run [--cwd DIR] [--env NAME=VALUE]... -- COMMAND [ARGUMENT]...",
 		Short: "Run one command in a fresh guest",
-		Long: `Run one command in a fresh guest of the base tree, without a terminal and with no
-directory of the host but those of RUNNER_NSPAWN_BIND, and remove the guest when
-it ends. SIGINT and
-SIGTERM go to the command.
+		Long: `Run one command in a fresh guest of the guest base, and remove the guest when the
+command ends. The command has no terminal. Of the host's directories it sees
+those of RUNNER_NSPAWN_BIND and RUNNER_NSPAWN_BIND_RO only. SIGINT and SIGTERM
+go to the command.
 
 Exit status:
   2    the command line is wrong
   125  the command could not be run
-  N    the command ran, and ended with N (128 + N for signal N)`,
-		Example: `  # what does a job see?
+  N    the status of the command, 128 + N if signal N ended it`,
+		Example: `  # see what a job sees
   ci-nspawn-run -- cat /etc/os-release
 
   ci-nspawn-run --cwd /tmp --env GREETING=hello -- sh -c 'echo "$GREETING from $PWD"'`,
 		Args: cli.Args("COMMAND..."),
-		RunE: func(c *cobra.Command, args []string) error {
-			env, err := parseEnv(o.env)
-			if err != nil {
-				return cli.Usage(err)
-			}
-			signals, stop := stepSignals()
-			defer stop()
-			client := &brokerapi.Client{Socket: o.socket}
-			// A signal ends the context, but is the command's to answer.
-			status, err := client.Run(context.WithoutCancel(c.Context()), brokerapi.RunRequest{Argv: args, Env: env, Dir: o.cwd},
-				wire.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals})
-			if err != nil {
-				return exit(hook.StatusNotStarted, fmt.Errorf("cannot run command: %w", err))
-			}
-			return exit(status, nil)
-		},
+		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args) },
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the command is its own
@@ -67,6 +52,26 @@ Exit status:
 	return c
 }
 
+func (o *runOptions) run(c *cobra.Command, argv []string) error {
+	env, err := parseEnv(o.env)
+	if err != nil {
+		return cli.Usage(err)
+	}
+
+	signals, stop := stepSignals()
+	defer stop()
+	client := &brokerapi.Client{Socket: o.socket}
+	request := brokerapi.RunRequest{Argv: argv, Env: env, Dir: o.cwd}
+	streams := wire.Streams{Stdout: c.OutOrStdout(), Stderr: c.ErrOrStderr(), Signals: signals}
+	// A signal ends the context, but it is for the command to answer.
+	status, err := client.Run(context.WithoutCancel(c.Context()), request, streams)
+	if err != nil {
+		return exit(hook.StatusNotStarted, fmt.Errorf("cannot run command: %w", err))
+	}
+	return exit(status, nil)
+}
+
+// parseEnv reads NAME=VALUE assignments; the last one of a name holds.
 func parseEnv(assignments []string) (map[string]string, error) {
 	env := map[string]string{}
 	for _, a := range assignments {
@@ -79,14 +84,15 @@ func parseEnv(assignments []string) (map[string]string, error) {
 	return env, nil
 }
 
-// stepSignals receives what the user stops the command with, for the command.
+// stepSignals returns the signals with which the user stops the command.
 func stepSignals() (signals <-chan os.Signal, stop func()) {
-	c := make(chan os.Signal, 8) // more than anybody sends before one is passed on
+	c := make(chan os.Signal, 8) // more than arrive before the first is sent on
 	signal.Notify(c, syscall.SIGINT, syscall.SIGTERM)
 	return c, func() { signal.Stop(c) }
 }
 
-// exit passes a status on. Only an error of ours is worth a message.
+// exit returns the error that ends the program with a status. Only an error of
+// ours is worth a message.
 func exit(status int, err error) error {
 	switch {
 	case err != nil:

@@ -10,11 +10,11 @@ import (
 func newUnpackCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:    "unpack",
-		Short:  "Unpack a layer of an image into the directory on descriptor 3",
+		Short:  "Unpack a layer of an OCI image into the directory on descriptor 3",
 		Hidden: true,
-		Long: `Unpack a layer of an image, a tar archive on standard input, into the directory
-that is open as descriptor 3. The broker starts this in a user namespace; nobody
-needs to start it by hand.
+		Long: `Unpack a layer of an OCI image, a tar file on standard input, into the directory
+that is open as descriptor 3. The broker starts this in a user namespace; it is
+not meant to be started by hand.
 
 Exit status:
   0  done

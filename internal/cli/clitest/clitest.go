@@ -4,6 +4,8 @@ package clitest
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"testing"
@@ -17,12 +19,19 @@ func Main(m *testing.M, name string, main func()) {
 }
 
 // Run runs the scripts. Beside testscript's own commands they have
-// "status N COMMAND...", which runs a command that must end with exit status N.
+// "status N COMMAND...", which runs a command that must end with exit status N,
+// and the condition [root].
 func Run(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"status": status},
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("unknown condition %q", name)
+			}
+			return os.Geteuid() == 0, nil
+		},
 	})
 }
 
