@@ -48,10 +48,10 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.config, "config", layout.ConfigFile, "`file` with the settings, in systemd's EnvironmentFile syntax")
-	f.StringVar(&o.stateDir, "state-dir", layout.State, "`directory` of the marker and the work directory")
-	f.StringVar(&o.osRelease, "os-release", "/etc/os-release", "`file` with the image version, os-release(5)")
-	f.StringVar(&o.user, "user", "runner", "`name` of the user to register as, when run by root")
+	f.StringVar(&o.config, "config", layout.ConfigFile, "`FILE` with the settings, in the syntax of EnvironmentFile=")
+	f.StringVar(&o.stateDir, "state-dir", layout.State, "`DIR` of the marker and the work directory")
+	f.StringVar(&o.osRelease, "os-release", "/etc/os-release", "`FILE` with the image version, os-release(5)")
+	f.StringVar(&o.user, "user", "runner", "`NAME` of the user to register as, when run by root")
 	return c
 }
 

@@ -49,8 +49,10 @@ Exit status:
 		Args: cli.Args(),
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
-	c.Flags().StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner, "`directory` of the runner as it came with the image")
-	c.Flags().StringVar(&o.socket, "socket", brokerapi.DefaultSocket, "unix socket `PATH` of the broker, which stops leftover guests; empty for none")
+	f := c.Flags()
+	f.StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner, "`DIR` of the actions runner as the image carries it")
+	f.StringVar(&o.socket, "socket", brokerapi.DefaultSocket,
+		"unix socket `PATH` of the broker, which stops leftover guests; empty for none")
 	return c
 }
 
