@@ -1,37 +1,53 @@
 package guest
 
 import (
+	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestArgv compares the command of each kind of guest with a golden file, one
+// argument a line.
 func TestArgv(t *testing.T) {
-	const common = "systemd-nspawn --quiet --keep-unit --register=no --settings=no --directory=/jobs/j-1/root " +
-		"--machine=j-1 --hostname=j-1 --private-users=655360:65536 --private-users-ownership=off --private-network " +
-		"--link-journal=no --timezone=off --resolv-conf=off --console=pipe --suppress-sync=yes " +
-		"--bind-ro=/usr/local/bin/runner-shim:/run/runner/runner-shim --bind=/jobs/j-1/socket:/run/runner/host " +
-		"--bind=/jobs/j-1/share:/run/runner/share "
-	const agent, socket = "/run/runner/runner-shim guest-init ", "/run/runner/host/agent.sock"
 	for _, test := range []struct {
+		golden string
 		spec   Spec
 		limits Limits
-		want   string
 	}{
-		{Spec{}, Limits{}, "--as-pid2 " + agent + socket},
-		{Spec{Boot: true}, Limits{Pids: 4096}, "--rlimit=NPROC=4096 " + agent + "-become-init " + socket},
-		{Spec{Devices: []Device{{"/dev/kvm", "/dev/a:b"}}}, Limits{},
-			`--bind=/dev/kvm:/dev/a\:b --as-pid2 ` + agent + socket},
+		{golden: "container"},
+		{golden: "base", spec: Spec{Boot: true}, limits: Limits{Pids: 4096}},
+		{golden: "device", spec: Spec{Devices: []Device{{Source: "/dev/kvm", Target: "/dev/a:b"}}}},
 	} {
-		test.spec.ID = "j-1"
-		g := &Guest{
-			manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits},
-			idRange: 2,
-			dir:     "/jobs/j-1",
-			spec:    test.spec,
-		}
-		if got := strings.Join(g.argv(), " "); got != common+test.want {
-			t.Errorf("got  %s\nwant %s", got, common+test.want)
-		}
+		t.Run(test.golden, func(t *testing.T) {
+			test.spec.ID = "j-1"
+			g := &Guest{
+				manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits},
+				idRange: 2,
+				dir:     "/jobs/j-1",
+				spec:    test.spec,
+			}
+			got := strings.Join(g.argv(), "\n") + "\n"
+
+			file := filepath.Join("testdata", "argv-"+test.golden+".txt")
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("argv (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
