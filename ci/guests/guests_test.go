@@ -135,7 +135,7 @@ func (l *lab) prepareTwice() {
 // linkInWorkRoot: a job may leave a link where the next job has a volume.
 func (l *lab) linkInWorkRoot() {
 	canary := l.TempDir()
-	link := l.path("work/_link") // another would be wiped
+	link := l.path("work/_link") // another would be removed
 	if err := os.Symlink(canary, link); err != nil {
 		l.Fatal(err)
 	}
