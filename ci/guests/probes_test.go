@@ -20,6 +20,8 @@ type probe struct {
 	// host comes before the script on the host, in a mount namespace that ends
 	// with it; guest comes before it in the guest.
 	host, guest string
+	// unplanted is why the host has nothing to find: the probe is skipped.
+	unplanted error
 }
 
 // different stands for any output other than the guest's.
@@ -29,7 +31,6 @@ const different = "<different>"
 func (l *lab) probes() {
 	l.plantFiles()
 	l.plantDockerSocket()
-	kernelLog := l.plantKernelLog()
 	l.plantListeners()
 	job := l.prepare()
 	// Where the worker keeps the hook's answers; the broker has just wiped it.
@@ -37,11 +38,13 @@ func (l *lab) probes() {
 	if err := errors.Join(os.MkdirAll(answers, 0o755), os.WriteFile(answers+"/answer", nil, 0o644)); err != nil {
 		l.Fatal(err)
 	}
+
 	_, gateway := l.sh(job, "ip route show default | awk '{print $3}'")
 	if _, got := l.sh(job, connect(internetAddr, 80)); got != "reached" {
 		l.Fatalf("the guest does not reach the internet, so that it reaches nothing else either: %q", got)
 	}
-	for _, p := range append(l.hostProbes(kernelLog), l.networkProbes(gateway)...) {
+
+	for _, p := range append(l.hostProbes(), l.networkProbes(gateway)...) {
 		l.run(p.summary, func(l *lab) { l.probe(job, p) })
 	}
 	l.cleanup(job)
@@ -50,6 +53,9 @@ func (l *lab) probes() {
 
 // probe runs one probe on both sides.
 func (l *lab) probe(job string, p probe) {
+	if p.unplanted != nil {
+		l.Skipf("nothing shows whether a guest finds it, since it is not there: %v", p.unplanted)
+	}
 	if p.inside == p.outside {
 		l.Fatal("this probe expects the same on both sides, so that it cannot fail")
 	}
@@ -65,11 +71,13 @@ func (l *lab) probe(job string, p probe) {
 }
 
 // hostProbes are for files, devices, processes and settings of the host.
-func (l *lab) hostProbes(kernelLog string) []probe {
+func (l *lab) hostProbes() []probe {
 	const readOnly = "mount --bind $target $target && mount -o remount,bind,ro $target || echo 'no read-only mount here'\n"
 	const writable = "(mount -o remount,rw $target || mount -o remount,bind,rw $target) 2>/dev/null\n" +
 		"touch $target/x 2>/dev/null && echo written; rm -f $target/x 2>/dev/null\n"
 	lab, secret := filepath.Base(l.dir), l.path("credentials")
+	kernelLog := "canary of " + lab
+	noKernelLog := os.WriteFile("/dev/kmsg", []byte(kernelLog), 0)
 	probes := []probe{
 		{
 			summary: "a file of the host", script: "cat " + secret + " 2>/dev/null",
@@ -110,7 +118,7 @@ func (l *lab) hostProbes(kernelLog string) []probe {
 			summary: "the kernel log",
 			script: "{ dmesg; dmesg --syslog; unshare --map-root-user dmesg; } 2>/dev/null | grep -q '" + kernelLog +
 				"' && echo read",
-			outside: "read",
+			outside: "read", unplanted: noKernelLog,
 		},
 		{
 			summary: "processes of the host",
@@ -185,16 +193,6 @@ func (l *lab) plantDockerSocket() {
 		l.Fatal(err)
 	}
 	l.Cleanup(func() { _ = listener.Close() }) // and removes it
-}
-
-// plantKernelLog writes a line to the kernel log and returns it.
-func (l *lab) plantKernelLog() string {
-	l.Helper()
-	line := "canary of " + filepath.Base(l.dir)
-	if err := os.WriteFile("/dev/kmsg", []byte(line), 0); err != nil {
-		l.Skipf("the kernel log cannot be written, so that nothing shows whether guests can read it: %v", err)
-	}
-	return line
 }
 
 // plantListeners puts a metadata service and a web server into the internet,
