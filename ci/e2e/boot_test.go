@@ -134,7 +134,7 @@ func (m *life) gitHubDown() {
 }
 
 // register: once GitHub is up there is exactly one registration, the marker and
-// a listening runner, and the token was on nobody's command line meanwhile.
+// a listening runner, and the token was on no command line meanwhile.
 func (m *life) register() {
 	// The watcher reads the token from a file, or it would find itself. It counts
 	// its rounds, so that a watcher that never ran is not taken for silence.

@@ -295,26 +295,41 @@ func TestGitHubDownThenUp(t *testing.T) {
 func TestFailuresSayWhatToDo(t *testing.T) {
 	a := newAppliance(t)
 	url := "http://" + a.addr + "/acme"
-	for _, tt := range []struct {
+	const register = "/actions/runners/register"
+	for _, test := range []struct {
 		path   string
 		status int
 		want   string
 	}{
-		{"/actions/runner-registration", 404, "cannot register: GitHub does not know " + url +
-			" or does not accept the registration token for it; check RUNNER_GITHUB_URL, and put a new token into " +
-			"RUNNER_REGISTRATION_TOKEN (one is valid for 1 hour)"},
-		{"/actions/runners/register", 401, "cannot register: GitHub refuses the registration token: " +
-			"it is wrong or older than 1 hour; put a new one into RUNNER_REGISTRATION_TOKEN"},
-		{"/actions/runners/register", 409, "cannot register: GitHub has a runner named rack-4 that could not be replaced; " +
-			"remove it in Settings, Actions, Runners, or choose another RUNNER_NAME"},
-		{"/actions/runners/register", 403, "cannot register: GitHub forbids self-hosted runners at " + url +
-			"; allow them in its Settings, Actions, Runners"},
-		{"/actions/runners/register", 503, "cannot register: GitHub cannot serve at the moment (" + a.addr +
-			" answers with a server error); wait, the unit tries again by itself"},
+		{
+			path: "/actions/runner-registration", status: 404,
+			want: "cannot register: GitHub does not know " + url + " or does not accept the registration token for it; " +
+				"check RUNNER_GITHUB_URL, and put a new token into RUNNER_REGISTRATION_TOKEN (one is valid for 1 hour)",
+		},
+		{
+			path: register, status: 401,
+			want: "cannot register: GitHub refuses the registration token: it is wrong or older than 1 hour; " +
+				"put a new one into RUNNER_REGISTRATION_TOKEN",
+		},
+		{
+			path: register, status: 409,
+			want: "cannot register: GitHub has a runner named rack-4 that could not be replaced; " +
+				"remove it in Settings, Actions, Runners, or choose another RUNNER_NAME",
+		},
+		{
+			path: register, status: 403,
+			want: "cannot register: GitHub forbids self-hosted runners at " + url +
+				"; allow them in its Settings, Actions, Runners",
+		},
+		{
+			path: register, status: 503,
+			want: "cannot register: GitHub cannot serve at the moment (" + a.addr + " answers with a server error); " +
+				"wait, the unit tries again by itself",
+		},
 	} {
-		a.github.Fail(fakegithub.Failure{Path: tt.path, Status: tt.status})
-		a.mustFail(tt.want)
-		a.github.Fail(fakegithub.Failure{Path: tt.path})
+		a.github.Fail(fakegithub.Failure{Path: test.path, Status: test.status})
+		a.mustFail(test.want)
+		a.github.Fail(fakegithub.Failure{Path: test.path})
 	}
 	if a.exists("state/installed") || a.exists("runner/.runner") || a.exists("runner/.credentials_rsaparams") {
 		t.Error("a failed registration left something behind")
@@ -326,8 +341,8 @@ func TestFailuresSayWhatToDo(t *testing.T) {
 
 func TestBadConfigChangesNothing(t *testing.T) {
 	a := newAppliance(t)
-	if err := os.WriteFile(a.path("config.env"), []byte("RUNNER_GITHUB_URL=https://api.github.com/acme\n"),
-		0o600); err != nil {
+	const config = "RUNNER_GITHUB_URL=https://api.github.com/acme\n"
+	if err := os.WriteFile(a.path("config.env"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	a.mustFail(a.path("config.env") + ":1: RUNNER_GITHUB_URL is an address of GitHub's API, but the runner wants the " +

@@ -21,7 +21,7 @@ type machine struct {
 }
 
 // bootUnits boots a copy-on-write view of the guest base tree, with the units,
-// the agent and the stub runner laid over it. It shares this machine's network.
+// the agent and the stub runner over it. It shares the host's network.
 func (a *appliance) bootUnits() *machine {
 	a.t.Helper()
 	base := os.Getenv("MKAPPLIANCE_TEST_BASE")

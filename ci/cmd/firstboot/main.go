@@ -43,12 +43,13 @@ func run(ctx context.Context, image, program string) error {
 		return err
 	}
 	defer lab.Close()
+
 	report := progress.New(os.Stderr, progress.DetectMode(os.Stderr))
 	for _, stage := range []struct {
 		name string
 		do   func() error
 	}{
-		{"boot to ssh", func() error {
+		{name: "boot to ssh", do: func() error {
 			if err := lab.GitHubUp(); err != nil {
 				return err
 			}
@@ -57,8 +58,8 @@ func run(ctx context.Context, image, program string) error {
 			}
 			return lab.WaitSSH(ctx)
 		}},
-		{"registered", func() error { return lab.Until(ctx, "test -s /var/lib/runner/installed") }},
-		{"listening for jobs", func() error { return lab.GitHub.WaitOnline(ctx, 1) }},
+		{name: "registered", do: func() error { return lab.Until(ctx, "test -s /var/lib/runner/installed") }},
+		{name: "listening for jobs", do: func() error { return lab.GitHub.WaitOnline(ctx, 1) }},
 	} {
 		s := report.Stage(stage.name)
 		if err := stage.do(); err != nil {
@@ -67,6 +68,7 @@ func run(ctx context.Context, image, program string) error {
 		}
 		s.Done("")
 	}
+
 	report.Summary()
 	fmt.Printf("registered: %s, with %s\n", image, lab.GitHub.Runners()[0].Name)
 	return nil
