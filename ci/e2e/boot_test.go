@@ -277,7 +277,7 @@ func (m *life) limits() {
 	}
 }
 
-// metadataAddr is where clouds tell a machine what it is, and its credentials.
+// metadataAddr is where a cloud serves credentials to its machines.
 const metadataAddr = "169.254.169.254"
 
 // lookFor is a script that connects to each ADDRESS/PORT, reports those that

@@ -164,7 +164,7 @@ func (l *lab) networkProbes(gateway string) []probe {
 	}
 }
 
-// metadataAddr is where clouds tell a machine what it is, and its credentials.
+// metadataAddr is where a cloud serves credentials to its machines.
 const metadataAddr = "169.254.169.254"
 
 // connect is a script that prints "reached" if something listens there.
