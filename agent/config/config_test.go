@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mkappliance/mkappliance/agent/config"
 )
@@ -52,15 +53,33 @@ RUNNER_NSPAWN_BIND=/srv/cache:/cache /srv/ccache
 RUNNER_NSPAWN_BIND_RO=
 https_proxy=http://proxy.example:3128
 `
+
 	c, warnings, err := config.Parse("config.env", []byte(file))
 	if err != nil || len(warnings) != 0 {
 		t.Fatal(err, warnings)
 	}
-	got := []any{c.GitHubURL, c.Name, c.Labels, c.Group, c.ActionsRunnerDir, c.HooksDir, c.RequireJobContainer, c.BaseRootfs, c.ReadyTimeout, c.Bind, c.BindRO, c.Proxy}
-	want := []any{"http://ghes.example:8443/enterprises/big", "rack-4", []string{"gpu", "rack-4"}, "Night shift", "/srv/runner", "/opt/hooks", true, "/srv/base", 30 * time.Second,
-		[]config.Bind{{"/srv/cache", "/cache"}, {"/srv/ccache", "/srv/ccache"}}, []config.Bind(nil), []string{"https_proxy=http://proxy.example:3128"}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	want := config.Config{
+		GitHubURL:           "http://ghes.example:8443/enterprises/big",
+		Name:                "rack-4",
+		Labels:              []string{"gpu", "rack-4"},
+		Group:               "Night shift",
+		ActionsRunnerDir:    "/srv/runner",
+		HooksDir:            "/opt/hooks",
+		RequireJobContainer: true,
+		BaseRootfs:          "/srv/base",
+		ReadyTimeout:        30 * time.Second,
+		Bind: []config.Bind{
+			{Source: "/srv/cache", Target: "/cache"},
+			{Source: "/srv/ccache", Target: "/srv/ccache"},
+		},
+		Proxy: []string{"https_proxy=http://proxy.example:3128"},
+	}
+	guestsAndToken := cmpopts.IgnoreFields(config.Config{}, "Guests", "Token")
+	if diff := cmp.Diff(want, *c, guestsAndToken, cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+	if c.Token.Reveal() != token {
+		t.Error("the token is another one")
 	}
 }
 

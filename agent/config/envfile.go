@@ -47,8 +47,8 @@ func parseEnvFile(name string, data []byte) ([]entry, error) {
 	if bytes.HasPrefix(data, []byte("\xef\xbb\xbf")) {
 		return nil, fmt.Errorf("%s:1: the file begins with a byte order mark; save it as UTF-8 without one", name)
 	}
-	p := &envParser{name: name, line: 1}
-	p.state = preKey
+
+	p := &envParser{name: name, line: 1, state: preKey}
 	for _, c := range data {
 		if c == 0 {
 			return nil, p.errorf(p.line, "there is a NUL byte; write plain text")
@@ -62,6 +62,7 @@ func parseEnvFile(name string, data []byte) ([]entry, error) {
 			p.line++
 		}
 	}
+
 	// The end of the file ends the last line too.
 	if p.quoteLine != 0 {
 		return nil, p.errorf(p.quoteLine, "the quote opened here is never closed; add the closing quote")

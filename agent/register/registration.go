@@ -93,8 +93,8 @@ func (r registration) save(dir string) error {
 	return atomicfile.SyncDir(filepath.Dir(dir))
 }
 
-// restore copies back what save has saved in dir, if anything. Of the required
-// files .runner is written last: with it the actions runner counts as
+// restore copies the files that save has left in dir back, if there are any.
+// .runner is the last required file: with it the actions runner counts as
 // configured.
 func (r registration) restore(dir string) error { return copyFiles(dir, r.dir, r.owner) }
 

@@ -14,7 +14,7 @@ const (
 	StatusTooOld        = 4 // GitHub no longer serves this version of the runner
 )
 
-// StopError is why the service gives up.
+// StopError is why the service stops for good.
 type StopError struct {
 	Status int    // exit status of the service
 	Reason string // cause and fix, one line

@@ -159,11 +159,13 @@ case $(wc -l < count) in
 2) kill -9 $$ ;;
 *) echo "2026-01-01 00:00:00Z: Listening for Jobs"; exit 7 ;;
 esac`)
+
 	err := s.Run(t.Context())
 	var stop *StopError
 	if !errors.As(err, &stop) || stop.Status != StatusTooOld {
 		t.Errorf("got %v", err)
 	}
+
 	want := `(guests reset)
 runner: An error occurred
 (guests reset)

@@ -29,9 +29,9 @@ func newRunCommand() *cobra.Command {
 		Use:   "run [--cwd DIR] [--env NAME=VALUE]... -- COMMAND [ARGUMENT]...",
 		Short: "Run one command in a fresh guest",
 		Long: `Run one command in a fresh guest of the guest base, and remove the guest when the
-command ends. The command has no terminal. Of the host's directories it sees
-those of RUNNER_NSPAWN_BIND and RUNNER_NSPAWN_BIND_RO only. SIGINT and SIGTERM
-go to the command.
+command ends. The command has no terminal, and sees no directories of the host
+but those of RUNNER_NSPAWN_BIND and RUNNER_NSPAWN_BIND_RO. SIGINT and SIGTERM go
+to the command.
 
 Exit status:
   2    the command line is wrong
