@@ -79,7 +79,8 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 	for _, e := range entries {
 		at := fmt.Sprintf("%s:%d: ", name, e.line)
 		if first, ok := seen[e.key]; ok {
-			return nil, warnings, fmt.Errorf("%s%s is set again, first in line %d; keep one of the two lines", at, e.key, first)
+			return nil, warnings, fmt.Errorf("%s%s is set again, first in line %d; keep one of the two lines",
+				at, e.key, first)
 		}
 		seen[e.key] = e.line
 
@@ -162,7 +163,8 @@ func (c *Config) set(e entry) (warning string, err error) {
 // registering needs.
 func (c *Config) CheckRegistration() error {
 	if c.GitHubURL == "" {
-		return c.missing(keyGitHubURL, c.urlLine, "write RUNNER_GITHUB_URL=https://github.com/OWNER or https://github.com/OWNER/REPOSITORY")
+		return c.missing(keyGitHubURL, c.urlLine, "write RUNNER_GITHUB_URL=https://github.com/OWNER "+
+			"or https://github.com/OWNER/REPOSITORY")
 	}
 	if !c.Token.IsSet() {
 		return c.missing(keyToken, c.tokenLine, tokenSource)

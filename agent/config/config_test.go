@@ -21,17 +21,31 @@ import (
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"
 
 func TestDefaults(t *testing.T) {
-	c, warnings, err := config.Parse("config.env", []byte("RUNNER_GITHUB_URL=https://GitHub.com/acme/\nRUNNER_REGISTRATION_TOKEN="+token+"\n"))
+	const file = "RUNNER_GITHUB_URL=https://GitHub.com/acme/\nRUNNER_REGISTRATION_TOKEN=" + token + "\n"
+	c, warnings, err := config.Parse("config.env", []byte(file))
 	if err != nil || len(warnings) != 0 {
 		t.Fatal(err, warnings)
 	}
 	if err := c.CheckRegistration(); err != nil {
 		t.Fatal(err)
 	}
-	got := []any{c.GitHubURL, c.Token.Reveal(), c.Name, c.ActionsRunnerDir, c.HooksDir, c.BaseRootfs, c.ReadyTimeout, c.RequireJobContainer}
-	want := []any{"https://github.com/acme", token, "", "/var/lib/runner/actions-runner", "/usr/local/lib/runner", "/usr/lib/runner/base", 2 * time.Minute, true}
-	if diff := cmp.Diff(want, got); diff != "" {
+
+	want := config.Config{
+		GitHubURL:           "https://github.com/acme",
+		ActionsRunnerDir:    "/var/lib/runner/actions-runner",
+		HooksDir:            "/usr/local/lib/runner",
+		RequireJobContainer: true,
+		BaseRootfs:          "/usr/lib/runner/base",
+		ReadyTimeout:        2 * time.Minute,
+		Guests:              config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},
+	}
+	// The prefix of no subnet has no exported field to compare.
+	others := cmpopts.IgnoreFields(config.Config{}, "Token", "Guests.Subnet")
+	if diff := cmp.Diff(want, *c, others, cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+	if c.Token.Reveal() != token || c.Guests.Subnet.IsValid() {
+		t.Errorf("got another token, or the subnet %v", c.Guests.Subnet)
 	}
 }
 
@@ -201,10 +215,25 @@ func checkGolden(t *testing.T, name, got string) {
 }
 
 func TestCheckRegistration(t *testing.T) {
-	tests := []struct{ file, want string }{
-		{"", "config.env: RUNNER_GITHUB_URL is missing; write RUNNER_GITHUB_URL=https://github.com/OWNER or https://github.com/OWNER/REPOSITORY"},
-		{"RUNNER_GITHUB_URL=https://github.com/acme", "config.env: RUNNER_REGISTRATION_TOKEN is missing; put the registration token there, from the repository's or organization's Settings, Actions, Runners, New self-hosted runner (valid for 1 hour)"},
-		{"RUNNER_GITHUB_URL=https://github.com/acme\nRUNNER_REGISTRATION_TOKEN=''", "config.env:2: RUNNER_REGISTRATION_TOKEN is empty; put the registration token there, from the repository's or organization's Settings, Actions, Runners, New self-hosted runner (valid for 1 hour)"},
+	const source = "put the registration token there, from the repository's or organization's " +
+		"Settings, Actions, Runners, New self-hosted runner (valid for 1 hour)"
+	tests := []struct{ summary, file, want string }{
+		{
+			summary: "nothing",
+			file:    "",
+			want: "config.env: RUNNER_GITHUB_URL is missing; " +
+				"write RUNNER_GITHUB_URL=https://github.com/OWNER or https://github.com/OWNER/REPOSITORY",
+		},
+		{
+			summary: "no token",
+			file:    "RUNNER_GITHUB_URL=https://github.com/acme",
+			want:    "config.env: RUNNER_REGISTRATION_TOKEN is missing; " + source,
+		},
+		{
+			summary: "emptied token",
+			file:    "RUNNER_GITHUB_URL=https://github.com/acme\nRUNNER_REGISTRATION_TOKEN=''",
+			want:    "config.env:2: RUNNER_REGISTRATION_TOKEN is empty; " + source,
+		},
 	}
 	for _, tt := range tests {
 		c, _, err := config.Parse("config.env", []byte(tt.file))
@@ -218,10 +247,13 @@ func TestCheckRegistration(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	_, warnings, err := config.Parse("config.env", []byte("RUNNER_BOOTSTRAP_REPO_URL=https://example.com/x\nAPPLIANCE_APT_PACKAGES=jq\nEDITOR=vi\n"))
+	const file = "RUNNER_BOOTSTRAP_REPO_URL=https://example.com/x\nAPPLIANCE_APT_PACKAGES=jq\nEDITOR=vi\n"
+	_, warnings, err := config.Parse("config.env", []byte(file))
 	want := []string{
-		"config.env:1: RUNNER_BOOTSTRAP_REPO_URL is not used by this appliance: nothing is fetched at boot; put the files into an overlay named by images.toml and bake the image again",
-		"config.env:2: APPLIANCE_APT_PACKAGES is not used by this appliance: no package is installed at boot; add the names to packages in images.toml and bake the image again",
+		"config.env:1: RUNNER_BOOTSTRAP_REPO_URL is not used by this appliance: nothing is fetched at boot; " +
+			"put the files into an overlay named by images.toml and bake the image again",
+		"config.env:2: APPLIANCE_APT_PACKAGES is not used by this appliance: no package is installed at boot; " +
+			"add the names to packages in images.toml and bake the image again",
 		"config.env:3: EDITOR is not used by this appliance; remove the line",
 	}
 	if err != nil {
@@ -257,7 +289,9 @@ func TestFromEnviron(t *testing.T) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 	_, err = config.FromEnviron([]string{"RUNNER_HOOKS_DIR=h"})
-	if want := "environment: RUNNER_HOOKS_DIR is not an absolute path in its shortest form; write for example /usr/local/lib/runner"; err == nil || err.Error() != want {
+	want := "environment: RUNNER_HOOKS_DIR is not an absolute path in its shortest form; " +
+		"write for example /usr/local/lib/runner"
+	if err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
 }
@@ -268,7 +302,13 @@ func TestTokenIsNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, s := range []string{fmt.Sprint(c), fmt.Sprintf("%v %+v %#v %s %q %x %d %t", c, c, c, c, c, c, c, c), string(asJSON), fmt.Sprintf("%v", &c), c.Token.Redact("say " + token)} {
+	for _, s := range []string{
+		fmt.Sprint(c),
+		fmt.Sprintf("%v %+v %#v %s %q %x %d %t", c, c, c, c, c, c, c, c),
+		string(asJSON),
+		fmt.Sprintf("%v", &c),
+		c.Token.Redact("say " + token),
+	} {
 		if strings.Contains(s, token) || strings.Contains(s, fmt.Sprintf("%x", token)) || !strings.Contains(s, "[redacted]") {
 			t.Errorf("printed as %s", s)
 		}
@@ -277,7 +317,8 @@ func TestTokenIsNeverPrinted(t *testing.T) {
 
 // oracleValues are right-hand sides whose meaning real systemd is asked for.
 var oracleValues = []string{
-	`plain`, `  lead and trail  `, `"a b"`, `'a b'`, `a"b"c`, `"a"'b'`, `"a"b`, `"a" b  "c"`, `a\ b\ `, `a\\b`, `"a\"b\$c\d"`, `'a\b'`, `$HOME`,
+	`plain`, `  lead and trail  `, `"a b"`, `'a b'`, `a"b"c`, `"a"'b'`, `"a"b`, `"a" b  "c"`, `a\ b\ `,
+	`a\\b`, `"a\"b\$c\d"`, `'a\b'`, `$HOME`,
 	"a\\\n  b", "\"a\\\nb\"", "a #b", "a;b", `"#a"`, `\"a`, "a\\", "a\r", `"x"   `, `'it''s'`, `a\nb`, `ü`, `=`, `a=b`,
 }
 
@@ -291,7 +332,8 @@ func TestSystemdAgrees(t *testing.T) {
 	}
 	for _, v := range oracleValues {
 		root := t.TempDir()
-		for name, content := range map[string]string{"etc/os-release": "ID=x\nBUILD_ID=" + v, "t.conf": "f+ /out - - - - [%B]\n"} {
+		files := map[string]string{"etc/os-release": "ID=x\nBUILD_ID=" + v, "t.conf": "f+ /out - - - - [%B]\n"}
+		for name, content := range files {
 			if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755); err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +341,8 @@ func TestSystemdAgrees(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if out, err := exec.Command(tmpfiles, "--root="+root, "--create", filepath.Join(root, "t.conf")).CombinedOutput(); err != nil {
+		create := exec.Command(tmpfiles, "--root="+root, "--create", filepath.Join(root, "t.conf"))
+		if out, err := create.CombinedOutput(); err != nil {
 			t.Fatalf("%q: %v: %s", v, err, out)
 		}
 		want, err := os.ReadFile(filepath.Join(root, "out"))

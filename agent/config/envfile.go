@@ -104,14 +104,16 @@ func preKey(p *envParser, c byte) (parserState, error) {
 func inKey(p *envParser, c byte) (parserState, error) {
 	switch {
 	case is(newline, c):
-		return nil, p.errorf(p.keyLine, "this line has no '='; write KEY=value, or begin the line with '#' to make it a comment")
+		return nil, p.errorf(p.keyLine, "this line has no '='; write KEY=value, "+
+			"or begin the line with '#' to make it a comment")
 	case c == '=':
 		p.key = bytes.TrimRight(p.key, whitespace)
 		if bytes.HasPrefix(p.key, []byte("export ")) {
 			return nil, p.errorf(p.keyLine, "'export' is shell, this is a systemd environment file; write KEY=value only")
 		}
 		if !keyPattern.Match(p.key) {
-			return nil, p.errorf(p.keyLine, "the text before '=' is not a name of letters, digits and underscores; write KEY=value")
+			return nil, p.errorf(p.keyLine, "the text before '=' is not a name of letters, digits and underscores; "+
+				"write KEY=value")
 		}
 		return preValue, nil
 	}

@@ -59,8 +59,8 @@ var (
 	classicPATPattern = regexp.MustCompile(`^[0-9a-f]{40}$`)
 )
 
-// patPrefixes are GitHub's token prefixes,
-// https://docs.github.com/authentication/keeping-your-account-and-data-secure/about-authentication-to-github#githubs-token-formats
+// patPrefixes are GitHub's token prefixes: https://docs.github.com/authentication,
+// "About authentication to GitHub", "GitHub's token formats".
 var patPrefixes = []struct{ prefix, kind string }{
 	{"ghp_", "a personal access token"},
 	{"github_pat_", "a fine-grained personal access token"},

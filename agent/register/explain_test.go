@@ -31,9 +31,11 @@ func TestExplain(t *testing.T) {
 		"Connection refused (api.github.com:443)",
 		"The HTTP request timed out after 00:01:40.",
 		"The SSL connection could not be established, see inner exception.",
-		"The local machine's clock may be out of sync with the server time by more than five minutes. Please sync your clock with your domain or internet time and try again.",
+		"The local machine's clock may be out of sync with the server time by more than five minutes. " +
+			"Please sync your clock with your domain or internet time and try again.",
 		"Process terminated. Couldn't find a valid ICU package installed on the system.",
-		"Cannot configure the runner because it is already configured. To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.",
+		"Cannot configure the runner because it is already configured. " +
+			"To reconfigure the runner, run 'config.cmd remove' or './config.sh remove' first.",
 		"Access to the path '/var/lib/runner/actions-runner/.credentials' is denied.",
 		"No space left on device : '/var/lib/runner/actions-runner/.runner'",
 		"Something new",
@@ -92,7 +94,9 @@ func TestRelayHidesToken(t *testing.T) {
 		fmt.Fprint(r, part)
 	}
 	r.flush()
-	if got, want := strings.ReplaceAll(out.String(), "\nrunner: ", ""), "runner: "+strings.Repeat("x", maxLine-3)+"[redacted]y\n"; got != want {
+	got := strings.ReplaceAll(out.String(), "\nrunner: ", "")
+	want := "runner: " + strings.Repeat("x", maxLine-3) + "[redacted]y\n"
+	if got != want {
 		t.Errorf("a very long line became %d bytes, ends in %q", len(got), got[len(got)-20:])
 	}
 }

@@ -42,7 +42,7 @@ Exit status:
 
   ci-nspawn-run --cwd /tmp --env GREETING=hello -- sh -c 'echo "$GREETING from $PWD"'`,
 		Args: cli.Args("COMMAND..."),
-		RunE: func(c *cobra.Command, args []string) error { return o.run(c, args) },
+		RunE: o.run,
 	}
 	f := c.Flags()
 	f.SetInterspersed(false) // what follows the command is its own

@@ -50,7 +50,8 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner, "`DIR` of the actions runner as the image carries it")
+	f.StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner,
+		"`DIR` of the actions runner as the image carries it")
 	f.StringVar(&o.socket, "socket", brokerapi.DefaultSocket,
 		"unix socket `PATH` of the broker, which stops leftover guests; empty for none")
 	return c
