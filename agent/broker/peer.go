@@ -1,30 +1,18 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
 	"net"
 
-	"golang.org/x/sys/unix"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
-// checkPeer lets in root and the runner only; the socket's mode says the same,
-// and this holds if it is wrong. See unix(7), SO_PEERCRED.
+// checkPeer lets in root and the runner only. The socket's mode does the same;
+// this holds if that is wrong.
 func (s *Server) checkPeer(conn net.Conn) error {
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		return errors.New("cannot identify client: not a unix socket")
-	}
-	raw, err := unixConn.SyscallConn()
+	cred, err := wire.PeerCredentials(conn)
 	if err != nil {
-		return fmt.Errorf("cannot identify client: %w", err)
-	}
-	var cred *unix.Ucred
-	var credErr error
-	if err := raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil || credErr != nil {
-		return fmt.Errorf("cannot identify client: %w", errors.Join(err, credErr))
+		return err
 	}
 	if cred.Uid != 0 && int(cred.Uid) != s.settings.RunnerUID {
 		return fmt.Errorf("user %d is neither root nor the runner", cred.Uid)

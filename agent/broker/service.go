@@ -5,21 +5,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/tail"
 )
 
 // service is a container whose own process runs beside the steps of a job.
 type service struct {
 	*container
-	output tail
+	output tail.Buffer
 	exited chan struct{} // closed when its process has ended
 	err    error         // why it ended, once exited is closed
 }
+
+// outputLimit is enough for the last words of a service, in bytes.
+const outputLimit = 4096
 
 // startService starts a service and waits until it can be used.
 func (j *job) startService(ctx context.Context, m *member, report reporter) error {
@@ -31,7 +33,9 @@ func (j *job) startService(ctx context.Context, m *member, report reporter) erro
 		return fmt.Errorf("cannot start service %s: %w", m.spec.Image, err)
 	}
 
-	s := &service{container: m.container, exited: make(chan struct{})}
+	s := &service{
+		container: m.container, output: tail.Buffer{Limit: outputLimit}, exited: make(chan struct{}),
+	}
 	if len(argv) > 0 {
 		go s.run(argv)
 	}
@@ -60,7 +64,7 @@ func (s *service) run(argv []string) {
 // lastWords returns the end of what the service printed, to stand behind an
 // error; empty if it printed nothing.
 func (s *service) lastWords() string {
-	text := strings.TrimSpace(s.output.String())
+	text := s.output.String()
 	if text == "" {
 		return ""
 	}
@@ -121,7 +125,7 @@ func (s *service) checkHealth(ctx context.Context, h dockeropts.Health) (status 
 	ctx, cancel := context.WithTimeout(ctx, cmp.Or(h.Timeout, healthTimeout))
 	defer cancel()
 
-	var out tail
+	out := tail.Buffer{Limit: outputLimit}
 	status, err = s.exec(ctx, []string{"/bin/sh", "-c", h.Cmd}, wire.Streams{Stdout: &out, Stderr: &out})
 	var failure *wire.Error
 	switch {
@@ -130,28 +134,5 @@ func (s *service) checkHealth(ctx context.Context, h dockeropts.Health) (status 
 	case err != nil:
 		return -1, "it did not answer in time", err
 	}
-	return status, strings.TrimSpace(out.String()), nil
-}
-
-// tailLimit is enough for the last words of a service, in bytes.
-const tailLimit = 4096
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, p...)
-	t.buf = t.buf[max(0, len(t.buf)-tailLimit):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(t.buf)
+	return status, out.String(), nil
 }

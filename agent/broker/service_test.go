@@ -193,13 +193,3 @@ func TestHealthTimes(t *testing.T) {
 		})
 	}
 }
-
-func TestTail(t *testing.T) {
-	var out tail
-	for range 3 {
-		_, _ = io.WriteString(&out, strings.Repeat("x", tailLimit-1)+"\n")
-	}
-	if got := out.String(); len(got) != tailLimit || !strings.HasSuffix(got, "x\n") {
-		t.Errorf("kept %d bytes, want the last %d", len(got), tailLimit)
-	}
-}

@@ -51,19 +51,10 @@ func (g *Guest) call(ctx context.Context, request guestapi.Request) error {
 	return err
 }
 
-// peer returns the id of the process that listens at the other end, unix(7) SO_PEERCRED.
+// peer returns the id of the process that listens at the other end.
 func peer(conn net.Conn) (int, error) {
-	raw, err := conn.(*net.UnixConn).SyscallConn()
+	cred, err := wire.PeerCredentials(conn)
 	if err != nil {
-		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
-	}
-
-	var cred *unix.Ucred
-	var credErr error
-	err = raw.Control(func(fd uintptr) {
-		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, credErr); err != nil {
 		return 0, fmt.Errorf("cannot find the guest's agent: %w", err)
 	}
 	return int(cred.Pid), nil

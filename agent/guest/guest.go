@@ -18,7 +18,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/internal/tail"
 )
+
+// outputLimit is how much of the output of nspawn and the guest's init system is
+// kept for messages, in bytes.
+const outputLimit = 4096
 
 // Spec describes a guest to start.
 type Spec struct {
@@ -58,7 +64,7 @@ type Guest struct {
 	cgroup  string
 	leader  int           // process id of the agent in it, as the host sees it
 	exited  chan struct{} // closed when nspawn has ended
-	output  *tail
+	output  *tail.Buffer
 }
 
 // Start starts a guest and waits until its agent answers. When it fails, or ctx
@@ -72,7 +78,7 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (*Guest, error) {
 	g := &Guest{
 		manager: m, spec: spec, idRange: idRange,
 		dir: filepath.Join(m.JobsDir, spec.ID), cgroup: filepath.Join(m.Cgroup, spec.ID),
-		exited: make(chan struct{}), output: &tail{limit: 4096},
+		exited: make(chan struct{}), output: &tail.Buffer{Limit: outputLimit},
 	}
 	if err := g.start(ctx); err != nil {
 		err = fmt.Errorf("cannot start guest: %w", err)

@@ -22,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/mkappliance/mkappliance/internal/tail"
 )
 
 // Cmd describes one run of an external tool.
@@ -91,11 +93,11 @@ type Local struct{}
 // Exec implements Executor. When ctx ends, the tool gets SIGTERM, and SIGKILL ten
 // seconds later, unless c says otherwise.
 func (Local) Exec(ctx context.Context, c Cmd) error {
-	tail := &tailWriter{limit: 2048}
+	last := &tail.Buffer{Limit: 2048}
 	if c.Stderr != nil {
-		c.Stderr = io.MultiWriter(c.Stderr, tail)
+		c.Stderr = io.MultiWriter(c.Stderr, last)
 	} else {
-		c.Stderr = tail
+		c.Stderr = last
 	}
 	if len(c.Args) == 0 {
 		return errors.New("cannot run command: empty argument vector")
@@ -108,7 +110,7 @@ func (Local) Exec(ctx context.Context, c Cmd) error {
 	err = p.Wait()
 	var exit *ExitError
 	if errors.As(err, &exit) {
-		exit.Stderr = tail.lastLines(8)
+		exit.Stderr = last.LastLines(8)
 	}
 	return err
 }
@@ -123,22 +125,3 @@ func ExitStatus(p *os.ProcessState) int {
 }
 
 func toolName(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }
-
-// tailWriter keeps the last limit bytes written to it.
-type tailWriter struct {
-	buf   []byte
-	limit int
-}
-
-func (t *tailWriter) Write(p []byte) (int, error) {
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - t.limit; over > 0 {
-		t.buf = append(t.buf[:0], t.buf[over:]...)
-	}
-	return len(p), nil
-}
-
-func (t *tailWriter) lastLines(n int) string {
-	lines := strings.Split(strings.TrimSpace(string(t.buf)), "\n")
-	return strings.TrimSpace(strings.Join(lines[max(0, len(lines)-n):], "\n"))
-}
