@@ -109,8 +109,8 @@ func GuestBase(ctx context.Context, o Options) error {
 	return b.writeGuestBase(ctx, recipe, o.OutDir)
 }
 
-// writeGuestBase composes the tree beside its final name, so that what carries
-// the name is whole.
+// writeGuestBase composes the tree beside its final name, so that a tree of that
+// name is complete.
 func (b *build) writeGuestBase(ctx context.Context, recipe rootfs.TreeSpec, dir string) error {
 	temp, err := os.MkdirTemp(filepath.Dir(dir), ".guest-base-")
 	if err != nil {
@@ -124,7 +124,10 @@ func (b *build) writeGuestBase(ctx context.Context, recipe rootfs.TreeSpec, dir 
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(os.Chmod(temp, 0o755), os.Rename(temp, dir)); err != nil {
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return fmt.Errorf("cannot finish guest base tree: %w", err)
+	}
+	if err := os.Rename(temp, dir); err != nil {
 		return fmt.Errorf("cannot finish guest base tree: %w", err)
 	}
 	return nil

@@ -154,12 +154,15 @@ func addFiles(root string, s HostSpec) error {
 		return err
 	}
 	defer tree.Close()
+
 	for _, program := range s.Programs.Paths {
 		name := filepath.Join(inTree(layout.Programs), filepath.Base(program))
 		if err := copyInto(tree, name, program, 0o755); err != nil {
 			return err
 		}
 	}
+
+	// images.toml may exclude Debian's manual pages, and the directory with them.
 	if err := tree.MkdirAll(inTree(layout.Manuals), 0o755); err != nil {
 		return err
 	}
@@ -169,6 +172,7 @@ func addFiles(root string, s HostSpec) error {
 			return err
 		}
 	}
+
 	for _, name := range slices.Sorted(maps.Keys(s.Files)) {
 		if err := tree.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 			return err

@@ -4,69 +4,114 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-
-	"github.com/mkappliance/mkappliance/internal/buildinfo"
 )
 
-// TestAddFiles: the image says what it is, and has programs and manual pages.
-func TestAddFiles(t *testing.T) {
-	root, programs := t.TempDir(), t.TempDir()
-	for path, content := range map[string]string{
-		filepath.Join(root, "usr/lib/os-release"):        "ID=debian\n",
-		filepath.Join(root, "usr/local/bin/x"):           "",
-		filepath.Join(programs, "runner-agent"):          "program",
-		filepath.Join(programs, "runner-agent-broker.1"): "page",
-	} {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-
-	err := addFiles(root, HostSpec{
-		Programs: Programs{
-			Paths:   []string{filepath.Join(programs, "runner-agent")},
-			Manuals: []string{filepath.Join(programs, "runner-agent-broker.1")},
-			Source:  buildinfo.Info{Version: `(devel) "$x\`, Commit: "c0ffee"},
-		},
-		ImageID: "runner", ImageVersion: "1.4.0", RunnerVersion: "2.337.0",
-		Files: map[string]string{"usr/lib/repart.d/10-esp.conf": "[Partition]\n"},
+func TestScrub(t *testing.T) {
+	root := tree(t, map[string]string{
+		"etc/ssh/ssh_host_rsa_key": "secret",
+		"etc/ssh/sshd_config":      "kept",
+		"etc/machine-id":           "0123456789abcdef",
+		"etc/passwd-":              "backup",
+		"etc/passwd":               "kept",
+		"tmp/left":                 "",
+		"var/log/dpkg.log":         "log",
+		"var/lib/apt/lists/index":  "index",
+		"var/lib/dpkg/status":      "kept",
 	})
+	if err := scrub(root); err != nil {
+		t.Fatal(err)
+	}
+	want := `etc/ 0755
+etc/.updated -r--r--r-- ""
+etc/machine-id -rw------- ""
+etc/passwd -rw------- "kept"
+etc/ssh/ 0755
+etc/ssh/sshd_config -rw------- "kept"
+tmp/ 0755
+var/ 0755
+var/.updated -r--r--r-- ""
+var/cache/ 0755
+var/cache/apt/ 0755
+var/cache/apt/archives/ 0755
+var/cache/apt/archives/partial/ 0755
+var/cache/debconf/ 0755
+var/lib/ 0755
+var/lib/apt/ 0755
+var/lib/apt/lists/ 0755
+var/lib/apt/lists/partial/ 0755
+var/lib/dpkg/ 0755
+var/lib/dpkg/status -rw------- "kept"
+var/log/ 0755
+`
+	if got := dump(t, root); got != want {
+		t.Errorf("got tree\n%swant\n%s", got, want)
+	}
+}
+
+func TestSplitVar(t *testing.T) {
+	dir := tree(t, map[string]string{
+		"root/etc/passwd":          "passwd",
+		"root/home/":               "",
+		"root/root/.profile":       "profile",
+		"root/usr/":                "",
+		"root/var/lib/dpkg/status": "status",
+		"root/var/log/":            "",
+		"var/":                     "",
+	})
+	err := splitVar(&HostTree{Root: filepath.Join(dir, "root"), Var: filepath.Join(dir, "var")})
 	if err != nil {
 		t.Fatal(err)
 	}
+	want := `root/ 0755
+root/efi/ 0755
+root/etc/ 0755
+root/etc/passwd -rw------- "passwd"
+root/home -> var/home
+root/root -> var/roothome
+root/usr/ 0755
+root/usr/lib/ 0755
+root/usr/lib/sysimage/ 0755
+root/usr/lib/sysimage/dpkg/ 0755
+root/usr/lib/sysimage/dpkg/status -rw------- "status"
+root/var/ 0755
+var/ 0755
+var/home/ 0755
+var/lib/ 0755
+var/lib/dpkg -> ../../usr/lib/sysimage/dpkg
+var/log/ 0755
+var/roothome/ 0755
+var/roothome/.profile -rw------- "profile"
+`
+	if got := dump(t, dir); got != want {
+		t.Errorf("got tree\n%swant\n%s", got, want)
+	}
+}
 
+func TestKernelRelease(t *testing.T) {
+	const several = "found 2 kernels in the host tree, want exactly one: list one linux-image package in images.toml"
 	for _, test := range []struct {
-		summary string
-		path    string
-		mode    os.FileMode
-		content string
+		summary   string
+		kernels   []string
+		want, err string
 	}{
-		{summary: "program", path: "usr/local/bin/runner-agent", mode: 0o755, content: "program"},
-		{summary: "page", path: "usr/local/share/man/man1/runner-agent-broker.1", mode: 0o644, content: "page"},
-		{summary: "file", path: "usr/lib/repart.d/10-esp.conf", mode: 0o644, content: "[Partition]\n"},
-		{summary: "os-release", path: "usr/lib/os-release", mode: 0o644, content: `ID=debian
-IMAGE_ID=runner
-IMAGE_VERSION=1.4.0
-RUNNER_VERSION=2.337.0
-RUNNER_AGENT_VERSION="(devel) \"\$x\\"
-RUNNER_AGENT_COMMIT="c0ffee"
-`},
+		{summary: "one", kernels: []string{"vmlinuz-6.12-amd64"}, want: "6.12-amd64"},
+		{summary: "two", kernels: []string{"vmlinuz-1", "vmlinuz-2"}, err: several},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			path := filepath.Join(root, test.path)
-			content, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
+			root := tree(t, map[string]string{"boot/": ""})
+			for _, kernel := range test.kernels {
+				if err := os.WriteFile(filepath.Join(root, "boot", kernel), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
 			}
-			info, err := os.Stat(path)
+
+			got, err := kernelRelease(root)
+			text := ""
 			if err != nil {
-				t.Fatal(err)
+				text = err.Error()
 			}
-			if string(content) != test.content || info.Mode() != test.mode {
-				t.Errorf("got mode %v and\n%s\nwant %v and\n%s", info.Mode(), content, test.mode, test.content)
+			if got != test.want || text != test.err {
+				t.Errorf("got %q, %q; want %q, %q", got, text, test.want, test.err)
 			}
 		})
 	}

@@ -78,18 +78,18 @@ func (s *Sources) IndexHash(ctx context.Context, executor run.Executor) (string,
 // sourceLines turns apt's list of targets, one "URI|origin|label" a line, into
 // the sources of another suite from the same archives.
 func sourceLines(targets, suite string) ([]string, error) {
-	archives := map[string]string{} // label -> URI, the first of each label
+	uris := map[string]string{} // label -> URI, the first of each label
 	for line := range strings.Lines(targets) {
 		fields := strings.Split(strings.TrimSpace(line), "|")
 		if len(fields) != 3 || fields[1] != "Debian" {
 			continue
 		}
-		if _, known := archives[fields[2]]; !known {
-			archives[fields[2]] = fields[0]
+		if _, known := uris[fields[2]]; !known {
+			uris[fields[2]] = fields[0]
 		}
 	}
 
-	main, ok := archives["Debian"]
+	main, ok := uris["Debian"]
 	if !ok {
 		return nil, errors.New("cannot find a Debian archive in the apt sources of this host:" +
 			" run 'apt-get update', or set mirror in images.toml")
@@ -98,7 +98,7 @@ func sourceLines(targets, suite string) ([]string, error) {
 		fmt.Sprintf("deb %s %s main", main, suite),
 		fmt.Sprintf("deb %s %s-updates main", main, suite),
 	}
-	if security, ok := archives["Debian-Security"]; ok {
+	if security, ok := uris["Debian-Security"]; ok {
 		lines = append(lines, fmt.Sprintf("deb %s %s-security main", security, suite))
 	}
 	return lines, nil
