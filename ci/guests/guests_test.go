@@ -304,8 +304,8 @@ func (l *lab) backgroundChild(job string) {
 	if d := time.Since(begin); d > 2*time.Second {
 		l.Errorf("the child in the background held the step up for %v", d)
 	}
-	if _, out := l.sh(job, "pgrep -c -x sleep"); out != "1" {
-		l.Errorf("%s children in the background, want it to live on", out)
+	if n := l.sleepers(job); n != 1 {
+		l.Errorf("%d children in the background, want it to live on", n)
 	}
 	l.sh(job, "pkill -x sleep")
 }
@@ -384,7 +384,7 @@ func (l *lab) killedStep(job string, sig syscall.Signal) {
 	begin := time.Now()
 	_ = hook.Process.Signal(sig)
 	_ = hook.Wait()
-	l.eventually("the step is gone", func() bool { _, out := l.sh(job, "pgrep -c -x sleep"); return out == "0" })
+	l.eventually("the step is gone", func() bool { return l.sleepers(job) == 0 })
 	if d := time.Since(begin); d > 5*time.Second {
 		l.Errorf("it took %v to end the step", d)
 	}
@@ -402,8 +402,19 @@ func (l *lab) stepProcess(job, script string) *exec.Cmd {
 	if err := hook.Start(); err != nil {
 		l.Fatal(err)
 	}
-	l.eventually("the step runs", func() bool { _, out := l.sh(job, "pgrep -c -x sleep"); return out == "2" })
+	l.eventually("the step runs", func() bool { return l.sleepers(job) == 2 })
 	return hook
+}
+
+// sleepers counts the guest's processes named sleep.
+func (l *lab) sleepers(job string) int {
+	l.Helper()
+	_, out := l.sh(job, "pgrep -c -x sleep")
+	n, err := strconv.Atoi(out)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return n
 }
 
 // notifyWriter keeps its input, and closes seen at the first piece of it.
