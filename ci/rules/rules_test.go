@@ -103,6 +103,7 @@ func TestWalls(t *testing.T) {
 		{"two paragraphs", "func a() {\n" + statements + "\n" + statements + "}", 0},
 		{"one statement", "func a() {\n\tswitch x {\n" + strings.Repeat("\tcase 1:\n", maxParagraph) + "\t}\n}", 0},
 		{"a table", "func a() {\n" + table + strings.Repeat("\tf()\n", minStatements) + "}", 0},
+		{"a text", "func a() {\n\tx := `" + strings.Repeat("y\n", maxLines) + "`\n\tf()\n\tf()\n\tf()\n}", 0},
 		{"too long", "func a() {\n" + strings.Repeat(statements+"\n", 3) + "}", 1},
 		{"a literal", "var a = func() {\n" + statements + "}", 1},
 	}
