@@ -30,14 +30,14 @@
 //	guest.Bind             directories of the host, opened before they are shown
 //	guestapi.Config        what the guest agent does inside: files, mounts, tmpfs
 //
-// A line that data crosses downwards is a line of trust: those below never believe
-// those above. Upwards, the broker takes output, one byte of exit status and bounded
-// text from a guest, and nothing that names a file or a process of the host.
+// The broker stands between two lines of trust and trusts neither side. It checks
+// every request from above itself. From a guest it takes output, one byte of exit
+// status and bounded text, and nothing that names a file or a process of the host.
 //
 // Beside a job's way stand config, which reads config.env; register and supervise,
 // which make the appliance one runner and run its listener; and imagebuild, which
 // describes how the broker builds the image of a Dockerfile.
 //
-// No package here imports one of the build (image, rootfs, cmd); internal/layout
-// alone is known to both.
+// No package here imports one of the build (image, rootfs, cmd). Fixed paths and all
+// else that both know stand in internal/.
 package agent

@@ -1,6 +1,6 @@
 // Package broker is the root process of container jobs: it owns the guests. Every
 // host path, user id and limit comes from its own settings; a request of package
-// brokerapi names only ids and values inside of a guest.
+// brokerapi names what it wants, and the broker decides what that means.
 //
 //	Host ---Run---> Server             Host: command line and config.env (host.go)
 //	                  | one client a   Server: requests, one after the other where
