@@ -21,6 +21,7 @@ func TestScrub(t *testing.T) {
 	if err := scrub(root); err != nil {
 		t.Fatal(err)
 	}
+
 	want := `etc/ 0755
 etc/.updated -r--r--r-- ""
 etc/machine-id -rw------- ""
@@ -62,6 +63,7 @@ func TestSplitVar(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	want := `root/ 0755
 root/efi/ 0755
 root/etc/ 0755
