@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,21 +80,54 @@ func killCgroup(dir string) error {
 // killWait is how long killed processes may take to disappear.
 const killWait = 10 * time.Second
 
-// removeCgroup removes a cgroup without processes and those beneath it.
-func removeCgroup(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("cannot remove cgroup: %w", err)
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
+// Bounds of the cgroups that a guest may make beneath its own, where systemd
+// and container engines have their services. Removing them takes a descriptor a
+// level.
+const (
+	maxCgroupDepth = 64
+	maxCgroups     = 4096
+)
+
+// limitNesting keeps a guest from making more cgroups than can be removed.
+func limitNesting(dir string) error {
+	for name, limit := range map[string]int{"cgroup.max.depth": maxCgroupDepth, "cgroup.max.descendants": maxCgroups} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(strconv.Itoa(limit)), 0); err != nil {
+			return fmt.Errorf("cannot limit cgroups of a guest: %w", err)
 		}
 	}
-	if err := os.Remove(dir); err != nil {
+	return nil
+}
+
+// removeCgroup removes a cgroup without processes and those beneath it. Their
+// names are a job's and together longer than a path may be, so each is opened
+// from the one above.
+func removeCgroup(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		err = errors.Join(removeCgroupsIn(root), root.Close())
+	}
+	if err := errors.Join(err, os.Remove(dir)); err != nil {
 		return fmt.Errorf("cannot remove cgroup: %w", err)
+	}
+	return nil
+}
+
+func removeCgroupsIn(root *os.Root) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		below, err := root.OpenRoot(e.Name())
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(removeCgroupsIn(below), below.Close(), root.Remove(e.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

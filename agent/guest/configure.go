@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -133,6 +134,9 @@ func (g *Guest) hide(private, name string, b Bind) error {
 		return err
 	}
 	defer root.Close()
+	if err := pinParents(root, name); err != nil {
+		return err
+	}
 	target, err := workroot.OpenBeneath(root, name)
 	if err != nil {
 		return err
@@ -145,4 +149,24 @@ func (g *Guest) hide(private, name string, b Bind) error {
 	defer empty.Close()
 	return cloneMountOn(empty, target,
 		unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+}
+
+// pinParents mounts each directory between root and name over itself. The guest
+// can then move none of them away, and put one of its own where the host will
+// look for name: mounts that come from the host are locked.
+func pinParents(root *os.File, name string) error {
+	for i, c := range name {
+		if c != '/' {
+			continue
+		}
+		parent, err := workroot.OpenBeneath(root, name[:i])
+		if err != nil {
+			return err
+		}
+		err = cloneMountOn(parent, parent, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+		if err := errors.Join(err, parent.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -136,6 +136,9 @@ func (g *Guest) makeRoot() error {
 	if err := unix.Mount("overlay", filepath.Join(g.dir, "root"), "overlay", 0, options); err != nil {
 		return fmt.Errorf("cannot mount root: %w", err)
 	}
+	if err := checkRoot(filepath.Join(g.dir, "root")); err != nil {
+		return err
+	}
 	return g.makeUsr(base)
 }
 
