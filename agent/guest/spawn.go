@@ -2,9 +2,11 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -24,13 +26,16 @@ const (
 // argv is the systemd-nspawn(1) command of the guest.
 func (g *Guest) argv() []string {
 	argv := []string{
+		// The kernel ends a job before anything of the host. A guest would inherit
+		// the score of the broker, which it ends last. nspawn's own option for it
+		// is applied too late on some kernels, when it may not.
+		"choom", "-n", strconv.Itoa(oomScore), "--",
 		"systemd-nspawn", "--quiet", "--keep-unit", "--register=no", "--settings=no",
 		"--directory=" + filepath.Join(g.dir, "root"), "--machine=" + g.spec.ID, "--hostname=" + g.spec.ID,
 		// The root's ids are the guest's already, by its id-mapped mount.
 		fmt.Sprintf("--private-users=%d:%d", rangeBase(g.idRange), rangeSize), "--private-users-ownership=off",
 		// Files of /etc are the tree's; Configure writes what differs.
 		"--private-network", "--link-journal=no", "--timezone=off", "--resolv-conf=off", "--console=pipe",
-		"--suppress-sync=yes",
 		"--bind-ro=" + escape(g.manager.Agent) + ":" + guestAgent,
 		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
 		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare,
@@ -53,6 +58,10 @@ func (g *Guest) argv() []string {
 	return append(argv, guestSocket+"/"+socketName)
 }
 
+// oomScore is the worst that a process of a guest starts with; GitHub's worker
+// gives it to its steps, too. See proc_pid_oom_score_adj(5).
+const oomScore = 500
+
 // escape protects colons in paths, as systemd-nspawn(1) --bind wants it.
 func escape(path string) string { return strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(path) }
 
@@ -61,7 +70,7 @@ func (g *Guest) spawn() error {
 	if err := os.Mkdir(g.cgroup, 0o755); err != nil {
 		return err
 	}
-	if err := g.spec.Limits.set(g.cgroup); err != nil {
+	if err := errors.Join(limitNesting(g.cgroup), g.spec.Limits.set(g.cgroup)); err != nil {
 		return err
 	}
 	dir, err := os.Open(g.cgroup)

@@ -23,6 +23,9 @@ const (
 // the init system still boots, and is not started by it: a guest is ready
 // early. BecomeInit returns only with an error.
 func BecomeInit(agent []string) error {
+	if err := SuppressSyncs(); err != nil {
+		return err
+	}
 	cgroup, err := openCgroup()
 	if err != nil {
 		return fmt.Errorf("cannot make cgroup for the agent: %w", err)

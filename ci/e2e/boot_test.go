@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,7 @@ func TestBoot(t *testing.T) {
 		{summary: "Job", test: (*life).job},
 		{summary: "Limits", test: (*life).limits},
 		{summary: "Escape", test: (*life).escape},
+		{summary: "Surface", test: (*life).surface},
 		{summary: "RunByHand", test: (*life).runByHand},
 		{summary: "RegisterAgain", test: (*life).registerAgain},
 		{summary: "Reboot", test: (*life).reboot},
@@ -307,6 +309,32 @@ func (m *life) escape() {
 	}
 	m.sh("test -x " + workspace + "/bash && test ! -e " + workspace + "/escaped")
 	m.until("! pgrep systemd-nspawn")
+	m.noResidue()
+}
+
+// families makes a socket of AF_ALG, AF_XDP and AF_INET each, and reports those
+// that exist.
+const families = `perl -e 'for ([38, 5], [44, 3], [2, 1]) { print "$_->[0] " if socket(my $s, $_->[0], $_->[1], 0) }'`
+
+// surface: a guest cannot make sockets that its network does not confine, nothing
+// gets past its filters by io_uring, and the appliance listens for ssh alone.
+func (m *life) surface() {
+	if got := m.sh(families); got != "38 44 2" {
+		m.Errorf("the host makes sockets of families %q, want all three", got)
+	}
+	if got := m.sh("ci-nspawn-run -- " + families); got != "2" {
+		m.Errorf("a guest makes sockets of families %q, want AF_INET alone", got)
+	}
+	// io_uring_setup(2) with bad arguments: EPERM where it is disabled, else EFAULT.
+	if got := m.sh(`perl -e 'syscall(425, 1, 0); print $!+0'`); got != "1" {
+		m.Errorf("io_uring_setup ends with errno %s, want EPERM", got)
+	}
+
+	const listening = `ss -Htuln | awk '$5 !~ /^(127\.|\[::1\])/ { print $1, $5 }'`
+	if got := m.sh(listening); !regexp.MustCompile(`^(udp \S+%\S+:(68|546)\n)*tcp 0\.0\.0\.0:22\ntcp \[::\]:22$`).
+		MatchString(got) {
+		m.Errorf("the appliance listens at\n%s\nwant ssh, and udp for DHCP alone", got)
+	}
 	m.noResidue()
 }
 

@@ -92,6 +92,14 @@ func answer(socket string) int {
 func serve(socket string, awaitInit bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+
+	// Where an init system runs, the program that became it has done so.
+	if !awaitInit {
+		if err := guestinit.SuppressSyncs(); err != nil {
+			return err
+		}
+	}
+
 	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot listen: %w", err)
 	}
