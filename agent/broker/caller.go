@@ -2,9 +2,11 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -13,6 +15,8 @@ import (
 type caller struct {
 	*wire.Conn
 	signals chan os.Signal
+	input   *wire.Input            // for the worker only
+	job     chan brokerapi.JobInfo // holds the client's Job frame
 }
 
 // maxSignals is more than a client sends before a process takes one.
@@ -21,25 +25,51 @@ const maxSignals = 16
 // newCaller begins to read the client's signals. When it hangs up, cancel is
 // called.
 func newCaller(client *wire.Conn, cancel context.CancelFunc) *caller {
-	c := &caller{Conn: client, signals: make(chan os.Signal, maxSignals)}
+	c := &caller{
+		Conn: client, signals: make(chan os.Signal, maxSignals),
+		input: wire.NewInput(client), job: make(chan brokerapi.JobInfo, 1),
+	}
 	go func() {
 		defer cancel()
+		defer c.input.Close()
 		for {
 			kind, payload, err := client.Receive()
-			if err != nil || kind != wire.Signal {
+			if err != nil || c.take(kind, payload) != nil {
 				return
-			}
-			signal, err := wire.ReadSignal(payload)
-			if err != nil {
-				continue
-			}
-			select {
-			case c.signals <- signal:
-			default: // the process does not take those before
 			}
 		}
 	}()
 	return c
+}
+
+// take takes a frame of the client, without blocking. One that no client of
+// ours sends is an error.
+func (c *caller) take(kind wire.Kind, payload []byte) error {
+	switch kind {
+	case wire.Signal:
+		signal, err := wire.ReadSignal(payload)
+		if err != nil {
+			return nil
+		}
+		select {
+		case c.signals <- signal:
+		default: // the process does not take those before
+		}
+		return nil
+	case wire.Stdin:
+		return c.input.Put(payload)
+	case wire.Job:
+		var info brokerapi.JobInfo
+		if json.Unmarshal(payload, &info) != nil {
+			return nil // the job does without
+		}
+		select {
+		case c.job <- info:
+		default: // there is one already
+		}
+		return nil
+	}
+	return fmt.Errorf("cannot understand the client: unexpected frame %q", kind)
 }
 
 // streams connects the client with a process.

@@ -56,6 +56,30 @@ func (c *Client) Run(ctx context.Context, r RunRequest, s wire.Streams) (int, er
 	return c.exec(ctx, Envelope{Run: &r}, s)
 }
 
+// Worker runs the actions runner's worker in a guest of its own, as the job that
+// runs, and returns its exit status. The worker reads s.Stdin, which is what the
+// listener says to it. What job yields, at most one value, describes the job as
+// soon as the caller knows it.
+//
+// When the worker ends, or the connection, everything of the job ends.
+func (c *Client) Worker(ctx context.Context, r WorkerRequest, job <-chan JobInfo, s wire.Streams) (int, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	described := make(chan any, 1)
+	go func() {
+		select {
+		case info, ok := <-job:
+			if ok {
+				described <- info
+			}
+		case <-ctx.Done():
+		}
+	}()
+	s.Job = described
+	return c.exec(ctx, Envelope{Worker: &r}, s)
+}
+
 func (c *Client) call(ctx context.Context, e Envelope, reply any, progress io.Writer) error {
 	conn, err := c.dial(ctx)
 	if err != nil {

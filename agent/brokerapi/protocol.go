@@ -109,6 +109,28 @@ type CleanupRequest struct {
 	Job string `json:"job"`
 }
 
+// WorkerRequest runs the actions runner's worker in a guest of its own. The
+// client sends its input and signals as frames after the request, and at most
+// one Job frame with a JobInfo. An earlier job is ended first.
+type WorkerRequest struct {
+	Env map[string]string `json:"env,omitempty"` // of the listener; the broker decides what of it the worker gets
+}
+
+// JobInfo is what the relay read of a job message before the worker did. It
+// serves speed, names and logs only: the job runs without it as well.
+type JobInfo struct {
+	Name      string        `json:"name"`                // as GitHub shows it
+	Container string        `json:"container,omitempty"` // image of the job's container; empty if none, or not known
+	Services  []ServiceInfo `json:"services,omitempty"`  // in the order of the workflow
+	Images    []string      `json:"images,omitempty"`    // that the job will need and anybody may pull, without duplicates
+}
+
+// ServiceInfo describes a service of a job.
+type ServiceInfo struct {
+	Key   string `json:"key"`             // the workflow's name for it, by which steps reach it
+	Image string `json:"image,omitempty"` // empty if not known
+}
+
 // Envelope is what a client sends first: one verb and its request.
 type Envelope struct {
 	Prepare   *PrepareRequest   `json:"prepare,omitempty"`
@@ -117,4 +139,5 @@ type Envelope struct {
 	Cleanup   *CleanupRequest   `json:"cleanup,omitempty"`
 	Run       *RunRequest       `json:"run,omitempty"`
 	Reset     *struct{}         `json:"reset,omitempty"`
+	Worker    *WorkerRequest    `json:"worker,omitempty"`
 }

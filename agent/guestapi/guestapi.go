@@ -24,6 +24,11 @@ type Process struct {
 	// DropCapabilities are taken from the process and all it starts, by name
 	// without CAP_, capabilities(7); ALL stands for all.
 	DropCapabilities []string `json:"drop_capabilities,omitempty"`
+
+	// InputFD gives the process two more descriptors: at 3 a pipe to read, with
+	// what comes as wire.Stdin frames, and at 4 a pipe to write, whose content
+	// is discarded. The worker of the actions runner is started with such a pair.
+	InputFD bool `json:"input_fd,omitempty"`
 }
 
 // Config makes a running guest the one that a container asks for. The broker

@@ -188,6 +188,106 @@ func TestHangUp(t *testing.T) {
 	}
 }
 
+// TestInputFD: a process reads at descriptor 3 what the broker sends, and what it
+// writes to 4 is discarded, however much.
+func TestInputFD(t *testing.T) {
+	input := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // 2 MiB
+	var out bytes.Buffer
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	request := guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-c", "head -c 1000000 /dev/zero >&4; test -p /dev/fd/3 && cat <&3; exit 100"},
+		Env:  []string{"PATH=" + os.Getenv("PATH")}, InputFD: true,
+	}}
+	status, err := peer.Exec(t.Context(), serve(t), request, wire.Streams{Stdin: bytes.NewReader(input), Stdout: &out})
+	if err != nil || status != 100 || !bytes.Equal(out.Bytes(), input) {
+		t.Errorf("got status %d, %v, %d bytes; want 100 and %d", status, err, out.Len(), len(input))
+	}
+}
+
+// TestInputUnread: a process that does not read its input gets signals, and ends
+// when the broker hangs up.
+func TestInputUnread(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		script  string
+		hangUp  bool
+	}{
+		{summary: "signal", script: "echo ready; exec sleep 100"},
+		{summary: "hang-up", script: "echo ready; exec sleep 100", hangUp: true},
+		{summary: "closed", script: "exec 3<&-; echo ready; exec sleep 100"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			signals := make(chan os.Signal, 1)
+			ready := &firstLine{done: func() { signals <- syscall.SIGINT }}
+			if test.hangUp {
+				ready.done = cancel
+			}
+
+			peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+			request := guestapi.Request{Exec: &guestapi.Process{
+				Argv: []string{"sh", "-c", test.script}, Env: []string{"PATH=" + os.Getenv("PATH")}, InputFD: true,
+			}}
+			status, err := peer.Exec(ctx, serve(t), request, wire.Streams{Stdin: endless{}, Stdout: ready, Signals: signals})
+			if test.hangUp {
+				if !errors.Is(err, context.Canceled) {
+					t.Errorf("got %v, want the context's error", err)
+				}
+			} else if err != nil || status != 128+int(syscall.SIGINT) {
+				t.Errorf("got status %d, %v; want 130", status, err)
+			}
+		})
+	}
+}
+
+// TestInputWithoutFD: input for a process that has not asked for it does no harm.
+func TestInputWithoutFD(t *testing.T) {
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	request := guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-c", "test ! -e /dev/fd/3 && cat"}, Env: []string{"PATH=" + os.Getenv("PATH")},
+	}}
+	status, err := peer.Exec(t.Context(), serve(t), request, wire.Streams{Stdin: endless{}})
+	if err != nil || status != 0 {
+		t.Errorf("got status %d, %v", status, err)
+	}
+}
+
+// TestHostileInput: a peer that sends more input than it was allowed is taken
+// for gone, and the process ends.
+func TestHostileInput(t *testing.T) {
+	conn := serve(t)
+	c := wire.NewConn(conn, wire.MaxData)
+	if err := c.SendJSON(wire.Request, guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sleep", "100"}, Env: []string{"PATH=" + os.Getenv("PATH")}, InputFD: true,
+	}}); err != nil {
+		t.Fatal(err)
+	}
+
+	go func() {
+		for range 2 * wire.InputWindow / wire.MaxData * 2 {
+			_ = c.Send(wire.Stdin, make([]byte, wire.MaxData))
+		}
+	}()
+	for {
+		kind, payload, err := c.Receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kind == wire.Exit {
+			if payload[0] != 128+byte(syscall.SIGKILL) {
+				t.Errorf("got status %d, want 137", payload[0])
+			}
+			return
+		}
+	}
+}
+
+// endless is input without an end.
+type endless struct{}
+
+func (endless) Read(p []byte) (int, error) { return len(p), nil }
+
 // firstLine calls done when it has received a line.
 type firstLine struct {
 	line bytes.Buffer

@@ -3,6 +3,7 @@ package guestinit
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,12 +17,13 @@ import (
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// process is a running process with its cgroup and the reading ends of its
+// process is a running process with its cgroup and the agent's ends of its
 // pipes.
 type process struct {
 	*os.Process
 	stdout, stderr *os.File
-	cgroup         string // empty if it has none of its own
+	input, unused  *os.File // to descriptor 3 and from 4; nil unless asked for
+	cgroup         string   // empty if it has none of its own
 	cancelled      atomic.Bool
 }
 
@@ -37,10 +39,17 @@ func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
 		return err
 	}
 
+	input := wire.NewInput(c)
+	defer input.Close()
+	if request.InputFD {
+		go p.feed(input)
+		go func() { _, _ = io.Copy(io.Discard, p.unused) }()
+	}
+
 	hungUp := make(chan struct{})
 	go func() {
 		defer close(hungUp)
-		p.forwardSignals(c)
+		p.follow(c, input)
 	}()
 	var output sync.WaitGroup
 	output.Go(func() { relay(c, wire.Stdout, p.stdout) })
@@ -111,7 +120,7 @@ func (s *Server) spawn(p *process, path string, request guestapi.Process) error 
 		return err
 	}
 	defer closeCgroup()
-	closeFiles, err := p.connect(attr)
+	closeFiles, err := p.connect(attr, request.InputFD)
 	if err != nil {
 		return err
 	}
@@ -137,30 +146,54 @@ func attributes(request guestapi.Process) *os.ProcAttr {
 	return attr
 }
 
-// connect opens the process's standard streams: nothing to read, and pipes to
-// write to. The process's ends, in attr, are closed by closeFiles.
-func (p *process) connect(attr *os.ProcAttr) (closeFiles func(), err error) {
+// connect opens the process's files: nothing to read, pipes to write to, and
+// the descriptors of guestapi.Process.InputFD. The process's ends, in attr, are
+// closed by closeFiles.
+func (p *process) connect(attr *os.ProcAttr, inputFD bool) (closeFiles func(), err error) {
 	closeFiles = func() {
 		for _, f := range attr.Files {
 			_ = f.Close()
 		}
 	}
+	defer func() {
+		if err != nil {
+			closeFiles()
+		}
+	}()
 
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, err
 	}
 	attr.Files = []*os.File{null}
-	for _, end := range []**os.File{&p.stdout, &p.stderr} {
-		read, write, err := os.Pipe()
-		if err != nil {
-			closeFiles()
-			return nil, err
-		}
-		*end = read
-		attr.Files = append(attr.Files, write)
+	if err := p.pipeFrom(attr, &p.stdout); err != nil {
+		return nil, err
 	}
-	return closeFiles, nil
+	if err := p.pipeFrom(attr, &p.stderr); err != nil {
+		return nil, err
+	}
+	if !inputFD {
+		return closeFiles, nil
+	}
+
+	read, write, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p.input = write
+	attr.Files = append(attr.Files, read)
+	return closeFiles, p.pipeFrom(attr, &p.unused)
+}
+
+// pipeFrom makes the process's next descriptor the writing end of a pipe.
+func (p *process) pipeFrom(attr *os.ProcAttr, end **os.File) error {
+	read, write, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	*end = read
+	attr.Files = append(attr.Files, write)
+	return nil
 }
 
 // maxString is MAX_ARG_STRLEN, which bounds one argument or variable with its
@@ -205,13 +238,19 @@ func (s *Server) enterCgroup(p *process, attr *syscall.SysProcAttr) (closeFD fun
 	return func() { _ = dir.Close() }, nil
 }
 
-// forwardSignals passes signals on to the process group until the broker hangs
-// up. They are how a step is cancelled.
-func (p *process) forwardSignals(c *wire.Conn) {
+// follow passes signals on to the process group, and input to the process,
+// until the broker hangs up. Signals are how a step is cancelled.
+func (p *process) follow(c *wire.Conn, input *wire.Input) {
 	for {
 		kind, payload, err := c.Receive()
 		if err != nil {
 			return
+		}
+		if kind == wire.Stdin {
+			if input.Put(payload) != nil {
+				return // not our broker
+			}
+			continue
 		}
 		signal, err := wire.ReadSignal(payload)
 		if kind != wire.Signal || err != nil {
@@ -225,6 +264,13 @@ func (p *process) forwardSignals(c *wire.Conn) {
 		// The process may be gone already; then there is nobody to tell.
 		_ = syscall.Kill(-p.Pid, signal)
 	}
+}
+
+// feed writes input to the process until its end, or until the process reads no
+// more.
+func (p *process) feed(input *wire.Input) {
+	_, _ = io.Copy(p.input, input)
+	_ = p.input.Close()
 }
 
 // wait waits for the process itself, not for its children.
@@ -246,7 +292,7 @@ func (p *process) kill() {
 
 // close releases what the agent itself holds of the process.
 func (p *process) close() {
-	for _, pipe := range []*os.File{p.stdout, p.stderr} {
+	for _, pipe := range []*os.File{p.stdout, p.stderr, p.input, p.unused} {
 		if pipe != nil {
 			_ = pipe.Close()
 		}

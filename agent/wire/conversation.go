@@ -19,8 +19,10 @@ type Peer struct {
 
 // Streams connects a process at the other end with its caller.
 type Streams struct {
+	Stdin          io.Reader        // sent to the process, as fast as it reads; nil for none
 	Stdout, Stderr io.Writer        // nil discards
 	Signals        <-chan os.Signal // sent to the process; nil for none
+	Job            <-chan any       // the first is sent as a Job frame; nil for none
 }
 
 // ClosedError says that the peer hung up before it answered.
@@ -34,8 +36,9 @@ func (e *ClosedError) Error() string { return fmt.Sprintf("%s ended: %v", e.Peer
 func (e *ClosedError) Unwrap() error { return e.Err }
 
 // Exec asks for a process and carries the conversation about it to its end: its
-// output to s, signals to it. It returns the exit status that the peer
-// reported.
+// output to s, input and signals to it. It returns the exit status that the
+// peer reported. A read of s.Stdin may still be under way then; one that fails
+// ends the input as io.EOF does.
 //
 // Exec closes conn when it returns or ctx ends; a peer ends the process then,
 // and the error is the context's cause. An answer that cannot be had is a
@@ -50,12 +53,20 @@ func (p Peer) Exec(ctx context.Context, conn io.ReadWriteCloser, request any, s 
 	ended := make(chan struct{})
 	defer close(ended)
 	go c.forward(s.Signals, ended)
+	go c.sendJob(s.Job, ended)
+	var in *outlet // nil if there is no input
+	if s.Stdin != nil {
+		in = newOutlet(c, ended)
+		go in.copy(s.Stdin)
+	}
 
 	for {
 		kind, payload, err := p.receive(ctx, c)
 		switch {
 		case err != nil:
 			return 0, err
+		case kind == Window && in != nil:
+			err = in.grant(payload)
 		case kind == Stdout:
 			err = write(s.Stdout, payload)
 		case kind == Stderr:
@@ -148,6 +159,15 @@ func (c *Conn) forward(signals <-chan os.Signal, ended <-chan struct{}) {
 		case <-ended:
 			return
 		}
+	}
+}
+
+// sendJob sends the first value that comes from job before ended is closed.
+func (c *Conn) sendJob(job <-chan any, ended <-chan struct{}) {
+	select {
+	case info := <-job:
+		_ = c.SendJSON(Job, info)
+	case <-ended:
 	}
 }
 

@@ -85,6 +85,10 @@ func TestHostilePeer(t *testing.T) {
 		summary: "a failure that drives the terminal",
 		answer:  func(c *Conn) { _ = c.Send(Failure, []byte(`{"message":"a\u001b[2Jb\r\n::c"}`)) },
 		want:    "a[2Jb\n::c",
+	}, {
+		summary: "a grant for input that there is not",
+		answer:  func(c *Conn) { _ = c.Send(Window, []byte{0, 0, 0, 1}) },
+		want:    "cannot understand the peer: unexpected frame 'w'",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			status, err := converse(t, t.Context(), Streams{}, test.answer)

@@ -23,6 +23,9 @@ const (
 	Stdout  Kind = 'o' // bytes the process wrote
 	Stderr  Kind = 'e' // the same, to its standard error
 	Signal  Kind = 's' // one byte, a signal number for the process
+	Stdin   Kind = 'i' // bytes for the process to read; none end its input
+	Window  Kind = 'w' // a number of bytes in network order: that much more input may be sent
+	Job     Kind = 'j' // JSON; describes the job that the process works on
 	Exit    Kind = 'x' // one byte, the exit status; ends the conversation
 )
 
