@@ -51,7 +51,10 @@ func (s *Store) importArchive(ctx context.Context, key, file string) (*Image, er
 	}
 	defer os.RemoveAll(dir)
 
-	local, err := newLocalImage(file, dir)
+	if err := s.extractLayout(file, dir); err != nil {
+		return nil, err
+	}
+	local, err := newLocalImage(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +79,8 @@ type localImage struct {
 	layers []v1.Layer // the lowest first
 }
 
-// newLocalImage extracts an OCI archive to dir and returns the image in it.
-func newLocalImage(file, dir string) (*localImage, error) {
-	if err := extractLayout(file, dir); err != nil {
-		return nil, err
-	}
+// newLocalImage returns the image of a layout.
+func newLocalImage(dir string) (*localImage, error) {
 	image, err := readLayout(dir)
 	if err != nil {
 		return nil, err
@@ -106,8 +106,9 @@ func (l *localImage) openLayer(i int) (io.ReadCloser, error) {
 }
 
 // extractLayout extracts the files of an image layout from an archive, and no
-// others. The digest of a blob must be the one in its name.
-func extractLayout(file, dir string) error {
+// others. The digest of a blob must be the one in its name. All files together
+// may take as much room as all images.
+func (s *Store) extractLayout(file, dir string) error {
 	f, err := os.Open(file)
 	if err != nil {
 		return err
@@ -117,6 +118,7 @@ func extractLayout(file, dir string) error {
 		return err
 	}
 
+	left := s.MaxBytes
 	for archive := tar.NewReader(f); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -125,12 +127,18 @@ func extractLayout(file, dir string) error {
 		if err != nil {
 			return fmt.Errorf("cannot read archive: %w", err)
 		}
+		if err := checkSparse(h); err != nil {
+			return err
+		}
 
 		// Names are checked, not cleaned up: only these two forms are written to.
 		name := path.Clean(h.Name)
 		want, isBlob := blobDigest(name)
 		if h.Typeflag != tar.TypeReg || !isBlob && name != "index.json" {
 			continue
+		}
+		if left -= h.Size; s.MaxBytes > 0 && left < 0 {
+			return s.tooLarge()
 		}
 		got, err := extract(archive, filepath.Join(dir, name))
 		if err != nil {

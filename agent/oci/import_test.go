@@ -2,6 +2,8 @@ package oci_test
 
 import (
 	"archive/tar"
+	"crypto/sha256"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -45,7 +47,7 @@ func archiveOf(t *testing.T, list ...v1.Image) []file {
 func writeArchive(t *testing.T, files ...file) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "image.tar")
-	if err := os.WriteFile(name, newArchive(t, files...), 0o600); err != nil {
+	if err := os.WriteFile(name, withSparse(newArchive(t, files...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return name
@@ -169,6 +171,16 @@ func TestImportRefuses(t *testing.T) {
 			want:    "it is for linux/s390x, and this host is linux/" + arch,
 		},
 		{
+			summary: "sparse index",
+			files:   append(with("index.json", ""), sparseFile("index.json", "5000000")),
+			want:    `"index.json" is a sparse file, which no layer and no archive may have`,
+		},
+		{
+			summary: "sparse file beside the image",
+			files:   append(slices.Clone(files), sparseFile("other", "1099511627776")),
+			want:    `"other" is a sparse file, which no layer and no archive may have`,
+		},
+		{
 			summary: "index link",
 			files:   append(with("index.json", ""), link("index.json", tar.TypeSymlink, "/etc/hostname")),
 			want:    "it is not an OCI archive: it has no index.json",
@@ -186,4 +198,24 @@ func TestImportRefuses(t *testing.T) {
 		checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 		checkEmpty(t, filepath.Join(store.Dir, "refs"))
 	}
+}
+
+// TestImportTooLarge imports files that are too large together: each of them
+// alone would fit.
+func TestImportTooLarge(t *testing.T) {
+	store := newStore(t)
+	store.MaxBytes = 1 << 20
+	files := []file{{name: "index.json", body: "{}"}}
+	for i := range 3 {
+		body := strings.Repeat(string(rune('a'+i)), 400<<10)
+		files = append(files, file{name: fmt.Sprintf("blobs/sha256/%x", sha256.Sum256([]byte(body))), body: body})
+	}
+
+	_, err := store.Import(t.Context(), "app", writeArchive(t, files...))
+	want := "cannot import image: the image is too large: all images together may take 1.0 MiB; " +
+		"raise RUNNER_IMAGE_CACHE in config.env"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+	checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 }

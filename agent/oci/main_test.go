@@ -87,6 +87,22 @@ func newArchive(t testing.TB, files ...file) []byte {
 	return buf.Bytes()
 }
 
+// sparseFile is an entry that is a hole of a size alone, once withSparse has
+// changed the archive.
+func sparseFile(name, size string) file {
+	return file{name: name, body: "0\n" + strings.Repeat("\x00", 510), with: func(h *tar.Header) {
+		h.PAXRecords = map[string]string{
+			"GNU-sparse.major": "1", "GNU-sparse.minor": "0", "GNU-sparse.name": name, "GNU-sparse.realsize": size,
+		}
+	}}
+}
+
+// withSparse makes the sparse files of an archive. The library reads them, but
+// writes none.
+func withSparse(archive []byte) []byte {
+	return bytes.ReplaceAll(archive, []byte("GNU-sparse"), []byte("GNU.sparse"))
+}
+
 func newLayer(t testing.TB, files ...file) v1.Layer { return layerOf(t, newArchive(t, files...)) }
 
 func layerOf(t testing.TB, archive []byte, options ...tarball.LayerOption) v1.Layer {

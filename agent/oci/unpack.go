@@ -185,12 +185,10 @@ func applyLayer(root string, layer io.Reader) error {
 // a guest with its own /dev does not use, and extended attributes that act on
 // the host.
 func wanted(h *tar.Header) (bool, error) {
+	if err := checkSparse(h); err != nil {
+		return false, err
+	}
 	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse.") {
-			// It can take more room on disk than in the layer, without bound.
-			return false, fmt.Errorf("%.200q is a sparse file, which no layer may have", h.Name)
-		}
-
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
 		if ok && name != "security.capability" && !strings.HasPrefix(name, "user.") {
 			delete(h.PAXRecords, key)
@@ -202,6 +200,20 @@ func wanted(h *tar.Header) (bool, error) {
 			h.Name, h.Uid, h.Gid, idCount-1)
 	}
 	return h.Typeflag != tar.TypeBlock && h.Typeflag != tar.TypeChar, nil
+}
+
+// checkSparse refuses sparse files: they can take more room on disk than in the
+// archive, without bound. GNU tar has two ways to write them; "Sparse Formats" of
+// its manual.
+func checkSparse(h *tar.Header) error {
+	sparse := h.Typeflag == tar.TypeGNUSparse
+	for key := range h.PAXRecords {
+		sparse = sparse || strings.HasPrefix(key, "GNU.sparse.")
+	}
+	if sparse {
+		return fmt.Errorf("%.200q is a sparse file, which no layer and no archive may have", h.Name)
+	}
+	return nil
 }
 
 // diskUsage returns the bytes that a tree takes on disk, each file counted once.

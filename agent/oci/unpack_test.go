@@ -2,7 +2,6 @@ package oci_test
 
 import (
 	"archive/tar"
-	"bytes"
 	"fmt"
 	"io"
 	"io/fs"
@@ -242,11 +241,6 @@ func TestUnpackLinksOfLowerLayers(t *testing.T) {
 }
 
 func TestUnpackRefuses(t *testing.T) {
-	sparse := map[string]string{
-		"GNU-sparse.major": "1", "GNU-sparse.minor": "0",
-		"GNU-sparse.name": "sparse", "GNU-sparse.realsize": "1099511627776",
-	}
-
 	for _, test := range []struct {
 		summary string
 		file    file
@@ -267,10 +261,8 @@ func TestUnpackRefuses(t *testing.T) {
 		{summary: "whiteout of parent", file: file{name: "a/.wh..."}, want: "invalid whiteout"},
 		{
 			summary: "sparse",
-			file: file{name: "f", body: "0\n" + strings.Repeat("\x00", 510), with: func(h *tar.Header) {
-				h.PAXRecords = sparse
-			}},
-			want: `"sparse" is a sparse file, which no layer may have`,
+			file:    sparseFile("sparse", "1099511627776"),
+			want:    `"sparse" is a sparse file, which no layer and no archive may have`,
 		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
@@ -281,8 +273,7 @@ func TestUnpackRefuses(t *testing.T) {
 				}
 			}
 
-			// The library reads sparse files, but writes none.
-			archive := bytes.ReplaceAll(newArchive(t, test.file), []byte("GNU-sparse"), []byte("GNU.sparse"))
+			archive := withSparse(newArchive(t, test.file))
 			ref := shop.push("app", newImage(t, layerOf(t, archive)))
 			_, err := store.Pull(t.Context(), ref, nil, func(string) {})
 			if err == nil || !strings.Contains(err.Error(), "cannot unpack layer 1: ") {
