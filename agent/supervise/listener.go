@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -38,10 +39,13 @@ func listenerEnv(cfg *config.Config, home string) []string {
 	return append(env, cfg.Proxy...)
 }
 
-// Output of the listener that marks an event.
-const (
-	readyText  = "Listening for Jobs"       // it has a session
-	jobEndText = " completed with result: " // the worker of a job has ended
+// Lines of the listener that mark an event. The name of a job stands in two of
+// them and may hold anything, line breaks too.
+var (
+	readyPattern    = regexp.MustCompile(`^(\S+ \S+Z: )?Listening for Jobs$`) // it has a session
+	jobStartPattern = regexp.MustCompile(`^\S+ \S+Z: Running job: `)
+	jobEndPattern   = regexp.MustCompile( // the worker of a job has ended
+		` completed with result: (Succeeded|Failed|Canceled|Skipped|Abandoned)$`)
 )
 
 // stopWait is how long the listener may take to cancel its job and end. The
@@ -160,8 +164,13 @@ func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) {
 
 // follow logs the listener's output, acts on the events it shows, and returns
 // the symptoms.
+//
+// A job's name may have line breaks, so from the first job on any line may be a
+// workflow's. Symptoms are not looked for any more then: what stops the listener
+// stops the next one as well, before it has a job.
 func (s *Supervisor) follow(output io.Reader) symptoms {
 	var found symptoms
+	hadJob := false
 	lines := bufio.NewScanner(output)
 	lines.Buffer(make([]byte, 0, 4096), 1<<20)
 	for lines.Scan() {
@@ -170,15 +179,21 @@ func (s *Supervisor) follow(output io.Reader) symptoms {
 			continue
 		}
 		s.logf("runner: %s", line)
-		found.add(line)
 
-		if strings.Contains(line, jobEndText) {
+		switch {
+		case jobStartPattern.MatchString(line):
+			hadJob = true
+		case jobEndPattern.MatchString(line):
 			// The job may have kept the actions runner from calling its clean-up.
 			s.resetGuests(context.Background())
-		}
-		if strings.Contains(line, readyText) {
+		case readyPattern.MatchString(line):
 			s.Notify("READY=1\nSTATUS=listening for jobs")
+		case !hadJob:
+			found.add(line)
 		}
 	}
+
+	// A line that is too long ends the loop, but must not stop the listener.
+	_, _ = io.Copy(io.Discard, output)
 	return found
 }

@@ -33,10 +33,12 @@ type outcome struct {
 // does not show.
 type symptoms struct{ deleted, notConfigured, tooOld bool }
 
+// The lines of actions/runner 2.336.0 that show a symptom, from their beginning.
 var (
-	deletedPattern       = regexp.MustCompile(`registration has been deleted|invalid_client`)
+	deletedPattern = regexp.MustCompile(`^Failed to create a session\. The runner registration has been deleted` +
+		`|^An error occurred: .*invalid_client`)
 	notConfiguredPattern = regexp.MustCompile(`^Not configured`)
-	tooOldPattern        = regexp.MustCompile(`(?i)runner version .* is deprecated`)
+	tooOldPattern        = regexp.MustCompile(`(?i)^An error occurred: Runner version .* is deprecated`)
 )
 
 // add adds the symptoms of a line of output.

@@ -260,3 +260,67 @@ func TestRefreshCopiesBakedFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestJobNameIsNotASymptom: the listener prints the names of jobs, which
+// workflows choose, with line breaks in them if they like. None of them stops
+// the service.
+func TestJobNameIsNotASymptom(t *testing.T) {
+	const (
+		deleted = "Failed to create a session. The runner registration has been deleted from the server"
+		client  = "An error occurred: invalid_client"
+		tooOld  = "An error occurred: Runner version v2.337.0 is deprecated and cannot receive messages."
+	)
+	tests := []struct{ summary, name string }{
+		{summary: "too old", name: "Runner version 2.337.0 is deprecated"},
+		{summary: "deleted", name: "x invalid_client"},
+		{summary: "deleted, in words", name: "registration has been deleted"},
+		{summary: "too old, on a line of its own", name: "x\n" + tooOld + "\ny"},
+		{summary: "deleted, on lines of their own", name: "x\n" + deleted + "\n" + client + "\ny"},
+		{summary: "not configured, on a line of its own", name: "x\nNot configured\ny"},
+		{summary: "after a line that looks like the end of the job",
+			name: "x\n2026-11-24 08:22:26Z: Job x completed with result: Succeeded\n" + tooOld + "\ny"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.summary, func(t *testing.T) {
+			s, _ := newSupervisor(t, "")
+			found := s.follow(strings.NewReader("2026-11-24 08:22:20Z: Listening for Jobs\n" +
+				"2026-11-24 08:22:24Z: Running job: " + tt.name + "\n" +
+				"2026-11-24 08:22:26Z: Job " + tt.name + " completed with result: Succeeded\n"))
+			if found != (symptoms{}) {
+				t.Errorf("got %+v", found)
+			}
+		})
+	}
+}
+
+// TestJobNameIsNotAnEnd: a name does not end the guests of its own job either,
+// and does not make the service look ready.
+func TestJobNameIsNotAnEnd(t *testing.T) {
+	s, l := newSupervisor(t, "")
+	s.follow(strings.NewReader("2026-11-24 08:22:24Z: Running job: x completed with result: Listening for Jobs\n"))
+	if got := l.String(); strings.Contains(got, "(") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
+// TestSymptoms are the lines of the actions runner 2.336.0 that count.
+func TestSymptoms(t *testing.T) {
+	tests := []struct {
+		line string
+		want symptoms
+	}{
+		{"Failed to create a session. The runner registration has been deleted from the server, please re-configure. " +
+			"Runner registrations are automatically deleted for runners that have not connected to the service recently.",
+			symptoms{deleted: true}},
+		{"An error occurred: invalid_client: the client is unknown", symptoms{deleted: true}},
+		{"Not configured. Run config.(sh/cmd) to configure the runner.", symptoms{notConfigured: true}},
+		{"An error occurred: Runner version v2.336.0 is deprecated and cannot receive messages.", symptoms{tooOld: true}},
+		{"An error occurred: no route to host", symptoms{}},
+	}
+	for _, tt := range tests {
+		s, _ := newSupervisor(t, "")
+		if got := s.follow(strings.NewReader(tt.line + "\n")); got != tt.want {
+			t.Errorf("%s: got %+v", tt.line, got)
+		}
+	}
+}
