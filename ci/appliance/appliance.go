@@ -25,7 +25,8 @@ import (
 // The machine reaches GitHub at this address of QEMU's user network, and
 // nothing else.
 const (
-	gitHubAddr = "10.0.2.100:8080"
+	gitHubHost = "10.0.2.100"
+	gitHubAddr = gitHubHost + ":80" // the actions runner uses no other port
 	Repository = "octo/hello"
 	Hostname   = "builder-7"
 	// Token stands for a registration token; tests look for it where it must
@@ -96,7 +97,7 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		"RUNNER_SPARE_GUEST=false",
 		"RUNNER_JOB_MEMORY=512M",
 		fmt.Sprintf("RUNNER_JOB_PIDS=%d", JobPids),
-		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubAddr, Repository),
+		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubHost, Repository),
 		"RUNNER_REGISTRATION_TOKEN=" + Token,
 	}, "\n") + "\n"
 	userData := "#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - " +

@@ -241,8 +241,8 @@ func (m *life) limits() {
 	// The host has what the job looks for: an address of the metadata service
 	// with something that listens there, and a way to reset the machine.
 	m.sh("ip address add " + metadataAddr + "/32 dev lo; echo h >/proc/sysrq-trigger")
-	reached := "reached " + metadataAddr + "/22\nreached 10.0.2.15/22\nreached 10.0.2.100/8080\nlooked"
-	if got := m.sh(lookFor(metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/8080")); got != reached {
+	reached := "reached " + metadataAddr + "/22\nreached 10.0.2.15/22\nreached 10.0.2.100/80\nlooked"
+	if got := m.sh(lookFor(metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/80")); got != reached {
 		m.Fatalf("the host does not reach what the job must not: %q", got)
 	}
 
@@ -250,7 +250,7 @@ func (m *life) limits() {
 		Steps: []miniworker.Step{
 			{Name: "memory", Run: "exec python3 -c 'bytearray(700 << 20)'", ContinueOnError: true},
 			{Name: "network", Run: "gateway=$(ip route show default | cut -d ' ' -f 3); test -n \"$gateway\"\n" +
-				lookFor("$gateway/22", metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/8080")},
+				lookFor("$gateway/22", metadataAddr+"/22", "10.0.2.15/22", "10.0.2.100/80")},
 			{Name: "reset", Run: "(echo h >/proc/sysrq-trigger) 2>/dev/null && echo written; echo looked"},
 			// Last: what it starts stays until the guest ends.
 			{Name: "processes", Run: "for i in $(seq 500); do sleep 60 & done", ContinueOnError: true},

@@ -2,36 +2,40 @@ package fakegithub
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
-	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/protocol"
 )
 
-// Message is what a listener gets from the broker: a job to run, or, with
-// Exit, the wish that it end with that status.
-type Message struct {
-	JobID string          `json:"job_id,omitempty"`
-	Job   *miniworker.Job `json:"job,omitempty"`
-	Exit  *int            `json:"exit,omitempty"`
-}
+// Paths of the services.
+const (
+	tenantPath  = "/_services/tenant"
+	tokenPath   = "/_services/oauth/token"
+	runPath     = "/_services/run"
+	resultsPath = "/_services/results"
+	launchPath  = "/_services/launch"
+)
 
 func (s *Server) brokerRoutes() {
-	s.mux.HandleFunc("POST /_broker/session", s.openSession)
-	s.mux.HandleFunc("DELETE /_broker/session", s.closeSession)
-	s.mux.HandleFunc("GET /_broker/message", s.nextMessage)
-	s.mux.HandleFunc("POST /_run/{job}/log", s.appendLog)
-	s.mux.HandleFunc("POST /_run/{job}/renew", s.renew)
-	s.mux.HandleFunc("POST /_run/{job}/complete", s.complete)
+	s.mux.HandleFunc("POST "+tenantPath+"/session", s.openSession)
+	s.mux.HandleFunc("DELETE "+tenantPath+"/session", s.closeSession)
+	s.mux.HandleFunc("GET "+tenantPath+"/message", s.nextMessage)
+	s.mux.HandleFunc("POST "+tenantPath+"/acknowledge", s.acknowledge)
+}
+
+func bearer(r *http.Request) string {
+	token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return token
 }
 
 // caller finds the runner by its access token. The caller of it holds mu.
 func (s *Server) caller(w http.ResponseWriter, r *http.Request) *Runner {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	token := bearer(r)
 	for _, runner := range s.runners {
-		if ok && runner.access != "" && runner.access == token {
+		if runner.access[token] {
 			return runner
 		}
 	}
@@ -41,6 +45,10 @@ func (s *Server) caller(w http.ResponseWriter, r *http.Request) *Runner {
 
 // openSession allows one session per runner, 409 otherwise.
 func (s *Server) openSession(w http.ResponseWriter, r *http.Request) {
+	var in map[string]any
+	if !readJSON(w, r, &in) {
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	runner := s.caller(w, r)
@@ -53,7 +61,8 @@ func (s *Server) openSession(w http.ResponseWriter, r *http.Request) {
 	}
 	runner.session, runner.Status = randomUUID(), "online"
 	s.notify()
-	writeJSON(w, http.StatusOK, map[string]string{"sessionId": runner.session})
+	in["sessionId"] = runner.session
+	writeJSON(w, http.StatusOK, in)
 }
 
 func (s *Server) closeSession(w http.ResponseWriter, r *http.Request) {
@@ -77,8 +86,9 @@ func (s *Server) DropSessions() {
 	s.notify()
 }
 
-// nextMessage waits for a job; 202 with no body when there is none.
+// nextMessage waits for a message; 202 with no body when there is none.
 func (s *Server) nextMessage(w http.ResponseWriter, r *http.Request) {
+	query := r.URL.Query()
 	ctx, cancel := context.WithTimeout(r.Context(), s.opt.PollTimeout)
 	defer cancel()
 	for {
@@ -88,14 +98,26 @@ func (s *Server) nextMessage(w http.ResponseWriter, r *http.Request) {
 			s.mu.Unlock()
 			return
 		}
-		message, changed := s.takeMessage(), s.changed
+		if runner.session == "" || query.Get("sessionId") != runner.session {
+			s.mu.Unlock()
+			writeError(w, http.StatusNotFound, "Session not found")
+			return
+		}
+		message, changed := s.takeMessage(runner, query.Get("status"), origin(r)), s.changed
 		s.mu.Unlock()
+
+		if refusal, ok := message.(protocol.BrokerError); ok {
+			writeJSON(w, refusal.StatusCode, refusal)
+			return
+		}
 		if message != nil {
 			writeJSON(w, http.StatusOK, message)
 			return
 		}
 		select {
 		case <-changed:
+		case <-r.Context().Done(): // the listener's state has changed, or it is gone
+			return
 		case <-ctx.Done():
 			w.WriteHeader(http.StatusAccepted)
 			return
@@ -103,21 +125,55 @@ func (s *Server) nextMessage(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// takeMessage returns what waits for a listener, or nil. The caller holds mu.
-func (s *Server) takeMessage() *Message {
+// takeMessage returns what waits for a listener: a protocol.BrokerMessage, a
+// protocol.BrokerError, or nil. The caller holds mu.
+func (s *Server) takeMessage(runner *Runner, status, origin string) any {
 	if len(s.exits) > 0 {
-		status := s.exits[0]
+		code := s.exits[0]
 		s.exits = s.exits[1:]
-		return &Message{Exit: &status}
+		if code == tooOldStatus {
+			return protocol.BrokerError{Source: "actions-broker-listener", ErrorKind: protocol.RunnerVersionTooOld,
+				StatusCode: http.StatusForbidden,
+				Message:    "Runner version v" + runner.Version + " is deprecated and cannot receive messages."}
+		}
+		return s.message(protocol.DoubleExit, code)
 	}
+
 	for _, j := range s.jobs {
-		if j.State == "queued" {
-			j.State = "running"
-			s.notify()
-			return &Message{JobID: j.ID, Job: &j.Job}
+		switch {
+		case j.Cancel && !j.cancelSent && j.runner == runner.ID && j.State == jobRunning:
+			j.cancelSent = true
+			return s.message(protocol.JobCancellation, protocol.Cancellation{JobID: j.guid, Timeout: "00:05:00"})
+		// A job whose message did not arrive is sent again.
+		case status == "Online" && (j.State == jobQueued || j.State == jobSent && j.runner == runner.ID):
+			j.State, j.runner = jobSent, runner.ID
+			return s.message(protocol.RunnerJobRequest, protocol.JobRequest{ID: j.guid, RunnerRequestID: j.request,
+				ShouldAcknowledge: true, RunServiceURL: origin + runPath, BillingOwnerID: "U_kgAA"})
 		}
 	}
 	return nil
+}
+
+// tooOldStatus is the listener's exit status after RunnerVersionTooOld.
+const tooOldStatus = 7
+
+// message returns a message with a body, which is JSON in JSON. The caller holds
+// mu.
+func (s *Server) message(kind string, body any) protocol.BrokerMessage {
+	text, err := json.Marshal(body)
+	if err != nil {
+		panic(fmt.Sprintf("cannot encode %T: %v", body, err))
+	}
+	s.messages++
+	return protocol.BrokerMessage{MessageID: s.messages, MessageType: kind, Body: string(text)}
+}
+
+func (s *Server) acknowledge(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.caller(w, r) != nil {
+		w.WriteHeader(http.StatusOK)
+	}
 }
 
 // ExitListener makes the listener that asks next end with this status, as the
@@ -127,142 +183,4 @@ func (s *Server) ExitListener(status int) {
 	defer s.mu.Unlock()
 	s.exits = append(s.exits, status)
 	s.notify()
-}
-
-// runningJob finds the job a runner reports on. The caller holds mu.
-func (s *Server) runningJob(w http.ResponseWriter, r *http.Request) *job {
-	if s.caller(w, r) == nil {
-		return nil
-	}
-	if j := s.job(r.PathValue("job")); j != nil && j.State == "running" {
-		return j
-	}
-	writeError(w, http.StatusNotFound, "Not Found")
-	return nil
-}
-
-func (s *Server) job(id string) *job {
-	for _, j := range s.jobs {
-		if j.ID == id {
-			return j
-		}
-	}
-	return nil
-}
-
-func (s *Server) appendLog(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Lines []string `json:"lines"`
-	}
-	if !readJSON(w, r, &in) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j := s.runningJob(w, r); j != nil {
-		j.Log = append(j.Log, in.Lines...)
-		s.notify()
-		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-// renew keeps the job's lock and reports whether the job was cancelled.
-func (s *Server) renew(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j := s.runningJob(w, r); j != nil {
-		writeJSON(w, http.StatusOK, map[string]bool{"cancel": j.Cancel})
-	}
-}
-
-func (s *Server) complete(w http.ResponseWriter, r *http.Request) {
-	var result miniworker.JobResult
-	if !readJSON(w, r, &result) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j := s.runningJob(w, r); j != nil {
-		j.State, j.Result = "completed", &result
-		s.notify()
-		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-// Enqueue queues a job for the next runner that asks, and returns its id.
-func (s *Server) Enqueue(j miniworker.Job) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := fmt.Sprintf("job-%d", len(s.jobs)+1)
-	s.jobs = append(s.jobs, &job{ID: id, Job: j, State: "queued", Log: []string{}})
-	s.notify()
-	return id
-}
-
-// Cancel asks the runner to cancel a job, as the button in a browser does.
-func (s *Server) Cancel(id string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j := s.job(id); j != nil {
-		j.Cancel = true
-		s.notify()
-	}
-}
-
-// Log returns the lines a job has written so far.
-func (s *Server) Log(id string) []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if j := s.job(id); j != nil {
-		return append([]string(nil), j.Log...)
-	}
-	return nil
-}
-
-// Wait waits until a job is completed.
-func (s *Server) Wait(ctx context.Context, id string) (miniworker.JobResult, error) {
-	var result miniworker.JobResult
-	err := s.until(ctx, func() bool {
-		j := s.job(id)
-		if j == nil || j.Result == nil {
-			return false
-		}
-		result = *j.Result
-		return true
-	})
-	if err != nil {
-		return result, fmt.Errorf("cannot wait for %s: %w", id, err)
-	}
-	return result, nil
-}
-
-// WaitOnline waits until n runners have a session.
-func (s *Server) WaitOnline(ctx context.Context, n int) error {
-	return s.until(ctx, func() bool {
-		online := 0
-		for _, r := range s.runners {
-			if r.Status == "online" {
-				online++
-			}
-		}
-		return online == n
-	})
-}
-
-// until waits until done, called with mu held, is true.
-func (s *Server) until(ctx context.Context, done func() bool) error {
-	for {
-		s.mu.Lock()
-		ok, changed := done(), s.changed
-		s.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(10 * time.Second): // never needed, and a cheap guard
-		}
-	}
 }

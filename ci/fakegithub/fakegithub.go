@@ -1,12 +1,14 @@
 // Package fakegithub stands for GitHub in tests: the REST API a runner
-// registers with, the token exchange, and a broker that hands out scripted
-// jobs. Every call is recorded.
+// registers with, the token exchange, the broker that hands out scripted jobs,
+// and the services that a job calls: run service, results, blobs, actions. Every
+// call is recorded with its answer.
 //
-// The registration calls are those of the actions runner 2.336.0 with
-// use_v2_flow (POST actions/runner-registration, GET .../runner-groups, GET
-// .../runners, POST actions/runners/register, DELETE .../runners/ID, and the
-// OAuth client_assertion exchange). Messages and results are simpler than the
-// real ones: only ci/stubrunner reads them.
+// The calls are those of the actions runner 2.336.0 with use_v2_flow; their
+// bodies are in ci/protocol. The live log, a websocket, is left out. A call with
+// the wrong authorization scheme or token is refused.
+//
+// The runner drops the port of --url, so the server must be at port 80 or 443:
+// Listen finds an address.
 //
 // Tests in the same process use the methods; those that run the server
 // elsewhere use the same over HTTP, beneath /_control/, through Client.
@@ -23,13 +25,12 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // Options say what the server accepts.
 type Options struct {
 	// Tokens are the registration tokens that are valid. None means any.
+	// A token of the list serves to remove runners too.
 	Tokens []string
 	// PollTimeout is how long a message request waits; default 50 s as GitHub.
 	PollTimeout time.Duration
@@ -43,6 +44,7 @@ type Call struct {
 	Header http.Header `json:"header"`
 	Body   string      `json:"body,omitempty"`
 	Status int         `json:"status"`
+	Answer string      `json:"answer,omitempty"` // the answer's body, if it is JSON
 }
 
 // Runner is a registered runner.
@@ -57,7 +59,7 @@ type Runner struct {
 	ClientID string   `json:"client_id"`
 
 	publicKey *rsa.PublicKey
-	access    string // bearer token given out for this runner
+	access    map[string]bool // bearer tokens issued to this runner
 	session   string
 }
 
@@ -78,19 +80,11 @@ type Server struct {
 	calls    []Call
 	runners  map[int]*Runner
 	nextID   int
-	tenants  map[string]string // tenant token -> entity
 	failures []Failure
 	jobs     []*job
+	blobs    map[string]*blob
 	exits    []int // statuses ordered by ExitListener
-}
-
-type job struct {
-	ID     string                `json:"id"`
-	Job    miniworker.Job        `json:"job"`
-	State  string                `json:"state"` // queued, running, completed
-	Cancel bool                  `json:"cancel"`
-	Log    []string              `json:"log"`
-	Result *miniworker.JobResult `json:"result,omitempty"`
+	messages int   // how many messages were sent
 }
 
 // New makes a server with nothing registered.
@@ -99,7 +93,7 @@ func New(opt Options) *Server {
 		opt.PollTimeout = 50 * time.Second
 	}
 	s := &Server{opt: opt, mux: http.NewServeMux(), changed: make(chan struct{}),
-		runners: map[int]*Runner{}, nextID: 1, tenants: map[string]string{}}
+		runners: map[int]*Runner{}, nextID: 1, blobs: map[string]*blob{}}
 	s.routes()
 	return s
 }
@@ -111,7 +105,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.mux.ServeHTTP(w, r)
 		return
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
+	body, err := io.ReadAll(io.LimitReader(r.Body, 64<<20))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -128,7 +122,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.StripPrefix(apiPrefix(r.URL.Path), s.mux).ServeHTTP(sw, r)
 	}
 	s.mu.Lock()
-	s.calls[at].Status = sw.status
+	s.calls[at].Status, s.calls[at].Answer = sw.status, sw.json.String()
 	s.mu.Unlock()
 }
 
@@ -222,9 +216,18 @@ func (s *Server) notify() {
 	s.changed = make(chan struct{})
 }
 
+// statusWriter keeps what is recorded of an answer.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
+	json   bytes.Buffer
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	if strings.HasPrefix(w.Header().Get("Content-Type"), "application/json") {
+		w.json.Write(p)
+	}
+	return w.ResponseWriter.Write(p)
 }
 
 func (w *statusWriter) WriteHeader(status int) {

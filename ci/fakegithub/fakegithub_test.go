@@ -69,7 +69,7 @@ func TestTokens(t *testing.T) {
 	if got, _ := call(t, "GET", url+"/orgs/acme/actions/runners", "Bearer x", nil); got != 401 {
 		t.Errorf("list: status %d", got)
 	}
-	if got, _ := call(t, "GET", url+"/_broker/message", "Bearer x", nil); got != 401 {
+	if got, _ := call(t, "GET", url+"/_services/tenant/message", "Bearer x", nil); got != 401 {
 		t.Errorf("message: status %d", got)
 	}
 	if got, out := call(t, "POST", url+"/_services/oauth/token", "", nil); got != 400 || out["error"] != "invalid_client" {

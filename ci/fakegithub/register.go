@@ -28,13 +28,16 @@ func (s *Server) routes() {
 		s.mux.HandleFunc("GET "+entity+"/actions/runners", s.listRunners)
 		s.mux.HandleFunc("DELETE "+entity+"/actions/runners/{id}", s.deleteRunner)
 	}
-	s.mux.HandleFunc("POST /_services/oauth/token", s.exchangeToken)
+	s.mux.HandleFunc("POST "+tokenPath, s.exchangeToken)
 	s.brokerRoutes()
+	s.runRoutes()
+	s.resultsRoutes()
+	s.actionRoutes()
 	s.controlRoutes()
 }
 
-// runnerRegistration trades a registration token for a short-lived one.
-// A token that is not valid gets 404, as from GitHub.
+// runnerRegistration names the tenant's services. A registration token that is
+// not valid gets 404, as from GitHub.
 func (s *Server) runnerRegistration(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		URL   string `json:"url"`
@@ -43,41 +46,57 @@ func (s *Server) runnerRegistration(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &in) {
 		return
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "RemoteAuth ")
-	if !ok || token == "" || (len(s.opt.Tokens) > 0 && !slices.Contains(s.opt.Tokens, token)) {
+	if !s.hasRegistrationToken(r) {
 		writeError(w, http.StatusNotFound, "Not Found")
 		return
 	}
-
-	u, err := url.Parse(in.URL)
-	if err != nil || strings.Trim(u.Path, "/") == "" || (in.Event != "register" && in.Event != "remove") {
+	if entityOf(in.URL) == "" || in.Event != "register" {
 		writeError(w, http.StatusUnprocessableEntity, "Validation Failed")
 		return
 	}
-
-	tenant := randomID()
-	s.mu.Lock()
-	s.tenants[tenant] = strings.Trim(u.Path, "/")
-	s.mu.Unlock()
+	// The runner of this flow never uses the token.
 	writeJSON(w, http.StatusOK, map[string]any{
-		"url": origin(r) + "/_services/pipelines/", "token_schema": "OAuthAccessToken", "token": tenant, "use_v2_flow": true,
+		"url": origin(r) + tenantPath, "token_schema": "OAuthAccessToken", "token": randomJWT(), "use_v2_flow": true,
 	})
 }
 
-// tenant checks the short-lived token and returns the entity it is for.
-func (s *Server) tenant(w http.ResponseWriter, r *http.Request) (entity string, ok bool) {
-	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	s.mu.Lock()
-	entity, ok = s.tenants[token]
-	s.mu.Unlock()
-	if !ok {
-		writeError(w, http.StatusUnauthorized, "Bad credentials")
+// entityOf returns what a URL of a page of GitHub is about, such as
+// acme/widgets, or "".
+func entityOf(page string) string {
+	u, err := url.Parse(page)
+	if err != nil {
+		return ""
 	}
-	return entity, ok
+	return strings.Trim(u.Path, "/")
+}
+
+func (s *Server) hasRegistrationToken(r *http.Request) bool {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "RemoteAuth ")
+	return ok && token != "" && (len(s.opt.Tokens) == 0 || slices.Contains(s.opt.Tokens, token))
+}
+
+// authorized checks the registration token, and answers if it is not valid.
+func (s *Server) authorized(w http.ResponseWriter, r *http.Request) bool {
+	if s.hasRegistrationToken(r) {
+		return true
+	}
+	writeError(w, http.StatusUnauthorized, "Bad credentials")
+	return false
+}
+
+// requestEntity returns the owner, repository or enterprise in a request's path.
+func requestEntity(r *http.Request) string {
+	switch {
+	case r.PathValue("enterprise") != "":
+		return "enterprises/" + r.PathValue("enterprise")
+	case r.PathValue("repo") != "":
+		return r.PathValue("owner") + "/" + r.PathValue("repo")
+	}
+	return r.PathValue("owner")
 }
 
 func (s *Server) runnerGroups(w http.ResponseWriter, r *http.Request) {
-	if _, ok := s.tenant(w, r); !ok {
+	if !s.authorized(w, r) {
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"total_count": 1, "runner_groups": []map[string]any{
@@ -85,11 +104,10 @@ func (s *Server) runnerGroups(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) listRunners(w http.ResponseWriter, r *http.Request) {
-	entity, ok := s.tenant(w, r)
-	if !ok {
+	if !s.authorized(w, r) {
 		return
 	}
-	found := []Runner{}
+	entity, found := requestEntity(r), []Runner{}
 	for _, runner := range s.Runners() {
 		if name := r.URL.Query().Get("name"); runner.Entity == entity && (name == "" || name == runner.Name) {
 			found = append(found, runner)
@@ -99,10 +117,10 @@ func (s *Server) listRunners(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) deleteRunner(w http.ResponseWriter, r *http.Request) {
-	entity, ok := s.tenant(w, r)
-	if !ok {
+	if !s.authorized(w, r) {
 		return
 	}
+	entity := requestEntity(r)
 	id, err := strconv.Atoi(r.PathValue("id"))
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,16 +147,16 @@ type RegisterRequest struct {
 	Replace         bool    `json:"replace,omitempty"`
 }
 
-// Label is one runner label; Type is "System" or "User".
+// Label is one runner label; Type is "system" or "user".
 type Label struct {
+	ID   int    `json:"id"`
 	Name string `json:"name"`
 	Type string `json:"type"`
 }
 
 // register adds a runner, or replaces the one named by runner_id.
 func (s *Server) register(w http.ResponseWriter, r *http.Request) {
-	entity, ok := s.tenant(w, r)
-	if !ok {
+	if !s.authorized(w, r) {
 		return
 	}
 	var in RegisterRequest
@@ -146,7 +164,8 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	key, err := parseKeyXML(in.PublicKey)
-	if err != nil || in.Name == "" {
+	entity := entityOf(in.URL)
+	if err != nil || in.Name == "" || entity == "" {
 		writeError(w, http.StatusUnprocessableEntity, "Validation Failed")
 		return
 	}
@@ -156,8 +175,8 @@ func (s *Server) register(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"id": runner.ID, "name": runner.Name, "authorization": map[string]any{
-		"authorization_url": origin(r) + "/_services/oauth/token",
-		"server_url":        origin(r) + "/_broker/",
+		"authorization_url": origin(r) + tokenPath,
+		"server_url":        origin(r) + tenantPath,
 		"client_id":         runner.ClientID,
 	}})
 }
@@ -179,7 +198,7 @@ func (s *Server) add(entity string, in RegisterRequest, key *rsa.PublicKey) (Run
 		s.nextID++
 	}
 	runner := &Runner{ID: id, Name: in.Name, Group: in.GroupID, Version: in.Version, Status: "offline",
-		Entity: entity, ClientID: randomUUID(), publicKey: key}
+		Entity: entity, ClientID: randomUUID(), publicKey: key, access: map[string]bool{}}
 	for _, l := range in.Labels {
 		runner.Labels = append(runner.Labels, l.Name)
 	}
@@ -196,9 +215,10 @@ func (s *Server) exchangeToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, runner := range s.runners {
-		if verifyJWT(assertion, runner.ClientID, runner.publicKey) == nil {
-			runner.access = randomID()
-			answer := map[string]any{"access_token": runner.access, "token_type": "bearer", "expires_in": 3600}
+		if verifyJWT(assertion, runner.ClientID, origin(r)+tokenPath, runner.publicKey) == nil {
+			token := randomJWT()
+			runner.access[token] = true
+			answer := map[string]any{"access_token": token, "token_type": "bearer", "expires_in": 3600}
 			writeJSON(w, http.StatusOK, answer)
 			return
 		}
@@ -207,11 +227,13 @@ func (s *Server) exchangeToken(w http.ResponseWriter, r *http.Request) {
 		"error_description": "Registration was not found or is not medium trust."})
 }
 
-func verifyJWT(token, clientID string, key *rsa.PublicKey) error {
+// verifyJWT checks a client assertion: PS256, the only algorithm of a runner
+// whose .credentials have requireFipsCryptography.
+func verifyJWT(token, clientID, audience string, key *rsa.PublicKey) error {
 	signed, signature, ok := cutLast(token, ".")
-	_, payload, ok2 := strings.Cut(signed, ".")
-	if !ok || !ok2 {
-		return errors.New("not a JWT")
+	header, payload, ok2 := strings.Cut(signed, ".")
+	if !ok || !ok2 || header != base64.RawURLEncoding.EncodeToString([]byte(`{"typ":"JWT","alg":"PS256"}`)) {
+		return errors.New("not a JWT with PS256")
 	}
 
 	sig, err := base64.RawURLEncoding.DecodeString(signature)
@@ -219,7 +241,7 @@ func verifyJWT(token, clientID string, key *rsa.PublicKey) error {
 		return err
 	}
 	sum := sha256.Sum256([]byte(signed))
-	if err := rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], sig); err != nil {
+	if err := rsa.VerifyPSS(key, crypto.SHA256, sum[:], sig, nil); err != nil {
 		return err
 	}
 
@@ -228,14 +250,20 @@ func verifyJWT(token, clientID string, key *rsa.PublicKey) error {
 		return err
 	}
 	var claims struct {
-		Issuer  string `json:"iss"`
-		Expires int64  `json:"exp"`
+		Subject  string `json:"sub"`
+		Issuer   string `json:"iss"`
+		Audience string `json:"aud"`
+		From     int64  `json:"nbf"`
+		Expires  int64  `json:"exp"`
 	}
 	if err := json.Unmarshal(raw, &claims); err != nil {
 		return err
 	}
-	if claims.Issuer != clientID || time.Now().Unix() > claims.Expires {
-		return errors.New("wrong issuer or expired")
+	if claims.Issuer != clientID || claims.Subject != clientID || claims.Audience != audience {
+		return errors.New("wrong issuer, subject or audience")
+	}
+	if claims.Expires != claims.From+300 || time.Now().Unix() > claims.Expires {
+		return errors.New("wrong times or expired")
 	}
 	return nil
 }
@@ -268,7 +296,18 @@ func parseKeyXML(text string) (*rsa.PublicKey, error) {
 	return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(new(big.Int).SetBytes(e).Int64())}, nil
 }
 
-func origin(r *http.Request) string { return "http://" + r.Host }
+// origin returns the server's URL as the caller of r sees it.
+func origin(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+// randomJWT returns a token in the form of a JWT, which nobody reads.
+func randomJWT() string {
+	return "eyJ" + randomID() + ".eyJ" + randomID() + "." + randomID()
+}
 
 func randomID() string {
 	b := make([]byte, 16)

@@ -92,7 +92,7 @@ func (w *Worker) hookArgv() ([]string, error) {
 	case strings.HasSuffix(hook, ".sh"):
 		path := strings.Join(append(w.prepended(), lookup(w.opt.Env, "PATH")), ":")
 		if bash := which("bash", path); bash != "" {
-			return []string{bash, "-e", hook}, nil
+			return []string{bash, "--noprofile", "--norc", "-e", "-o", "pipefail", hook}, nil
 		}
 		return []string{which("sh", path), "-e", hook}, nil
 	case strings.HasSuffix(hook, ".js"):

@@ -13,6 +13,7 @@ type Job struct {
 	Container  *Container        `json:"container,omitempty"`
 	Services   []Container       `json:"services,omitempty"`
 	Env        map[string]string `json:"env,omitempty"`
+	Matrix     map[string]string `json:"matrix,omitempty"` // for expressions such as ${{ matrix.image }}
 	// Actions are directories of the host that stand for downloaded actions,
 	// by OWNER/NAME/REF.
 	Actions map[string]string `json:"actions,omitempty"`
@@ -21,6 +22,7 @@ type Job struct {
 
 // Container is a workflow's container: or service, or a docker:// action.
 type Container struct {
+	Key         string            `json:"key,omitempty"` // of a service: its name in the workflow, default serviceN
 	Image       string            `json:"image"`
 	Dockerfile  string            `json:"dockerfile,omitempty"` // host path, of a Dockerfile action, in place of Image
 	Options     string            `json:"options,omitempty"`
@@ -41,6 +43,7 @@ type Credentials struct {
 // Step is one run: step, or, with Uses, one docker:// action, or, with Action,
 // a JavaScript one.
 type Step struct {
+	ID               string            `json:"id,omitempty"` // a GUID, from a job message
 	Name             string            `json:"name,omitempty"`
 	Run              string            `json:"run,omitempty"`
 	Shell            string            `json:"shell,omitempty"` // as in a workflow; "" means sh -e
@@ -66,6 +69,7 @@ const (
 
 // StepResult is the end of one call of the hook, or of one step on the host.
 type StepResult struct {
+	ID         string            `json:"id,omitempty"` // of the Step
 	Name       string            `json:"name"`
 	Conclusion string            `json:"conclusion"`
 	Exit       int               `json:"exit"`             // exit status, or 128 + signal
@@ -89,6 +93,8 @@ type JobResult struct {
 	// Orphans counts processes of the job that were still there at its end
 	// and had to be killed.
 	Orphans int `json:"orphans"`
+	// Annotations are what GitHub shows beside the job, each "LEVEL: TEXT".
+	Annotations []string `json:"annotations,omitempty"`
 }
 
 // Step finds a step's result by name; the zero StepResult if there is none.

@@ -33,8 +33,13 @@ type Options struct {
 	Env []string
 	// Line receives every line of the log as it comes. Calls do not overlap.
 	Line func(string)
+	// Step receives each step of RunJob, "Set up job" and "Complete job" included,
+	// when it starts, without a conclusion, and when it has ended.
+	Step func(StepResult)
 	// Job names the job; default job.
 	Job string
+	// Masks are secrets that the log does not show.
+	Masks []string
 }
 
 // Worker runs the steps of one job. Its methods may be called concurrently,
@@ -77,11 +82,14 @@ var (
 	ErrShutdown  = errors.New("the runner has received a shutdown signal")
 )
 
+// DefaultRepository is the repository of a job that names none.
+const DefaultRepository = "octo/repo"
+
 // New prepares the work root as "Set up job" does: it empties _temp and makes
 // _actions anew.
 func New(opt Options) (*Worker, error) {
 	if opt.Repository == "" {
-		opt.Repository = "octo/repo"
+		opt.Repository = DefaultRepository
 	}
 	if opt.RunnerName == "" {
 		opt.RunnerName = "stub"
@@ -101,7 +109,7 @@ func New(opt Options) (*Worker, error) {
 
 	w := &Worker{
 		opt: opt, workspace: filepath.Join(opt.Work, repo, repo), tracking: "github_" + guid(),
-		env: map[string]string{}, states: map[string]map[string]string{},
+		env: map[string]string{}, states: map[string]map[string]string{}, masks: slices.Clone(opt.Masks),
 	}
 	if err := w.makeDirs(); err != nil {
 		return nil, fmt.Errorf("cannot set up job: %w", err)
@@ -216,7 +224,7 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 
 	var result StepResult
 	if onHost {
-		result = w.runOnHost(ctx, step.Name, program, strings.ReplaceAll(arguments, "{0}", script), dir, env)
+		result = w.runOnHost(ctx, step, hostScript{program, arguments, script}, dir, env)
 	} else {
 		paths := w.jobPaths()
 		args := scriptStepArgs{
@@ -283,6 +291,12 @@ func (w *Worker) prepended() []string {
 	p := append([]string{}, w.prependPath...)
 	slices.Reverse(p)
 	return p
+}
+
+func (w *Worker) observe(r StepResult) {
+	if w.opt.Step != nil {
+		w.opt.Step(r)
+	}
 }
 
 func (w *Worker) line(s string) {

@@ -26,11 +26,14 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	maps.Copy(w.env, job.Env)
 	w.mu.Unlock()
 
+	w.observe(StepResult{Name: SetUpJob})
 	if err := w.setUp(job); err != nil {
 		r.result.Conclusion = Failure
-		r.result.Steps = append(r.result.Steps, failedStep("Set up job", err))
+		r.result.Steps = append(r.result.Steps, failedStep(SetUpJob, err))
+		w.observe(r.result.Steps[0])
 		return r.result
 	}
+	w.observe(StepResult{Name: SetUpJob, Conclusion: Success})
 
 	containers := job.Container != nil || len(job.Services) > 0
 	if containers {
@@ -46,7 +49,7 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 		r.step(s.Name, s, func(ctx context.Context) StepResult {
 			switch {
 			case s.Uses != nil:
-				return w.RunContainerStep(ctx, s)
+				return w.RunContainerStep(ctx, w.withDockerfile(s))
 			case s.Action != "":
 				return w.RunAction(ctx, s)
 			}
@@ -57,9 +60,17 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	if containers {
 		r.step("Stop containers", Step{If: "always"}, w.Cleanup)
 	}
+	w.observe(StepResult{Name: CompleteJob})
 	r.result.Orphans = w.killOrphans()
+	w.observe(StepResult{Name: CompleteJob, Conclusion: Success})
 	return r.result
 }
+
+// Steps that the worker adds to each job.
+const (
+	SetUpJob    = "Set up job"
+	CompleteJob = "Complete job"
+)
 
 // setUp refuses what the runner refuses, and fetches actions.
 func (w *Worker) setUp(job Job) error {
@@ -75,6 +86,16 @@ func (w *Worker) setUp(job Job) error {
 		}
 	}
 	return nil
+}
+
+// withDockerfile finds the Dockerfile of an action among the downloaded actions.
+func (w *Worker) withDockerfile(s Step) Step {
+	if s.Action != "" && s.Uses.Dockerfile != "" && !filepath.IsAbs(s.Uses.Dockerfile) {
+		uses := *s.Uses
+		uses.Dockerfile = w.path(filepath.Join("_actions", s.Action, uses.Dockerfile))
+		s.Uses = &uses
+	}
+	return s
 }
 
 func requireContainer(v string) bool { return v == "1" || v == "true" || v == "$true" }
@@ -95,10 +116,10 @@ func (r *jobRun) step(name string, s Step, run func(context.Context) StepResult)
 	wanted := s.If == "always" || (!cancelled && (r.result.Conclusion == Success) == (s.If == ""))
 	if cancelled && errors.Is(context.Cause(r.ctx), ErrShutdown) {
 		wanted = false
-		r.result.Conclusion = Failure
 	}
+	r.worker.observe(StepResult{ID: s.ID, Name: name})
 	if !wanted {
-		r.result.Steps = append(r.result.Steps, StepResult{Name: name, Conclusion: Skipped})
+		r.end(StepResult{ID: s.ID, Name: name, Conclusion: Skipped})
 		return
 	}
 
@@ -111,13 +132,19 @@ func (r *jobRun) step(name string, s Step, run func(context.Context) StepResult)
 	defer cancel()
 
 	result := run(ctx)
-	r.result.Steps = append(r.result.Steps, result)
+	result.ID = s.ID
+	r.end(result)
 	if result.Conclusion == Failure && !s.ContinueOnError && r.result.Conclusion == Success {
 		r.result.Conclusion = Failure
 	}
-	if r.ctx.Err() != nil && !errors.Is(context.Cause(r.ctx), ErrShutdown) {
+	if r.ctx.Err() != nil {
 		r.result.Conclusion = Cancelled
 	}
+}
+
+func (r *jobRun) end(result StepResult) {
+	r.result.Steps = append(r.result.Steps, result)
+	r.worker.observe(result)
 }
 
 // killOrphans ends every process that still carries this job's

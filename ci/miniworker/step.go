@@ -136,21 +136,33 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 	return script, program, arguments, os.WriteFile(script, []byte(contents), 0o644)
 }
 
+// hostScript is a script and how to run it; {0} in arguments stands for it.
+type hostScript struct{ program, arguments, path string }
+
 // runOnHost runs a step of a job that has no container.
 func (w *Worker) runOnHost(
-	ctx context.Context, name, program, arguments, dir string, env map[string]string,
+	ctx context.Context, step Step, script hostScript, dir string, env map[string]string,
 ) StepResult {
 	started := time.Now()
-	result := StepResult{Name: name, Conclusion: Success}
+	result := StepResult{Name: step.Name, Conclusion: Success}
 	all := w.hookEnv(nil)
 	for k, v := range env {
 		all = append(all, k+"="+v)
 	}
 	path := lookup(all, "PATH")
-	argv := append([]string{which(program, path)}, strings.Fields(arguments)...)
+	arguments := strings.Fields(strings.ReplaceAll(script.arguments, "{0}", script.path))
+	argv := append([]string{which(script.program, path)}, arguments...)
 	if argv[0] == "" {
-		return failedStep(name, fmt.Errorf("%s: command not found", program))
+		return failedStep(step.Name, fmt.Errorf("%s: command not found", script.program))
 	}
+
+	lines := strings.Split(strings.TrimRight(step.Run, "\n"), "\n")
+	w.line("##[group]Run " + lines[0])
+	for _, line := range lines {
+		w.line(line)
+	}
+	w.line("shell: " + argv[0] + " " + script.arguments)
+	w.line("##[endgroup]")
 
 	var err error
 	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: dir, env: all}, &result.Output)

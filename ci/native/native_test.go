@@ -67,7 +67,7 @@ type appliance struct {
 	t      *testing.T
 	dir    string
 	github *fakegithub.Server
-	addr   string
+	addr   string // of GitHub, which is at port 80
 	server *http.Server
 }
 
@@ -92,11 +92,14 @@ func newAppliance(t *testing.T) *appliance {
 	unpack(t, built.tarball, filepath.Join(dir, "runner"))
 	a.chown("runner", "state/work")
 
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := fakegithub.Listen()
+	if errors.Is(err, fakegithub.ErrPort80) {
+		t.Skip(err)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.addr = l.Addr().String()
+	a.addr, _, _ = net.SplitHostPort(l.Addr().String())
 	a.serve(l)
 	t.Cleanup(a.githubDown)
 	a.writeConfig("")
@@ -113,7 +116,7 @@ func (a *appliance) githubDown() { _ = a.server.Close() }
 
 func (a *appliance) githubUp() {
 	a.t.Helper()
-	l, err := net.Listen("tcp", a.addr)
+	l, err := net.Listen("tcp", a.addr+":80")
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -395,9 +398,9 @@ func TestFailedReregistrationKeepsOldIdentity(t *testing.T) {
 		}
 	}
 	if os.Geteuid() == 0 {
-		st, err := os.Stat(a.path("runner/.credentials"))
+		st, err := os.Stat(a.path("runner/.credentials_rsaparams"))
 		if err != nil || st.Sys().(*syscall.Stat_t).Uid == 0 || st.Mode().Perm() != 0o600 {
-			t.Errorf("credentials came back as %+v, %v", st, err)
+			t.Errorf("the key came back as %+v, %v", st, err)
 		}
 	}
 	a.githubUp()

@@ -187,7 +187,7 @@ func TestServiceStopCancelsJob(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	result, err := a.github.Wait(ctx, id)
-	if err != nil || result.Conclusion != miniworker.Failure ||
+	if err != nil || result.Conclusion != miniworker.Cancelled ||
 		result.Step("Stop containers").Conclusion != miniworker.Skipped {
 		t.Errorf("got %s, %v", result, err)
 	}

@@ -1,7 +1,6 @@
 // Package stubrunner builds a tarball shaped like the actions runner's release,
-// with a listener that talks to ci/fakegithub and runs scripted jobs through
-// ci/miniworker. It is a double: externals holds a placeholder for node, and
-// there is no Runner.Worker, because the stub's listener works itself.
+// with a listener that talks to ci/fakegithub, and a worker that runs scripted
+// jobs through ci/miniworker. externals holds a placeholder for node.
 package stubrunner
 
 import (
@@ -42,11 +41,15 @@ func Build(ctx context.Context, dir string, opt Options) (path, sum string, err 
 		opt.GOARCH = "amd64"
 	}
 
-	listener, err := compile(ctx, opt)
+	listener, err := compile(ctx, opt, "listener")
 	if err != nil {
 		return "", "", err
 	}
-	data, err := archive(files(listener))
+	worker, err := compile(ctx, opt, "worker")
+	if err != nil {
+		return "", "", err
+	}
+	data, err := archive(files(listener, worker))
 	if err != nil {
 		return "", "", err
 	}
@@ -61,18 +64,19 @@ func Build(ctx context.Context, dir string, opt Options) (path, sum string, err 
 	return path, hex.EncodeToString(hash[:]), atomicfile.Write(path, data, 0o644)
 }
 
-func compile(ctx context.Context, opt Options) ([]byte, error) {
+// compile returns a program, linked statically: the worker runs in guests.
+func compile(ctx context.Context, opt Options, program string) ([]byte, error) {
 	tmp, err := os.MkdirTemp("", "stubrunner")
 	if err != nil {
 		return nil, fmt.Errorf("cannot build stub runner: %w", err)
 	}
 	defer os.RemoveAll(tmp)
 
-	out := filepath.Join(tmp, "Runner.Listener")
+	out := filepath.Join(tmp, program)
 	err = run.Local{}.Exec(ctx, run.Cmd{
 		Args: []string{"go", "build", "-trimpath", "-buildvcs=false",
 			"-ldflags=-s -w -buildid= -X main.version=" + opt.Version,
-			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/listener"},
+			"-o", out, "github.com/mkappliance/mkappliance/ci/stubrunner/" + program},
 		Dir: opt.ModuleDir,
 		Env: append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+opt.GOARCH),
 	})
@@ -104,11 +108,12 @@ exec "$root/bin/Runner.Listener" configure "$@"
 		`exec "$root/bin/Runner.Listener" run "$@"` + "\n"
 )
 
-func files(listener []byte) []file {
+func files(listener, worker []byte) []file {
 	return []file{
 		{name: "./", mode: 0o755},
 		{name: "./bin/", mode: 0o755},
 		{name: "./bin/Runner.Listener", mode: 0o755, data: listener},
+		{name: "./bin/Runner.Worker", mode: 0o755, data: worker},
 		{name: "./config.sh", mode: 0o755, data: []byte(configScript)},
 		{name: "./env.sh", mode: 0o755, data: []byte(envScript)},
 		{name: "./externals/", mode: 0o755},

@@ -32,7 +32,7 @@ func TestBuildIsDeterministic(t *testing.T) {
 		t.Errorf("file is %s", got)
 	}
 	want := []string{
-		"./", "./bin/", "./bin/Runner.Listener", "./config.sh", "./env.sh", "./externals/", "./externals/node20/",
+		"./", "./bin/", "./bin/Runner.Listener", "./bin/Runner.Worker", "./config.sh", "./env.sh", "./externals/", "./externals/node20/",
 		"./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh",
 	}
 	if diff := cmp.Diff(want, names(t, first)); diff != "" {

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/rsa"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"net/http"
 	"net/url"
 	"os"
@@ -16,52 +12,32 @@ import (
 	"strings"
 
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/api"
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/files"
 )
 
-// settings is the file .runner.
-type settings struct {
-	AgentID       int    `json:"agentId"`
-	AgentName     string `json:"agentName"`
-	PoolID        int    `json:"poolId"`
-	PoolName      string `json:"poolName"`
-	DisableUpdate bool   `json:"disableUpdate"`
-	Ephemeral     bool   `json:"ephemeral"`
-	ServerURL     string `json:"serverUrl"`
-	GitHubURL     string `json:"gitHubUrl"`
-	WorkFolder    string `json:"workFolder"`
-	UseV2Flow     bool   `json:"useV2Flow"`
-	ServerURLV2   string `json:"serverUrlV2"`
-}
-
-// credentials is the file .credentials.
-type credentials struct {
-	Scheme string `json:"scheme"`
-	Data   struct {
-		ClientID         string `json:"clientId"`
-		AuthorizationURL string `json:"authorizationUrl"`
-		RequireFIPS      string `json:"requireFipsCryptography"`
-	} `json:"data"`
-}
-
 var (
-	errAlreadyConfigured = runnerError("Cannot configure the runner because it is already configured. To reconfigure " +
+	errAlreadyConfigured = api.Error("Cannot configure the runner because it is already configured. To reconfigure " +
 		"the runner, run 'config.cmd remove' or './config.sh remove' first.")
-	errNotConfigured = runnerError("Cannot configure the runner because it is not configured.")
+	errNotConfigured = api.Error("Cannot configure the runner because it is not configured.")
 )
 
 // configure registers in the order of the real runner: key, registration,
 // .credentials, and .runner last.
-func configure(ctx context.Context, r root, in input) error {
+func configure(ctx context.Context, r files.Root, in input) error {
 	fmt.Println("\n--------------------------------------------------------------------------------")
 	fmt.Println("|                       Self-hosted runner registration                        |")
 	fmt.Println("--------------------------------------------------------------------------------")
-	if r.configured() {
+	if r.Configured() {
 		return errAlreadyConfigured
 	}
 
 	fmt.Println("\n# Authentication")
-	c, err := connect(ctx, in.values["url"], in.values["token"], "register")
+	c, err := newEntity(in.values["url"], in.values["token"])
 	if err != nil {
+		return err
+	}
+	if err := c.connect(ctx); err != nil {
 		return err
 	}
 	fmt.Println("\n√ Connected to GitHub")
@@ -80,11 +56,11 @@ func configure(ctx context.Context, r root, in input) error {
 		return err
 	}
 
-	cred := credentials{Scheme: "OAuth"}
-	cred.Data.ClientID = registered.Authorization.ClientID
-	cred.Data.AuthorizationURL = registered.Authorization.AuthorizationURL
-	cred.Data.RequireFIPS = "False"
-	if err := saveJSON(r.path(".credentials"), cred, 0o600); err != nil {
+	err = files.SaveJSON(r.Path(".credentials"), files.Credentials{Scheme: "OAuth", Data: files.CredentialData{
+		ClientID: registered.Authorization.ClientID, AuthorizationURL: registered.Authorization.AuthorizationURL,
+		RequireFIPS: "True",
+	}}, 0o644)
+	if err != nil {
 		return err
 	}
 
@@ -93,40 +69,46 @@ func configure(ctx context.Context, r root, in input) error {
 	if work == "" {
 		work = "_work"
 	}
-	err = saveJSON(r.path(".runner"), settings{
+	err = files.SaveJSON(r.Path(".runner"), files.Settings{
 		AgentID: registered.ID, AgentName: registered.Name, PoolID: 1, PoolName: "Default",
 		DisableUpdate: in.values["disableupdate"] == "true", Ephemeral: in.values["ephemeral"] == "true",
 		ServerURL: c.tenantURL, GitHubURL: in.values["url"], WorkFolder: work,
-		UseV2Flow: true, ServerURLV2: registered.Authorization.ServerURL,
+		UseV2Flow: true, UseRunnerAdminAPI: true, ServerURLV2: registered.Authorization.ServerURL,
 	}, 0o644)
 	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(r.Path("svc.sh"), []byte(serviceScript), 0o755); err != nil {
 		return err
 	}
 	fmt.Println("\n√ Settings Saved.")
 	return nil
 }
 
+// serviceScript stands for the script that makes a service of the runner.
+const serviceScript = "#!/bin/bash\n# Stand-in for the runner's svc.sh.\n"
+
 // remove deletes the registration, then the local files.
-func remove(ctx context.Context, r root, in input) error {
+func remove(ctx context.Context, r files.Root, in input) error {
 	fmt.Println("\n# Runner removal")
-	s, err := loadSettings(r)
+	s, err := r.Settings()
 	if err != nil {
 		return errNotConfigured
 	}
 	if in.values["local"] != "true" {
-		c, err := connect(ctx, s.GitHubURL, in.values["token"], "remove")
+		c, err := newEntity(s.GitHubURL, in.values["token"])
 		if err != nil {
 			return err
 		}
 		address := fmt.Sprintf("%s/actions/runners/%d", c.entityAPI, s.AgentID)
-		if err := c.call(ctx, http.MethodDelete, address, nil, nil); err != nil {
+		if err := c.Call(ctx, http.MethodDelete, address, nil, nil); err != nil {
 			return err
 		}
 		fmt.Println("\n√ Runner removed successfully")
 	}
 
 	for _, name := range []string{".credentials", ".credentials_rsaparams", ".runner"} {
-		if err := os.Remove(r.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(r.Path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
@@ -134,22 +116,25 @@ func remove(ctx context.Context, r root, in input) error {
 	return nil
 }
 
-// tenant is a connection authorized by a registration token.
-type tenant struct {
-	client
+// entity is the page that the runner serves, with a registration or a removal
+// token, which authorizes every call of this flow.
+type entity struct {
+	api.Client
+	page      string // --url
 	api       string // of the host
 	entityAPI string // of the owner, repository or enterprise
 	tenantURL string
-	entityURL string
 }
 
-func connect(ctx context.Context, entityURL, token, event string) (*tenant, error) {
-	u, err := url.Parse(entityURL)
+// newEntity leaves the port out of the addresses of the API, as the runner does.
+func newEntity(page, token string) (*entity, error) {
+	u, err := url.Parse(page)
 	if err != nil || u.Host == "" {
-		return nil, runnerErrorf("Invalid URL '%s'", entityURL)
+		return nil, api.Errorf("Invalid URL '%s'", page)
 	}
 
-	t := &tenant{api: u.Scheme + "://" + u.Host + "/api/v3", entityURL: entityURL}
+	t := &entity{page: page, api: u.Scheme + "://" + u.Hostname() + "/api/v3"}
+	t.Authorization, t.UserAgent = "RemoteAuth "+token, api.UserAgent(version, "Runner")
 	switch parts := strings.Split(strings.Trim(u.Path, "/"), "/"); {
 	case len(parts) == 2 && parts[0] == "enterprises":
 		t.entityAPI = t.api + "/enterprises/" + parts[1]
@@ -159,21 +144,23 @@ func connect(ctx context.Context, entityURL, token, event string) (*tenant, erro
 		t.entityAPI = t.api + "/orgs/" + parts[0]
 	}
 
-	t.authorization = "RemoteAuth " + token
-	var auth struct{ URL, Token string }
-	body := map[string]string{"url": entityURL, "runner_event": event}
-	if err := t.callRetrying(ctx, http.MethodPost, t.api+"/actions/runner-registration", body, &auth); err != nil {
-		return nil, err
-	}
-	t.authorization, t.tenantURL = "Bearer "+auth.Token, auth.URL
 	return t, nil
 }
 
-func (t *tenant) checkGroup(ctx context.Context, name string) error {
+// connect learns the URL of the tenant. The token in the answer is not used.
+func (t *entity) connect(ctx context.Context) error {
+	var auth struct{ URL string }
+	body := map[string]string{"url": t.page, "runner_event": "register"}
+	err := t.CallRetrying(ctx, http.MethodPost, t.api+"/actions/runner-registration", body, &auth)
+	t.tenantURL = auth.URL
+	return err
+}
+
+func (t *entity) checkGroup(ctx context.Context, name string) error {
 	var groups struct {
 		RunnerGroups []struct{ Name string } `json:"runner_groups"`
 	}
-	if err := t.callRetrying(ctx, http.MethodGet, t.entityAPI+"/actions/runner-groups", nil, &groups); err != nil {
+	if err := t.CallRetrying(ctx, http.MethodGet, t.entityAPI+"/actions/runner-groups", nil, &groups); err != nil {
 		return err
 	}
 	for _, g := range groups.RunnerGroups {
@@ -181,7 +168,7 @@ func (t *tenant) checkGroup(ctx context.Context, name string) error {
 			return nil
 		}
 	}
-	return runnerErrorf("Could not find any self-hosted runner group named \"%s\".", name)
+	return api.Errorf("Could not find any self-hosted runner group named \"%s\".", name)
 }
 
 type registration struct {
@@ -194,7 +181,7 @@ type registration struct {
 	}
 }
 
-func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (registration, error) {
+func (t *entity) register(ctx context.Context, in input, key *rsa.PrivateKey) (registration, error) {
 	name := in.values["name"]
 	if name == "" {
 		name, _ = os.Hostname()
@@ -203,25 +190,25 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 		Runners []struct{ ID int }
 	}
 	address := t.entityAPI + "/actions/runners?name=" + url.QueryEscape(name)
-	if err := t.callRetrying(ctx, http.MethodGet, address, nil, &same); err != nil {
+	if err := t.CallRetrying(ctx, http.MethodGet, address, nil, &same); err != nil {
 		return registration{}, err
 	}
 
 	req := fakegithub.RegisterRequest{
-		URL: t.entityURL, GroupID: 1, Name: name, Version: version,
+		URL: t.page, GroupID: 1, Name: name, Version: version,
 		UpdatesDisabled: in.values["disableupdate"] == "true", Ephemeral: in.values["ephemeral"] == "true",
 		Labels: labels(in.values["labels"]), PublicKey: keyXML(&key.PublicKey),
 	}
 	if len(same.Runners) > 0 {
 		fmt.Println("\nA runner exists with the same name")
 		if in.values["replace"] != "true" {
-			return registration{}, runnerErrorf("A runner exists with the same name %s.", name)
+			return registration{}, api.Errorf("A runner exists with the same name %s.", name)
 		}
 		req.RunnerID, req.Replace = same.Runners[0].ID, true
 	}
 
 	var out registration
-	if err := t.callRetrying(ctx, http.MethodPost, t.api+"/actions/runners/register", req, &out); err != nil {
+	if err := t.CallRetrying(ctx, http.MethodPost, t.api+"/actions/runners/register", req, &out); err != nil {
 		return out, err
 	}
 	if req.Replace {
@@ -234,13 +221,13 @@ func (t *tenant) register(ctx context.Context, in input, key *rsa.PrivateKey) (r
 
 func labels(list string) []fakegithub.Label {
 	all := []fakegithub.Label{
-		{Name: "self-hosted", Type: "System"},
-		{Name: "Linux", Type: "System"},
-		{Name: runnerArch(), Type: "System"},
+		{Name: "self-hosted", Type: "system"},
+		{Name: "Linux", Type: "system"},
+		{Name: runnerArch(), Type: "system"},
 	}
 	for _, l := range strings.Split(list, ",") {
 		if l = strings.TrimSpace(l); l != "" {
-			all = append(all, fakegithub.Label{Name: l, Type: "User"})
+			all = append(all, fakegithub.Label{Name: l, Type: "user"})
 		}
 	}
 	return all
@@ -251,61 +238,4 @@ func runnerArch() string {
 		return "ARM64"
 	}
 	return "X64"
-}
-
-// rsaParams is the file .credentials_rsaparams: big-endian numbers in base64.
-type rsaParams struct {
-	D        []byte `json:"d"`
-	DP       []byte `json:"dp"`
-	DQ       []byte `json:"dq"`
-	Exponent []byte `json:"exponent"`
-	InverseQ []byte `json:"inverseQ"`
-	Modulus  []byte `json:"modulus"`
-	P        []byte `json:"p"`
-	Q        []byte `json:"q"`
-}
-
-func createKey(r root) (*rsa.PrivateKey, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return nil, err
-	}
-	p := rsaParams{
-		D: key.D.Bytes(), Exponent: big.NewInt(int64(key.E)).Bytes(), Modulus: key.N.Bytes(),
-		P: key.Primes[0].Bytes(), Q: key.Primes[1].Bytes(),
-		DP: key.Precomputed.Dp.Bytes(), DQ: key.Precomputed.Dq.Bytes(), InverseQ: key.Precomputed.Qinv.Bytes(),
-	}
-	return key, saveJSON(r.path(".credentials_rsaparams"), p, 0o600)
-}
-
-func keyXML(key *rsa.PublicKey) string {
-	b64 := base64.StdEncoding.EncodeToString
-	return "<RSAKeyValue><Modulus>" + b64(key.N.Bytes()) + "</Modulus><Exponent>" +
-		b64(big.NewInt(int64(key.E)).Bytes()) + "</Exponent></RSAKeyValue>"
-}
-
-// saveJSON writes as IOUtil.SaveObject does: indented, with a byte order mark,
-// and not atomically.
-func saveJSON(path string, v any, perm os.FileMode) error {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(path, append([]byte("\xef\xbb\xbf"), data...), perm); err != nil {
-		return runnerErrorf("Access to the path '%s' is denied. %v", path, err)
-	}
-	return os.Chmod(path, perm)
-}
-
-func loadJSON(path string, v any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal([]byte(strings.TrimPrefix(string(data), "\xef\xbb\xbf")), v)
-}
-
-func loadSettings(r root) (s settings, err error) {
-	err = loadJSON(r.path(".runner"), &s)
-	return s, err
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"slices"
 	"strings"
+
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/api"
 )
 
 // input is a parsed command line: a verb, switches and values.
@@ -78,5 +80,5 @@ func (in input) readEnv() error {
 }
 
 func unrecognized(arg string) error {
-	return runnerErrorf("Unrecognized command-line input arguments: '%s'. For usage refer to: ./config.sh --help", arg)
+	return api.Errorf("Unrecognized command-line input arguments: '%s'. For usage refer to: ./config.sh --help", arg)
 }

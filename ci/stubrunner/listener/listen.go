@@ -2,25 +2,19 @@ package main
 
 import (
 	"context"
-	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/big"
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/mkappliance/mkappliance/ci/fakegithub"
-	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/protocol"
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/api"
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/files"
 )
 
 const (
@@ -31,36 +25,52 @@ const (
 
 // listener is one session with the broker.
 type listener struct {
-	client
-	root     root
-	settings settings
+	api.Client
+	root     files.Root
+	settings files.Settings
+	session  string
+	jobs     sync.WaitGroup
+
+	mu      sync.Mutex
+	status  string             // Online, or Busy while a job runs
+	cutPoll context.CancelFunc // ends the poll under way
+	job     *runningJob        // nil without one
 }
 
 // listen serves jobs until a signal or an error ends it, and returns the exit
 // code.
-func listen(ctx context.Context, r root) int {
-	s, err := loadSettings(r)
+func listen(ctx context.Context, r files.Root) int {
+	s, err := r.Settings()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Not configured. Run config.(sh/cmd) to configure the runner.")
 		return exitTerminated
 	}
-	l := &listener{root: r, settings: s}
-	if err := l.authorize(ctx); err != nil {
-		return l.failed(ctx, err)
-	}
-
-	fmt.Println("\n√ Connected to GitHub\n\nCurrent runner version: '" + version + "'")
-	if code := l.openSession(ctx); code != exitSuccess || ctx.Err() != nil {
+	l := &listener{root: r, settings: s, status: "Online", cutPoll: func() {}}
+	if code := l.connect(ctx); code != exitSuccess || ctx.Err() != nil {
 		return code
 	}
 	defer l.closeSession()
 
 	say("Listening for Jobs")
-	return l.poll(ctx)
+	code := l.poll(ctx)
+	l.jobs.Wait()
+	return code
 }
 
 func say(message string) {
 	fmt.Printf("%s: %s\n", time.Now().UTC().Format("2006-01-02 15:04:05Z"), message)
+}
+
+// connect gets a token and opens a session, for the first time or again.
+func (l *listener) connect(ctx context.Context) int {
+	if err := l.authorize(ctx); err != nil {
+		return l.failed(ctx, err)
+	}
+	fmt.Println("\n√ Connected to GitHub")
+	if l.session == "" {
+		fmt.Println("\nCurrent runner version: '" + version + "'")
+	}
+	return l.openSession(ctx)
 }
 
 // failed returns the exit code that the real listener ends with on an error.
@@ -69,20 +79,46 @@ func (l *listener) failed(ctx context.Context, err error) int {
 		fmt.Println("Exiting...")
 		return exitSuccess
 	}
-	var se *statusError
-	if errors.As(err, &se) && se.errorCode == "invalid_client" {
+	var se *api.StatusError
+	if !errors.As(err, &se) {
+		fmt.Fprintln(os.Stderr, "An error occurred:", err)
+		return exitRetryable
+	}
+
+	switch {
+	case se.Code == "invalid_client":
 		fmt.Fprintln(os.Stderr, "Failed to create a session. "+
 			"The runner registration has been deleted from the server, please re-configure. Runner registrations are "+
 			"automatically deleted for runners that have not connected to the service recently.")
+		fmt.Fprintln(os.Stderr, "An error occurred:", se.Description)
 		return exitTerminated
+	case se.Kind == protocol.RunnerVersionTooOld:
+		fmt.Fprintln(os.Stderr, "An error occurred:", se.Message)
+		if os.Getenv("ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE") == "1" {
+			return exitTooOld
+		}
+		return exitTerminated
+	case se.Kind == protocol.RunnerNotFound:
+		return l.forget()
 	}
 	fmt.Fprintln(os.Stderr, "An error occurred:", err)
 	return exitRetryable
 }
 
+// forget removes the registration of a runner that GitHub does not know.
+func (l *listener) forget() int {
+	fmt.Println("The runner no longer exists on the server. Cleaning up local configuration.")
+	for _, name := range []string{".credentials", ".runner"} {
+		if err := os.Remove(l.root.Path(name)); err == nil {
+			fmt.Println("√ Removed " + name)
+		}
+	}
+	return exitSuccess
+}
+
 func (l *listener) authorize(ctx context.Context) error {
-	var cred credentials
-	if err := loadJSON(l.root.path(".credentials"), &cred); err != nil {
+	var cred files.Credentials
+	if err := files.LoadJSON(l.root.Path(".credentials"), &cred); err != nil {
 		return err
 	}
 	key, err := loadKey(l.root)
@@ -99,24 +135,41 @@ func (l *listener) authorize(ctx context.Context) error {
 	var out struct {
 		AccessToken string `json:"access_token"`
 	}
-	l.authorization = ""
-	if err := l.call(ctx, http.MethodPost, cred.Data.AuthorizationURL, form, &out); err != nil {
+	userAgent := api.UserAgent(version, "Runner", "ClientId/"+cred.Data.ClientID,
+		fmt.Sprintf("RunnerId/%d", l.settings.AgentID), fmt.Sprintf("GroupId/%d", l.settings.PoolID))
+	anonymous := api.Client{UserAgent: userAgent}
+	if err := anonymous.Call(ctx, http.MethodPost, cred.Data.AuthorizationURL, form, &out); err != nil {
 		return err
 	}
-	l.authorization = "Bearer " + out.AccessToken
+	l.Client = api.Client{Authorization: "Bearer " + out.AccessToken, UserAgent: userAgent}
 	return nil
 }
 
+// address returns the URL of a call to the tenant.
+func (l *listener) address(call string) string {
+	return strings.TrimRight(l.settings.ServerURLV2, "/") + "/" + call
+}
+
 func (l *listener) openSession(ctx context.Context) int {
-	agent := map[string]any{"id": l.settings.AgentID, "name": l.settings.AgentName, "version": version}
-	body := map[string]any{"ownerName": l.settings.AgentName, "agent": agent}
+	host, err := os.Hostname()
+	if err != nil {
+		return l.failed(ctx, err)
+	}
+	body := map[string]any{
+		"sessionId": "00000000-0000-0000-0000-000000000000", "ownerName": fmt.Sprintf("%s (PID: %d)", host, os.Getpid()),
+		"agent": map[string]any{"id": l.settings.AgentID, "name": l.settings.AgentName, "version": version,
+			"osDescription": "Linux", "ephemeral": nil, "status": 0, "provisioningState": nil},
+		"useFipsEncryption": false,
+	}
 	for started := time.Now(); ; {
-		err := l.call(ctx, http.MethodPost, l.settings.ServerURLV2+"session", body, nil)
+		var out struct{ SessionID string }
+		err := l.Call(ctx, http.MethodPost, l.address("session"), body, &out)
 		if err == nil {
+			l.session = out.SessionID
 			return exitSuccess
 		}
-		var se *statusError
-		if !errors.As(err, &se) || se.status != http.StatusConflict {
+		var se *api.StatusError
+		if !errors.As(err, &se) || se.Status != http.StatusConflict {
 			return l.failed(ctx, err)
 		}
 
@@ -136,178 +189,102 @@ func (l *listener) openSession(ctx context.Context) int {
 func (l *listener) closeSession() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_ = l.call(ctx, http.MethodDelete, l.settings.ServerURLV2+"session", nil, nil) // the server forgets it by itself
+	_ = l.Call(ctx, http.MethodDelete, l.address("session"), nil, nil) // the server forgets it by itself
+}
+
+// setStatus changes what polls say of the runner, and cuts the one under way.
+func (l *listener) setStatus(status string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status = status
+	l.cutPoll()
+}
+
+// nextMessage polls once. cut reports that the runner's state changed meanwhile.
+func (l *listener) nextMessage(ctx context.Context) (m protocol.BrokerMessage, cut bool, err error) {
+	pollCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.mu.Lock()
+	l.cutPoll = cancel
+	address := l.address(fmt.Sprintf("message?sessionId=%s&status=%s&runnerVersion=%s&os=Linux&architecture=%s"+
+		"&disableUpdate=%t", l.session, l.status, version, runnerArch(), l.settings.DisableUpdate))
+	l.mu.Unlock()
+
+	err = l.Call(pollCtx, http.MethodGet, address, nil, &m)
+	return m, err != nil && pollCtx.Err() != nil, err
 }
 
 func (l *listener) poll(ctx context.Context) int {
-	address := fmt.Sprintf("%smessage?status=Online&runnerVersion=%s&disableUpdate=%t",
-		l.settings.ServerURLV2, version, l.settings.DisableUpdate)
-
 	failures := 0
 	for ctx.Err() == nil {
-		var m fakegithub.Message
-		err := l.call(ctx, http.MethodGet, address, nil, &m)
+		m, cut, err := l.nextMessage(ctx)
 		switch {
-		case err != nil && ctx.Err() == nil:
+		case cut:
+		case err != nil:
 			if failures++; failures >= maxPollErrors {
 				return l.failed(ctx, err)
 			}
-			// A server that answers with a refusal is not asked again; one that
-			// cannot be reached is.
-			var refused *statusError
-			if err := l.authorize(ctx); errors.As(err, &refused) {
-				return l.failed(ctx, err)
+			if code, end := l.recover(ctx, err); end {
+				return code
 			}
-			time.Sleep(time.Second)
-		case m.Exit != nil:
-			return *m.Exit
-		case m.Job != nil:
-			l.runJob(ctx, m.JobID, *m.Job)
+		case m.MessageType == protocol.DoubleExit:
+			var status int
+			_ = json.Unmarshal([]byte(m.Body), &status) // ci/fakegithub has written it
+			return status
 		default:
 			failures = 0
+			l.handle(ctx, m)
 		}
 	}
+
 	fmt.Println("Exiting...")
 	return exitSuccess
 }
 
-func (l *listener) runJob(ctx context.Context, id string, job miniworker.Job) {
-	say("Running job: " + job.Name)
-	jobCtx, cancel := context.WithCancelCause(context.WithoutCancel(ctx)) // ends with a cause of our own
-	defer cancel(nil)
-	stopShutdown := context.AfterFunc(ctx, func() { cancel(miniworker.ErrShutdown) })
-	defer stopShutdown()
-
-	report := l.report(id)
-	stopRenew := l.renew(jobCtx, id, cancel)
-	result := l.work(jobCtx, job, report.add)
-	stopRenew()
-	report.flush()
-
-	end, done := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-	defer done()
-	if err := l.call(end, http.MethodPost, l.jobURL(id, "complete"), result, nil); err != nil {
-		fmt.Fprintln(os.Stderr, "An error occurred:", err)
-	}
-	results := map[string]string{
-		miniworker.Success: "Succeeded", miniworker.Failure: "Failed", miniworker.Cancelled: "Canceled",
-	}
-	say(fmt.Sprintf("Job %s completed with result: %s", job.Name, results[result.Conclusion]))
-}
-
-func (l *listener) work(ctx context.Context, job miniworker.Job, line func(string)) miniworker.JobResult {
-	work := l.settings.WorkFolder
-	if !filepath.IsAbs(work) {
-		work = l.root.path(work)
-	}
-	w, err := miniworker.New(miniworker.Options{
-		Hook: os.Getenv("ACTIONS_RUNNER_CONTAINER_HOOKS"), Root: string(l.root), Work: work,
-		Repository: job.Repository, RunnerName: l.settings.AgentName, Line: line,
-	})
-	if err != nil {
-		return miniworker.JobResult{Conclusion: miniworker.Failure, Steps: []miniworker.StepResult{
-			{Name: "Set up job", Conclusion: miniworker.Failure, Errors: []string{err.Error()}}}}
-	}
-	return w.RunJob(ctx, job)
-}
-
-func (l *listener) jobURL(id, what string) string {
-	return strings.Replace(l.settings.ServerURLV2, "/_broker/", "/_run/"+id+"/"+what, 1)
-}
-
-// renew asks every second whether the job was cancelled.
-func (l *listener) renew(ctx context.Context, id string, cancel context.CancelCauseFunc) (stop func()) {
-	ctx, end := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(time.Second):
-			}
-			var out struct{ Cancel bool }
-			if err := l.call(ctx, http.MethodPost, l.jobURL(id, "renew"), nil, &out); err == nil && out.Cancel {
-				cancel(miniworker.ErrCancelled)
-				return
-			}
-		}
-	})
-	return func() { end(); wg.Wait() }
-}
-
-// reporter sends log lines in small batches.
-type reporter struct {
-	lines chan string
-	done  chan struct{}
-}
-
-func (l *listener) report(id string) *reporter {
-	r := &reporter{lines: make(chan string, 1000), done: make(chan struct{})}
-	go func() {
-		defer close(r.done)
-		for line := range r.lines {
-			l.sendLog(id, r.batch(line))
-		}
-	}()
-	return r
-}
-
-// maxBatch is how many lines are sent at a time.
-const maxBatch = 500
-
-// batch returns first and the lines that wait behind it.
-func (r *reporter) batch(first string) []string {
-	lines := []string{first}
-	for len(lines) < maxBatch {
-		select {
-		case next, ok := <-r.lines:
-			if !ok {
-				return lines
-			}
-			lines = append(lines, next)
-		default:
-			return lines
+// recover follows up a poll that failed. end reports that the listener ends, with
+// this code.
+func (l *listener) recover(ctx context.Context, err error) (code int, end bool) {
+	var se *api.StatusError
+	refused := errors.As(err, &se)
+	switch {
+	case refused && (se.Kind == protocol.RunnerVersionTooOld || se.Kind == protocol.RunnerNotFound):
+		return l.failed(ctx, err), true
+	case refused && (se.Status == http.StatusNotFound || se.Kind == protocol.RunnerSessionInvalid):
+		code := l.connect(ctx)
+		return code, code != exitSuccess
+	case refused:
+		// A server that answers with a refusal is not asked again for a token; one
+		// that cannot be reached is.
+		if err := l.authorize(ctx); errors.As(err, &se) {
+			return l.failed(ctx, err), true
 		}
 	}
-	return lines
+
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+	return exitSuccess, false
 }
 
-// sendLog outlives the job's context: the log of a cancelled job is wanted too.
-func (l *listener) sendLog(id string, lines []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	err := l.call(ctx, http.MethodPost, l.jobURL(id, "log"), map[string][]string{"lines": lines}, nil)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "An error occurred:", err)
+// handle acts on a message. Those of unknown types are ignored.
+func (l *listener) handle(ctx context.Context, m protocol.BrokerMessage) {
+	switch m.MessageType {
+	case protocol.RunnerJobRequest:
+		var request protocol.JobRequest
+		if err := json.Unmarshal([]byte(m.Body), &request); err != nil {
+			fmt.Fprintln(os.Stderr, "An error occurred:", err)
+			return
+		}
+		if err := l.acquire(ctx, request); err != nil && ctx.Err() == nil {
+			fmt.Fprintln(os.Stderr, "An error occurred:", err) // the job is skipped
+		}
+	case protocol.JobCancellation:
+		var cancellation protocol.Cancellation
+		if err := json.Unmarshal([]byte(m.Body), &cancellation); err != nil {
+			fmt.Fprintln(os.Stderr, "An error occurred:", err)
+			return
+		}
+		l.cancelJob(cancellation)
 	}
-}
-
-func (r *reporter) add(line string) { r.lines <- line }
-func (r *reporter) flush()          { close(r.lines); <-r.done }
-
-func loadKey(r root) (*rsa.PrivateKey, error) {
-	var p rsaParams
-	if err := loadJSON(r.path(".credentials_rsaparams"), &p); err != nil {
-		return nil, err
-	}
-	number := func(b []byte) *big.Int { return new(big.Int).SetBytes(b) }
-	key := &rsa.PrivateKey{PublicKey: rsa.PublicKey{N: number(p.Modulus), E: int(number(p.Exponent).Int64())},
-		D: number(p.D), Primes: []*big.Int{number(p.P), number(p.Q)}}
-	key.Precompute()
-	return key, key.Validate()
-}
-
-func signJWT(key *rsa.PrivateKey, clientID, audience string) (string, error) {
-	now := time.Now().Unix()
-	claims, err := json.Marshal(map[string]any{"sub": clientID, "iss": clientID, "aud": audience, "nbf": now,
-		"exp": now + 300, "jti": fmt.Sprint(time.Now().UnixNano())})
-	if err != nil {
-		return "", err
-	}
-	b64 := base64.RawURLEncoding.EncodeToString
-	signed := b64([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + b64(claims)
-	sum := sha256.Sum256([]byte(signed))
-	sig, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
-	return signed + "." + b64(sig), err
 }

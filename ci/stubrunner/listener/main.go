@@ -1,17 +1,16 @@
 // Command Runner.Listener stands for the listener of the actions runner: same
-// verbs, flags, files, messages and exit codes, as far as runner-agent can
-// see them. It speaks with ci/fakegithub and runs scripted jobs through
-// ci/miniworker, in its own process (the real one starts Runner.Worker).
+// verbs, flags, files, calls, messages and exit codes, as far as runner-agent
+// and GitHub can see them. It starts bin/Runner.Worker for each job.
 package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
+
+	"github.com/mkappliance/mkappliance/ci/stubrunner/internal/files"
 )
 
 // version is what the stub says it is; ci/stubrunner sets it at link time.
@@ -23,6 +22,7 @@ const (
 	exitTerminated      = 1
 	exitRetryable       = 2
 	exitSessionConflict = 5
+	exitTooOld          = 7
 )
 
 func main() {
@@ -38,9 +38,9 @@ func run(ctx context.Context, argv []string) int {
 		return exitSuccess
 	}
 
-	var r root
+	var r files.Root
 	if err == nil {
-		r, err = findRoot()
+		r, err = files.FindRoot()
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -62,26 +62,4 @@ func run(ctx context.Context, argv []string) int {
 		return exitTerminated
 	}
 	return exitSuccess
-}
-
-// root is the runner's directory: the parent of the one that holds this
-// program, symbolic links resolved, as the real runner finds it.
-type root string
-
-func findRoot() (root, error) {
-	self, err := os.Executable()
-	if err == nil {
-		self, err = filepath.EvalSymlinks(self)
-	}
-	if err != nil {
-		return "", fmt.Errorf("cannot find the runner's directory: %w", err)
-	}
-	return root(filepath.Dir(filepath.Dir(self))), nil
-}
-
-func (r root) path(name string) string { return filepath.Join(string(r), name) }
-
-func (r root) configured() bool {
-	_, err := os.Stat(r.path(".runner"))
-	return !errors.Is(err, os.ErrNotExist)
 }
