@@ -19,9 +19,9 @@ type Config struct {
 	Labels    []string // labels beyond those that the actions runner sets itself
 	Group     string   // runner group; "" for the default one
 
-	ActionsRunnerDir    string // the actions runner's writable root directory
-	HooksDir            string // holds container-hooks.sh
-	RequireJobContainer bool   // refuse jobs that have no container
+	ActionsRunnerDir string // the actions runner's writable root directory
+	HooksDir         string // holds container-hooks.sh
+	Jobs             Jobs   // where jobs run
 
 	BaseRootfs   string        // guest base
 	ReadyTimeout time.Duration // how long a guest may take to start
@@ -76,13 +76,14 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 	c := newConfig(name)
 	var warnings []string
 	seen := map[string]int{}
+	values := map[string]string{}
 	for _, e := range entries {
 		at := fmt.Sprintf("%s:%d: ", name, e.line)
 		if first, ok := seen[e.key]; ok {
 			return nil, warnings, fmt.Errorf("%s%s is set again, first in line %d; keep one of the two lines",
 				at, e.key, first)
 		}
-		seen[e.key] = e.line
+		seen[e.key], values[e.key] = e.line, e.value
 
 		warning, err := c.set(e)
 		if err != nil {
@@ -91,6 +92,15 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 		if warning != "" {
 			warnings = append(warnings, at+warning)
 		}
+	}
+
+	at := fmt.Sprintf("%s:%d: ", name, seen[keyRequireContainer])
+	warning, err := c.replaceRequireContainer(values)
+	if err != nil {
+		return nil, warnings, fmt.Errorf("%s%w", at, err)
+	}
+	if warning != "" {
+		warnings = append(warnings, at+warning)
 	}
 
 	c.urlLine, c.tokenLine = seen[keyGitHubURL], seen[keyToken]
@@ -102,6 +112,7 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 // variables.
 func FromEnviron(environ []string) (*Config, error) {
 	c := newConfig("environment")
+	values := map[string]string{}
 	for _, assignment := range environ {
 		key, value, _ := strings.Cut(assignment, "=")
 		if _, ok := c.setting(key); !ok && !isProxy(key) {
@@ -110,6 +121,10 @@ func FromEnviron(environ []string) (*Config, error) {
 		if _, err := c.set(entry{key: key, value: value}); err != nil {
 			return nil, fmt.Errorf("environment: %w", err)
 		}
+		values[key] = value
+	}
+	if _, err := c.replaceRequireContainer(values); err != nil {
+		return nil, fmt.Errorf("environment: %w", err)
 	}
 	return c, nil
 }

@@ -31,13 +31,13 @@ func TestDefaults(t *testing.T) {
 	}
 
 	want := config.Config{
-		GitHubURL:           "https://github.com/acme",
-		ActionsRunnerDir:    "/var/lib/runner/actions-runner",
-		HooksDir:            "/usr/local/lib/runner",
-		RequireJobContainer: true,
-		BaseRootfs:          "/usr/lib/runner/base",
-		ReadyTimeout:        2 * time.Minute,
-		Guests:              config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},
+		GitHubURL:        "https://github.com/acme",
+		ActionsRunnerDir: "/var/lib/runner/actions-runner",
+		HooksDir:         "/usr/local/lib/runner",
+		Jobs:             config.JobsContainer,
+		BaseRootfs:       "/usr/lib/runner/base",
+		ReadyTimeout:     2 * time.Minute,
+		Guests:           config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},
 	}
 	// The prefix of no subnet has no exported field to compare.
 	others := cmpopts.IgnoreFields(config.Config{}, "Token", "Guests.Subnet")
@@ -60,7 +60,7 @@ RUNNER_LABELS=gpu, \
 RUNNER_GROUP=Night shift
 RUNNER_ACTIONS_RUNNER_DIR=/srv/runner
 RUNNER_HOOKS_DIR=/opt/hooks
-RUNNER_REQUIRE_JOB_CONTAINER=true
+RUNNER_JOBS=host
 RUNNER_NSPAWN_BASE_ROOTFS=/srv/base
 RUNNER_NSPAWN_READY_TIMEOUT_S=30
 RUNNER_NSPAWN_BIND=/srv/cache:/cache /srv/ccache
@@ -73,15 +73,15 @@ https_proxy=http://proxy.example:3128
 		t.Fatal(err, warnings)
 	}
 	want := config.Config{
-		GitHubURL:           "http://ghes.example:8443/enterprises/big",
-		Name:                "rack-4",
-		Labels:              []string{"gpu", "rack-4"},
-		Group:               "Night shift",
-		ActionsRunnerDir:    "/srv/runner",
-		HooksDir:            "/opt/hooks",
-		RequireJobContainer: true,
-		BaseRootfs:          "/srv/base",
-		ReadyTimeout:        30 * time.Second,
+		GitHubURL:        "http://ghes.example:8443/enterprises/big",
+		Name:             "rack-4",
+		Labels:           []string{"gpu", "rack-4"},
+		Group:            "Night shift",
+		ActionsRunnerDir: "/srv/runner",
+		HooksDir:         "/opt/hooks",
+		Jobs:             config.JobsHost,
+		BaseRootfs:       "/srv/base",
+		ReadyTimeout:     30 * time.Second,
 		Bind: []config.Bind{
 			{Source: "/srv/cache", Target: "/cache"},
 			{Source: "/srv/ccache", Target: "/srv/ccache"},
@@ -143,6 +143,9 @@ func TestBadFiles(t *testing.T) {
 		{"time-out", "RUNNER_NSPAWN_READY_TIMEOUT_S=2m"},
 		{"time-out zero", "RUNNER_NSPAWN_READY_TIMEOUT_S=0"},
 		{"truth", "RUNNER_REQUIRE_JOB_CONTAINER=yes"},
+		{"jobs", "RUNNER_JOBS=guests"},
+		{"jobs, contradicting", "RUNNER_JOBS=guest\nRUNNER_REQUIRE_JOB_CONTAINER=true\n"},
+		{"jobs, contradicting in the other order", "RUNNER_REQUIRE_JOB_CONTAINER=false\nRUNNER_JOBS=container\n"},
 		{"relative directory", "RUNNER_HOOKS_DIR=hooks"},
 
 		{"bind the root", "RUNNER_NSPAWN_BIND=/:/host"},

@@ -41,8 +41,8 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_ACTIONS_RUNNER_DIR", initial: layout.ActionsRunner,
 			value: directory{&c.ActionsRunnerDir, layout.ActionsRunner}},
 		{key: "RUNNER_HOOKS_DIR", initial: hooksDir, value: directory{&c.HooksDir, hooksDir}},
-		// Steps on the host are not isolated from it.
-		{key: "RUNNER_REQUIRE_JOB_CONTAINER", initial: "true", value: truth{&c.RequireJobContainer}},
+		{key: keyJobs, initial: string(defaultJobs), value: parsed[Jobs]{&c.Jobs, parseJobs}},
+		{key: keyRequireContainer, value: truth{new(bool)}}, // see replaceRequireContainer
 
 		{key: "RUNNER_NSPAWN_BASE_ROOTFS", initial: layout.GuestBase, value: directory{&c.BaseRootfs, layout.GuestBase}},
 		{key: "RUNNER_NSPAWN_READY_TIMEOUT_S", initial: "120",
@@ -72,6 +72,9 @@ func (c *Config) settings() []setting {
 const (
 	keyGitHubURL = "RUNNER_GITHUB_URL"
 	keyToken     = "RUNNER_REGISTRATION_TOKEN"
+	keyJobs      = "RUNNER_JOBS"
+
+	keyRequireContainer = "RUNNER_REQUIRE_JOB_CONTAINER"
 )
 
 // hooksDir holds the hook as the image carries it.

@@ -32,8 +32,12 @@ func listenerEnv(cfg *config.Config, home string) []string {
 		"ACTIONS_RUNNER_CONTAINER_HOOKS=" + filepath.Join(cfg.HooksDir, "container-hooks.sh"),
 		// Without it "too old" is status 1, which means many things.
 		"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1",
+		// Hexadecimal. .NET starts with a thread a processor and adds them slowly: with
+		// two, each job with a container waits 0.9 s for a thread to write to the hook.
+		"DOTNET_ThreadPool_ForceMinWorkerThreads=10",
+		"RUNNER_JOBS=" + string(cfg.Jobs), // for the program in the place of the worker
 	}
-	if cfg.RequireJobContainer {
+	if cfg.Jobs == config.JobsContainer {
 		env = append(env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true")
 	}
 	return append(env, cfg.Proxy...)

@@ -79,7 +79,7 @@ func checkGolden(t *testing.T, name, got string) {
 
 func TestListenerArgsAndEnv(t *testing.T) {
 	cfg, err := config.FromEnviron([]string{
-		"RUNNER_REQUIRE_JOB_CONTAINER=true", "https_proxy=http://p", "RUNNER_REGISTRATION_TOKEN=AABF3JGZ", "SECRET=x",
+		"RUNNER_JOBS=container", "https_proxy=http://p", "RUNNER_REGISTRATION_TOKEN=AABF3JGZ", "SECRET=x",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -94,6 +94,8 @@ func TestListenerArgsAndEnv(t *testing.T) {
 		"LANG=C.UTF-8",
 		"ACTIONS_RUNNER_CONTAINER_HOOKS=/usr/local/lib/runner/container-hooks.sh",
 		"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1",
+		"DOTNET_ThreadPool_ForceMinWorkerThreads=10",
+		"RUNNER_JOBS=container",
 		"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true",
 		"https_proxy=http://p",
 	}

@@ -225,7 +225,7 @@ func TestServiceEnds(t *testing.T) {
 		{
 			summary: "bad setting",
 			before:  func(*appliance) {},
-			setting: "RUNNER_REQUIRE_JOB_CONTAINER=maybe",
+			setting: "RUNNER_JOBS=maybe",
 			status:  2,
 		},
 	} {

@@ -63,9 +63,9 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 		return cli.Usage(err)
 	}
 
-	if cfg.RequireJobContainer {
+	if cfg.Jobs != config.JobsHost {
 		if err := supervise.Confine(supervise.ProgramDirs(cfg, o.bakedDir)...); err != nil {
-			return fmt.Errorf("%w; a kernel without Landlock can serve with RUNNER_REQUIRE_JOB_CONTAINER=false only", err)
+			return fmt.Errorf("%w; a kernel without Landlock can serve with RUNNER_JOBS=host only", err)
 		}
 	}
 
