@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 
@@ -138,8 +139,13 @@ func defaultMemory() (int64, error) {
 
 // images returns the store of OCI images.
 func (h Host) images(cfg *config.Config) *oci.Store {
+	var github string
+	if u, err := url.Parse(cfg.GitHubURL); err == nil {
+		github = u.Hostname()
+	}
 	return &oci.Store{
-		Dir: h.ImagesDir, MaxBytes: cfg.Guests.ImageCache, Insecure: cfg.Guests.Insecure,
+		Dir: h.ImagesDir, MaxBytes: cfg.Guests.ImageCache,
+		Insecure: cfg.Guests.Insecure, GitHub: github, Allow: cfg.Guests.Allow,
 		Owner: ociOwner, Unpacker: []string{"unpack"},
 	}
 }

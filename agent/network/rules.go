@@ -13,7 +13,7 @@ var rulesText string
 // ruleset returns the packet filter, as text for nft(8) that replaces an earlier
 // one.
 func (m *Manager) ruleset() string {
-	var bridges, within, sources, resolvers, allowed []string
+	var bridges, within, sources, resolvers, allowed, special []string
 	for i := range maxNetworks {
 		bridge := fmt.Sprintf("%q", m.bridge(i))
 		bridges = append(bridges, bridge)
@@ -26,6 +26,9 @@ func (m *Manager) ruleset() string {
 	for _, p := range m.Allow {
 		allowed = append(allowed, p.Masked().String())
 	}
+	for _, p := range specialRanges() {
+		special = append(special, p.String())
+	}
 
 	var b strings.Builder
 	rules := template.Must(template.New("rules.nft").Parse(rulesText))
@@ -37,6 +40,7 @@ func (m *Manager) ruleset() string {
 		"Sources":   elements(sources),
 		"Resolvers": elements(resolvers),
 		"Allowed":   elements(allowed),
+		"Special":   elements(special),
 	})
 	if err != nil {
 		panic(err) // the template and its fields are constant

@@ -97,6 +97,7 @@ func TestImport(t *testing.T) {
 	}
 
 	shop := newShop(t)
+	store.Insecure = []string{shop.addr()}
 	if pulled := pull(t, store, shop.push("app", image)); pulled.Tree != found.Tree || len(shop.requests()) != 2 {
 		t.Errorf("what was imported is downloaded again")
 	}

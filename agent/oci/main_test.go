@@ -50,6 +50,14 @@ func newStore(t *testing.T) *oci.Store {
 	return &oci.Store{Dir: filepath.Join(t.TempDir(), "store"), Owner: owner, Unpacker: []string{unpackVerb}}
 }
 
+// newStoreAndShop returns a store that may pull from a registry of its own.
+func newStoreAndShop(t *testing.T) (*oci.Store, *shop) {
+	t.Helper()
+	store, shop := newStore(t), newShop(t)
+	store.Insecure = []string{shop.addr()}
+	return store, shop
+}
+
 // file is an entry of a layer.
 type file struct {
 	name string

@@ -30,7 +30,7 @@ import (
 const arch = runtime.GOARCH
 
 func TestPullReadsConfig(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	image := configure(t, newImage(t, newLayer(t, file{name: "etc/f", body: "content"})), func(f *v1.ConfigFile) {
 		f.Config = v1.Config{
 			Env:         []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="},
@@ -77,7 +77,7 @@ func TestPullReadsConfig(t *testing.T) {
 }
 
 func TestPullDownloadsOnce(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	image := newImage(t, newLayer(t, file{name: "f"}))
 	ref := shop.push("app:1", image)
 	digest, err := image.Digest()
@@ -136,7 +136,7 @@ func TestPullWithoutRegistry(t *testing.T) {
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			t.Parallel()
-			store, shop := newStore(t), newShop(t)
+			store, shop := newStoreAndShop(t)
 			ref := shop.push("app", image)
 			pull(t, store, ref)
 			test.fail(shop)
@@ -166,7 +166,7 @@ func TestPullWithoutRegistry(t *testing.T) {
 
 // TestPullExplains asks for what a real registry refuses.
 func TestPullExplains(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	ref := shop.addr() + "/no/such:1"
 	_, err := store.Pull(t.Context(), ref, nil, func(string) {})
 	want := "cannot pull " + ref + ": the registry answered 404 Not Found, NAME_UNKNOWN: it has no such repository"
@@ -180,7 +180,7 @@ func TestPullExplains(t *testing.T) {
 }
 
 func TestPullPlatform(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	of := func(os, arch string) mutate.IndexAddendum {
 		image := newImage(t, newLayer(t, file{name: os + "-" + arch}))
 		image = configure(t, image, func(f *v1.ConfigFile) { f.OS, f.Architecture = os, arch })
@@ -268,7 +268,7 @@ func TestPullComparesDigests(t *testing.T) {
 		}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			store, shop := newStore(t), newShop(t)
+			store, shop := newStoreAndShop(t)
 			ref := shop.push("app", newImage(t, layer))
 			shop.say(test.lie)
 			if got, err := store.Pull(t.Context(), ref, nil, func(string) {}); err == nil {
@@ -281,7 +281,7 @@ func TestPullComparesDigests(t *testing.T) {
 	}
 
 	t.Run("content", func(t *testing.T) {
-		store, shop := newStore(t), newShop(t)
+		store, shop := newStoreAndShop(t)
 		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
 			f.RootFS.DiffIDs[0].Hex = strings.Repeat("0", 64)
 		})
@@ -293,7 +293,7 @@ func TestPullComparesDigests(t *testing.T) {
 	})
 
 	t.Run("layers", func(t *testing.T) {
-		store, shop := newStore(t), newShop(t)
+		store, shop := newStoreAndShop(t)
 		image := configure(t, newImage(t, layer), func(f *v1.ConfigFile) {
 			f.RootFS.DiffIDs = append(f.RootFS.DiffIDs, f.RootFS.DiffIDs[0])
 		})
@@ -319,8 +319,9 @@ func checkEmpty(t *testing.T, dir string) {
 }
 
 func TestPullCredentials(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	elsewhere := newShop(t)
+	store.Insecure = append(store.Insecure, elsewhere.addr())
 	const user, password = "me", "s3cret"
 	right := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
 	ref := shop.push("private", newImage(t, newLayer(t, file{name: "f"})))
@@ -385,7 +386,7 @@ func TestPullCredentials(t *testing.T) {
 }
 
 func TestPullCancelled(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"}), newLayer(t, file{name: "g"})))
 	reached, end := make(chan struct{}, 9), make(chan struct{})
 	defer close(end)
@@ -416,7 +417,7 @@ func TestPullCancelled(t *testing.T) {
 // TestPullEndsWithFirstFailure: a layer that cannot be downloaded ends the
 // download of the one below it, which the unpacking waits for.
 func TestPullEndsWithFirstFailure(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	lower, upper := newLayer(t, file{name: "f"}), newLayer(t, file{name: "g"})
 	ref := shop.push("app", newImage(t, lower, upper))
 	first, err := lower.Digest()
@@ -452,7 +453,7 @@ func TestPullEndsWithFirstFailure(t *testing.T) {
 }
 
 func TestConcurrentPulls(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	second := *store
 	image := newImage(t, newLayer(t, file{name: "f", body: strings.Repeat("x", 1<<20)}), newLayer(t, file{name: "g"}))
 	ref := shop.push("app", image)
@@ -495,7 +496,7 @@ func TestConcurrentPulls(t *testing.T) {
 }
 
 func TestEviction(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	const size = 256 << 10
 	var refs []string
 	for i := range 4 {
@@ -554,7 +555,7 @@ func TestEviction(t *testing.T) {
 }
 
 func TestTooLarge(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	store.MaxBytes = 1 << 20
 	const want = ": the image is too large: all images together may take 1.0 MiB; " +
 		"raise RUNNER_IMAGE_CACHE in config.env"
@@ -576,7 +577,7 @@ func TestTooLarge(t *testing.T) {
 
 // TestLeftovers uses a store as a crash may leave it.
 func TestLeftovers(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
 
 	image, err := store.Pull(t.Context(), ref, nil, func(string) {})
@@ -647,7 +648,7 @@ func TestSweepOfNothing(t *testing.T) {
 // TestForeignLayer pulls a layer whose address the image itself names, which must
 // not be one without TLS.
 func TestForeignLayer(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was asked") }))
 	defer other.Close()
 

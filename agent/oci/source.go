@@ -27,7 +27,7 @@ type Credentials struct {
 // source is a registry with the reference to pull from it.
 type source struct {
 	reference name.Reference
-	transport *tlsGuard
+	transport *guard
 	options   []remote.Option
 }
 
@@ -169,14 +169,16 @@ func checkPlatform(file *v1.ConfigFile) error {
 }
 
 // unreachable reports whether the registry may answer another time. One that
-// refuses, has no such image or sends wrong content has answered.
+// refuses, has no such image or sends wrong content has answered, and one that must
+// not be contacted never will.
 func unreachable(err error) bool {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
 		return answer.StatusCode >= http.StatusInternalServerError || answer.StatusCode == http.StatusTooManyRequests
 	}
+	var refused refusal
 	var network *url.Error
-	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded)
+	return !errors.As(err, &refused) && (errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded))
 }
 
 // explain returns the error of a registry in the words of the protocol, without

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,8 +33,14 @@ type Store struct {
 	// used are removed. 0: no limit.
 	MaxBytes int64
 	// Insecure lists registries, HOST or HOST:PORT, that may be contacted
-	// without TLS. Those on loopback always may.
+	// without TLS, wherever they are.
 	Insecure []string
+	// GitHub is the host of GitHub's server. It and the names beneath it may be
+	// contacted wherever they are. Empty: none.
+	GitHub string
+	// Allow lists private addresses that may be contacted. Those of the internet
+	// always may, and those of the host itself never.
+	Allow []netip.Prefix
 	// Owner is the user who owns on disk the files of an image's root. It is
 	// not root, so that set-user-ID programs of an image are harmless on the
 	// host.

@@ -1,19 +1,27 @@
 package oci
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"github.com/mkappliance/mkappliance/agent/network"
 )
 
-// tlsGuard refuses requests without TLS, except to loopback and to the hosts
-// that config.env allows. The library decides by name, and allows every
-// private address.
-type tlsGuard struct {
+// guard bounds what a pull contacts, since a job chooses the registry's name:
+// hosts that guests reach, and those that config.env names. It refuses requests
+// without TLS, except to the latter: the library decides by name, and allows
+// every private address.
+type guard struct {
 	*http.Transport
 	insecure []string
 }
@@ -21,22 +29,88 @@ type tlsGuard struct {
 // answerTimeout is how long a registry may take to begin an answer.
 const answerTimeout = 30 * time.Second
 
-func (s *Store) newTransport() *tlsGuard {
+func (s *Store) newTransport() *guard {
 	t := remote.DefaultTransport.(*http.Transport).Clone()
 	t.ResponseHeaderTimeout = answerTimeout
-	return &tlsGuard{Transport: t, insecure: s.Insecure}
+	t.DialContext = s.dial
+	return &guard{Transport: t, insecure: s.Insecure}
 }
 
 // RoundTrip implements http.RoundTripper.
-func (g *tlsGuard) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.URL.Scheme != "https" && !isLoopback(r.URL.Hostname()) && !slices.Contains(g.insecure, r.URL.Host) {
-		return nil, fmt.Errorf("refusing to contact %.80q without TLS; RUNNER_INSECURE_REGISTRIES in config.env can allow it",
-			r.URL.Host)
+func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Scheme != "https" && !slices.Contains(g.insecure, r.URL.Host) {
+		return nil, refusal(fmt.Sprintf(
+			"refusing to contact %.80q without TLS; RUNNER_INSECURE_REGISTRIES in config.env can allow it", r.URL.Host))
 	}
 	return g.Transport.RoundTrip(r)
 }
 
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+// refusal is the error for a request that was not sent. It depends on names and
+// addresses alone, so that a job learns nothing about a service from it.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// dial connects to a host, HOST:PORT.
+func (s *Store) dial(ctx context.Context, netw, address string) (net.Conn, error) {
+	d := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
+	if s.isNamed(address) {
+		return d.DialContext(ctx, netw, address)
+	}
+
+	// The address is checked that the kernel connects to: a name can stand for
+	// another one each time it is looked up.
+	refused := refusal(fmt.Sprintf("refusing to contact %.80q, which is not on the internet; "+
+		"RUNNER_GUEST_ALLOW or RUNNER_INSECURE_REGISTRIES in config.env can allow it", address))
+	d.ControlContext = func(_ context.Context, _, to string, _ syscall.RawConn) error {
+		if !s.isReachable(to) {
+			return refused
+		}
+		return nil
+	}
+	conn, err := d.DialContext(ctx, netw, address)
+	if errors.As(err, &refused) {
+		return nil, refused // without the address that the name stands for
+	}
+	return conn, err
+}
+
+// isNamed reports whether config.env names a host, HOST:PORT: as a registry, or
+// as GitHub's server with the names beneath it. A registry without a port has the
+// standard ones.
+func (s *Store) isNamed(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	if slices.Contains(s.Insecure, address) || (port == "443" || port == "80") && slices.Contains(s.Insecure, host) {
+		return true
+	}
+	return s.GitHub != "" && (host == s.GitHub || strings.HasSuffix(host, "."+s.GitHub))
+}
+
+// isReachable reports whether guests reach an address, ADDRESS:PORT.
+func (s *Store) isReachable(address string) bool {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return false
+	}
+	a := to.Addr().Unmap().WithZone("")
+	if a.IsLoopback() || isOwn(a) {
+		return false
+	}
+	allowed := slices.ContainsFunc(s.Allow, func(p netip.Prefix) bool { return p.Contains(a) })
+	return allowed || network.IsInternet(a)
+}
+
+// isOwn reports whether the host has an address, as far as it can be found out.
+func isOwn(a netip.Addr) bool {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return true
+	}
+	return slices.ContainsFunc(own, func(o net.Addr) bool {
+		p, err := netip.ParsePrefix(o.String())
+		return err == nil && p.Addr().Unmap() == a
+	})
 }

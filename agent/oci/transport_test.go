@@ -3,12 +3,14 @@ package oci
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"testing"
 )
 
-// TestTLSGuard: no host but those that are allowed is contacted without TLS.
-func TestTLSGuard(t *testing.T) {
+// TestGuardWithoutTLS: no host but those that are allowed is contacted without TLS.
+func TestGuardWithoutTLS(t *testing.T) {
 	s := &Store{Insecure: []string{"registry.example:5000"}}
 	g := s.newTransport()
 	const allowed = "context canceled"
@@ -23,13 +25,60 @@ func TestTLSGuard(t *testing.T) {
 		{summary: "other scheme", url: "ftp://registry.example/v2/", want: refused("registry.example")},
 		{summary: "allowed", url: "http://registry.example:5000/v2/", want: allowed},
 		{summary: "TLS", url: "https://registry.example:5001/v2/", want: allowed},
-		{summary: "loopback", url: "http://127.0.0.1:1/v2/", want: allowed},
-		{summary: "loopback, IPv6", url: "http://[::1]:1/v2/", want: allowed},
-		{summary: "localhost", url: "http://localhost:1/v2/", want: allowed},
+		{summary: "loopback", url: "http://127.0.0.1:1/v2/", want: refused("127.0.0.1:1")},
+		{summary: "localhost", url: "http://localhost:1/v2/", want: refused("localhost:1")},
 	} {
 		_, err := g.RoundTrip(cancelled(t, test.url))
 		if err == nil || err.Error() != test.want {
 			t.Errorf("%s: got %v, want %s", test.summary, err, test.want)
+		}
+	}
+}
+
+// TestReach: which names and addresses a pull may connect to.
+func TestReach(t *testing.T) {
+	own := "198.51.100.7"
+	if addrs, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range addrs {
+			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && p.Addr().Is4() {
+				own = p.Addr().String()
+			}
+		}
+	}
+	s := &Store{
+		Insecure: []string{"lan.example", "lan.example:5000"}, GitHub: "ghes.example",
+		Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix(own + "/32")},
+	}
+	for _, test := range []struct {
+		summary, to string
+		named       bool
+		reachable   bool
+	}{
+		{summary: "registry", to: "lan.example:443", named: true},
+		{summary: "registry without TLS", to: "lan.example:80", named: true},
+		{summary: "registry with a port", to: "lan.example:5000", named: true},
+		{summary: "another port", to: "lan.example:22"},
+		{summary: "beneath a registry", to: "a.lan.example:443"},
+		{summary: "GitHub", to: "ghes.example:443", named: true},
+		{summary: "GitHub's registry", to: "containers.ghes.example:443", named: true},
+		{summary: "like GitHub", to: "evil-ghes.example:443"},
+		{summary: "like GitHub, too", to: "ghes.example.evil.example:443"},
+		{summary: "the internet", to: "140.82.121.3:443", reachable: true},
+		{summary: "allowed", to: "10.1.2.3:443", reachable: true},
+		{summary: "allowed, in IPv6", to: "[::ffff:10.1.2.3]:443", reachable: true},
+		{summary: "private", to: "10.2.2.3:443"},
+		{summary: "private, in IPv6", to: "[::ffff:10.2.2.3]:443"},
+		{summary: "link-local", to: "[fe80::1%eth0]:443"},
+		{summary: "metadata service", to: "169.254.169.254:80"},
+		{summary: "loopback", to: "127.0.0.1:443"},
+		{summary: "the host, allowed to guests elsewhere", to: own + ":443", reachable: own == "198.51.100.7"},
+		{summary: "no address", to: "x"},
+	} {
+		if got := s.isNamed(test.to); got != test.named {
+			t.Errorf("%s: named %v, want %v", test.summary, got, test.named)
+		}
+		if got := s.isReachable(test.to); got != test.reachable {
+			t.Errorf("%s: reachable %v, want %v", test.summary, got, test.reachable)
 		}
 	}
 }

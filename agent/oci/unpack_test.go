@@ -76,7 +76,7 @@ func compare(t *testing.T, tree string, want map[string]string) {
 }
 
 func TestUnpack(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	long := strings.Repeat(strings.Repeat("d", 200)+"/", 5)
 	lower := newLayer(t,
 		dir("bin/"), dir("gone/"), file{name: "gone/f"}, file{name: "removed"}, file{name: "replaced", body: "old"},
@@ -133,7 +133,7 @@ func TestUnpack(t *testing.T) {
 
 // TestUnpackAttributes: capabilities hold for the image's own root only.
 func TestUnpackAttributes(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	// VFS_CAP_REVISION_2 with CAP_NET_BIND_SERVICE, permitted and effective;
 	// struct vfs_cap_data of linux/capability.h.
 	capability := "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
@@ -198,7 +198,7 @@ func TestUnpackStaysInside(t *testing.T) {
 		{summary: "replaced by dir", files: []file{link("l", tar.TypeSymlink, "../.."), dir("l"), at("l/canary"), canary}},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			store, shop := newStore(t), newShop(t)
+			store, shop := newStoreAndShop(t)
 			if err := os.MkdirAll(store.Dir, 0o700); err != nil {
 				t.Fatal(err)
 			}
@@ -229,7 +229,7 @@ func TestUnpackStaysInside(t *testing.T) {
 
 // TestUnpackLinksOfLowerLayers writes through the links of lower layers.
 func TestUnpackLinksOfLowerLayers(t *testing.T) {
-	store, shop := newStore(t), newShop(t)
+	store, shop := newStoreAndShop(t)
 	image := pull(t, store, shop.push("app", newImage(t,
 		newLayer(t, link("var", tar.TypeSymlink, "../../../../../.."), link("run", tar.TypeSymlink, "/nowhere/yet")),
 		newLayer(t, file{name: "var/tmp/f", body: "x"}, dir("nowhere/yet"), file{name: "run/g"}),
@@ -266,7 +266,7 @@ func TestUnpackRefuses(t *testing.T) {
 		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
-			store, shop := newStore(t), newShop(t)
+			store, shop := newStoreAndShop(t)
 			if test.canary {
 				if err := os.WriteFile(filepath.Join(filepath.Dir(store.Dir), "canary"), nil, 0o666); err != nil {
 					t.Fatal(err)
@@ -292,13 +292,13 @@ func TestUnpackCompressions(t *testing.T) {
 	data := newArchive(t, file{name: "f", body: "content"})
 	for _, c := range []compression.Compression{compression.None, compression.GZip, compression.ZStd} {
 		t.Run(string(c), func(t *testing.T) {
-			store, shop := newStore(t), newShop(t)
+			store, shop := newStoreAndShop(t)
 			image := pull(t, store, shop.push("app", newImage(t, layerOf(t, data, tarball.WithCompression(c)))))
 			compare(t, image.Tree, map[string]string{".": "040755 0:0", "f": `100644 0:0 x1 "content"`})
 		})
 	}
 	t.Run("broken", func(t *testing.T) {
-		store, shop := newStore(t), newShop(t)
+		store, shop := newStoreAndShop(t)
 		layer := newLayer(t, file{name: "f", body: strings.Repeat("content", 1<<16)})
 		short, err := layer.Compressed()
 		if err != nil {

@@ -33,7 +33,7 @@ func TestAttacks(t *testing.T) {
 // through a link of the image if there is one.
 func (l *lab) imageLinks() {
 	dir := l.TempDir()
-	shelf := registry.Serve(l.listen("127.0.0.1:0"), dir, l.dial)
+	shelf := registry.Serve(l.listen(registryAddr), dir, l.dial)
 	defer shelf.Close()
 	app, err := registry.Scratch(l.Context(), dir)
 	if err != nil {

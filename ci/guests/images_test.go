@@ -25,7 +25,7 @@ func (l *lab) newShelf() *shelf {
 		}
 	}
 	dir := l.TempDir()
-	s := &shelf{Registry: registry.Serve(l.listen("127.0.0.1:0"), dir, l.dial)}
+	s := &shelf{Registry: registry.Serve(l.listen(registryAddr), dir, l.dial)}
 	l.Cleanup(func() { _ = s.Close() })
 	push := func(name string, image v1.Image, err error) string {
 		l.Helper()

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,10 @@ import (
 
 // runnerID is the runner's user and group in these tests, used by no one else.
 const runnerID = 4711
+
+// registryAddr is where a lab's registry listens, in the network namespace that
+// stands for the host's: config.env has to allow that.
+const registryAddr = "127.0.0.1:5000"
 
 // jobVariable has this program run the job on its standard input, as the
 // worker would, instead of tests: so that a job can run as another user.
@@ -104,6 +109,9 @@ func newLab(t *testing.T, config ...string) *lab {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
+	if !strings.Contains(strings.Join(config, "\n"), "RUNNER_INSECURE_REGISTRIES=") {
+		config = append(slices.Clone(config), "RUNNER_INSECURE_REGISTRIES="+registryAddr)
+	}
 
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir,
 		"github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim")

@@ -19,7 +19,7 @@ func TestPostgres(t *testing.T) {
 	if tree == "" {
 		t.Skip("MKAPPLIANCE_TEST_POSTGRES names no tree with PostgreSQL: run it through 'make test'")
 	}
-	r := registry.Serve(l.listen("127.0.0.1:0"), t.TempDir(), l.dial)
+	r := registry.Serve(l.listen(registryAddr), t.TempDir(), l.dial)
 	defer r.Close()
 	serverImage, clientImage, err := registry.Postgres(t.Context(), tree, t.TempDir(), "../postgres/entrypoint.sh")
 	if err != nil {
