@@ -65,7 +65,7 @@ func (s *Store) importArchive(ctx context.Context, key, file string) (*Image, er
 		return nil, err
 	}
 
-	if err := s.remember(importName(key), local.digest.String(), image); err != nil {
+	if err := s.remember(importName(key), local.digest.String(), image, nil); err != nil {
 		image.Release()
 		return nil, err
 	}

@@ -13,7 +13,8 @@ import (
 // Pull returns the image of a reference as docker-pull(1) takes it. A name with
 // a tag is resolved each time, but an image is downloaded only once. While the
 // registry cannot be reached, the image that the name stood for last time is
-// used. Lines for a user who waits are passed to progress.
+// used, if the registry gave it to someone with the same credentials, or to anyone.
+// Lines for a user who waits are passed to progress.
 func (s *Store) Pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
 	image, err := s.pull(ctx, reference, c, progress)
 	if err != nil {
@@ -32,12 +33,20 @@ func (s *Store) pull(ctx context.Context, reference string, c *Credentials, prog
 	}
 	defer source.close()
 
+	// An image that is in the store is only for those to whom the registry gives it.
 	known := s.lookUpRef(source.name())
+	permitted := known.permits(source.credentials)
+	if permitted && source.isDigest() {
+		if image := s.open(known.Image); image != nil {
+			return image, nil
+		}
+	}
+
 	digest, err := source.resolve(ctx)
 	switch {
 	case err == nil:
 		return s.get(ctx, source, digest, func(line string) { progress(reference + ": " + line) })
-	case known == nil || !unreachable(err) || ctx.Err() != nil:
+	case !permitted || !unreachable(err) || ctx.Err() != nil:
 		return nil, err
 	}
 
@@ -65,7 +74,7 @@ func (s *Store) get(ctx context.Context, source *source, digest string, progress
 	}
 
 	for _, name := range []string{source.name(), source.at(digest)} {
-		if err := s.remember(name, digest, image); err != nil {
+		if err := s.remember(name, digest, image, source.credentials); err != nil {
 			image.Release()
 			return nil, err
 		}

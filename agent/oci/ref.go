@@ -1,11 +1,15 @@
 package oci
 
 import (
+	"crypto/hmac"
+	"crypto/pbkdf2"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +22,61 @@ type ref struct {
 	Digest string    // of the index or the manifest that the registry named
 	Image  string    // directory beneath images
 	Time   time.Time // when it was resolved first
+	Public bool      // the registry answered without credentials
+	Grants []grant   `json:",omitempty"` // credentials that it accepted, the latest last
+}
+
+// maxGrants is how many credentials a ref keeps: those of most jobs are tokens
+// that no other job has.
+const maxGrants = 4
+
+// permits reports whether the registry gave what the ref stands for to someone
+// with these credentials, or with none.
+func (r *ref) permits(c *Credentials) bool {
+	if r == nil {
+		return false
+	}
+	return r.Public || c != nil && slices.ContainsFunc(r.Grants, func(g grant) bool { return g.isFor(c) })
+}
+
+// permit adds credentials, or none, that the registry accepted.
+func (r *ref) permit(c *Credentials) error {
+	if c == nil {
+		r.Public = true
+		return nil
+	}
+	g, err := newGrant(c)
+	r.Grants = append(r.Grants, g)
+	r.Grants = r.Grants[max(0, len(r.Grants)-maxGrants):]
+	return err
+}
+
+// grant proves knowledge of credentials and does not contain them.
+type grant struct {
+	Salt, Key []byte
+}
+
+// grantRounds are the rounds of PBKDF2, RFC 8018: some milliseconds. Registries
+// are used with random tokens more than with passwords.
+const grantRounds = 1 << 14
+
+func newGrant(c *Credentials) (grant, error) {
+	g := grant{Salt: make([]byte, 16)}
+	rand.Read(g.Salt) // never fails
+	var err error
+	g.Key, err = c.derive(g.Salt)
+	return g, err
+}
+
+func (g grant) isFor(c *Credentials) bool {
+	key, err := c.derive(g.Salt)
+	return err == nil && hmac.Equal(key, g.Key)
+}
+
+// derive returns a key that only these credentials lead to.
+func (c *Credentials) derive(salt []byte) ([]byte, error) {
+	user := sha256.Sum256([]byte(c.Username)) // of fixed length, so that nothing moves to the password
+	return pbkdf2.Key(sha256.New, string(user[:])+c.Password, salt, grantRounds, sha256.Size)
 }
 
 // refFile returns the file of a name, which can have slashes itself.
@@ -44,13 +103,20 @@ func readRef(file string) (*ref, error) {
 	return &r, json.Unmarshal(data, &r)
 }
 
-// remember writes down what a name stands for, unless that is known.
-func (s *Store) remember(name, digest string, image *Image) error {
+// remember writes down what a name stands for, and that the registry said so to
+// someone with these credentials, or with none, unless all that is known.
+func (s *Store) remember(name, digest string, image *Image, c *Credentials) error {
 	r := ref{Name: name, Digest: digest, Image: strings.TrimPrefix(image.Digest, "sha256:"), Time: time.Now()}
 	if known := s.lookUpRef(name); known != nil && known.Digest == r.Digest && known.Image == r.Image {
-		return nil
+		if known.permits(c) {
+			return nil
+		}
+		r = *known
 	}
 
+	if err := r.permit(c); err != nil {
+		return err
+	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return err

@@ -26,9 +26,10 @@ type Credentials struct {
 
 // source is a registry with the reference to pull from it.
 type source struct {
-	reference name.Reference
-	transport *guard
-	options   []remote.Option
+	reference   name.Reference
+	transport   *guard
+	options     []remote.Option
+	credentials *Credentials // that are for the registry, or nil
 }
 
 func (s *Store) newSource(reference string, c *Credentials) (*source, error) {
@@ -38,10 +39,13 @@ func (s *Store) newSource(reference string, c *Credentials) (*source, error) {
 	}
 	t := s.newTransport()
 	options := []remote.Option{remote.WithTransport(t), remote.WithAuth(authn.Anonymous)}
-	if c != nil && c.isFor(ref.Context().Registry) {
+	if c != nil && !c.isFor(ref.Context().Registry) {
+		c = nil
+	}
+	if c != nil {
 		options = append(options, remote.WithAuth(&authn.Basic{Username: c.Username, Password: c.Password}))
 	}
-	return &source{reference: ref, transport: t, options: options}, nil
+	return &source{reference: ref, transport: t, options: options, credentials: c}, nil
 }
 
 func (s *Store) parse(reference string) (name.Reference, error) {
@@ -73,6 +77,11 @@ func (s *source) close() { s.transport.CloseIdleConnections() }
 // name returns the reference in full, with registry and tag or digest.
 func (s *source) name() string { return s.reference.Name() }
 
+func (s *source) isDigest() bool {
+	_, ok := s.reference.(name.Digest)
+	return ok
+}
+
 // at returns the full reference of a digest in the same repository.
 func (s *source) at(digest string) string { return s.reference.Context().Digest(digest).Name() }
 
@@ -85,12 +94,8 @@ func (s *source) with(ctx context.Context) []remote.Option {
 const resolveTimeout = 30 * time.Second
 
 // resolve returns the digest that the reference stands for. It asks the registry
-// unless the reference is a digest.
+// even for a digest, since that shows whether the credentials suffice.
 func (s *source) resolve(ctx context.Context) (string, error) {
-	if digest, ok := s.reference.(name.Digest); ok {
-		return digest.DigestStr(), nil
-	}
-
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	head, err := remote.Head(s.reference, s.with(ctx)...)
