@@ -103,12 +103,13 @@ func onHost(c run.Cmd, path string) (host string, writable bool) {
 
 // unpackTree makes the least of a tree that can be composed.
 func unpackTree(dir string) error {
-	for _, sub := range []string{"usr/lib", "usr/local/bin", "etc", "boot", "home", "root", "var/lib/dpkg"} {
+	for _, sub := range []string{"usr/lib", "usr/local/bin", "etc", "boot", "home", "root", "var/lib/dpkg", "bin"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
 		}
 	}
 	return errors.Join(os.WriteFile(filepath.Join(dir, "usr/lib/os-release"), nil, 0o644),
+		os.WriteFile(filepath.Join(dir, "bin/Runner.Worker"), nil, 0o755),
 		os.WriteFile(filepath.Join(dir, "boot/vmlinuz-6.12"), nil, 0o644))
 }
 
@@ -235,6 +236,7 @@ func TestBuildFails(t *testing.T) {
 		{"mmdebstrap", "cannot make tools layer: out of luck"},
 		{"tar --extract --file -", "cannot unpack the actions runner: RUNNER: out of luck"},
 		{"systemd-sysusers", "cannot create users: out of luck"},
+		{"systemd-tmpfiles", "cannot compose guest base tree: out of luck"},
 		{"dracut", "cannot make the initrd: out of luck"},
 		{"mkfs.erofs", "cannot make root file system: out of luck"},
 		{"veritysetup", "cannot make verity hash tree: out of luck"},

@@ -95,8 +95,9 @@ func (c *Composer) Host(ctx context.Context, s HostSpec, dir string) (*HostTree,
 		{"unpack host packages", func() error { return unpackLayer(ctx, c.Executor, s.Layer, tree.Root) }},
 		{"add overlays", func() error { return addFiles(tree.Root, s) }},
 		{"unpack the actions runner", func() error { return unpackTarball(ctx, c.Executor, s.RunnerTarball, runner) }},
-		{"compose guest base tree", func() error { return c.composeGuest(ctx, s.Guest, guest) }},
+		{"name the actions runner's worker", func() error { return linkWorker(runner) }},
 		{"create users", func() error { return c.runInTree(ctx, tree.Root, "systemd-sysusers") }},
+		{"compose guest base tree", func() error { return c.composeGuest(ctx, s.Guest, guest) }},
 		{"apply unit presets", func() error { return c.runInTree(ctx, tree.Root, "systemctl", "preset-all") }},
 		{"make the initrd", func() error { return c.makeInitrd(ctx, tree) }},
 		{"remove what belongs to one machine", func() error { return scrub(tree.Root) }},
@@ -215,10 +216,24 @@ func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) err
 			return err
 		}
 	}
-	if err := c.runInTree(ctx, dir, "systemctl", "preset-all"); err != nil {
-		return err
+	for _, program := range [][]string{
+		{"systemd-sysusers"},
+		// What steps need is there before the guest's own boot makes it.
+		{"systemd-tmpfiles", "--create", "runner.conf"},
+		{"systemctl", "preset-all"},
+	} {
+		if err := c.runInTree(ctx, dir, program...); err != nil {
+			return err
+		}
 	}
 	return scrub(dir)
+}
+
+// linkWorker names the worker of the actions runner a second time: the relay
+// covers its own name. The worker finds its files beside it by either.
+func linkWorker(runner string) error {
+	bin := filepath.Join(runner, "bin")
+	return os.Link(filepath.Join(bin, "Runner.Worker"), filepath.Join(bin, layout.RealWorker))
 }
 
 // makeInitrd runs the tree's own dracut(8) and moves kernel and initrd out of

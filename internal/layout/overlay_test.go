@@ -16,7 +16,14 @@ func TestOverlays(t *testing.T) {
 	const dracut = "usr/lib/dracut/modules.d/50runner/"
 	user := fmt.Sprintf("u runner %d ", RunnerUID)
 	byLabel := "/dev/disk/by-partlabel/" + VarLabel
-	tests := []struct{ summary, file, want string }{
+	checkOverlay(t, "guest", []overlayFile{
+		{"user of steps", "usr/lib/sysusers.d/runner.conf", "u " + WorkerUser + " 1001:1001 "},
+		{"actions runner", "usr/lib/tmpfiles.d/runner.conf", "d " + WorkerRunner + " "},
+		{"work", "usr/lib/tmpfiles.d/runner.conf", "d " + WorkerWork + " "},
+		{"hook", WorkerHooks, " " + WorkerSocket + "\n"},
+	})
+
+	files := []overlayFile{
 		{"user of the actions runner", "usr/lib/sysusers.d/runner.conf", user},
 		{"state", "usr/lib/tmpfiles.d/runner.conf", "d " + State + " "},
 		{"kept configuration", "usr/lib/tmpfiles.d/runner.conf", "d " + filepath.Dir(KeptConfigFile) + " "},
@@ -29,14 +36,22 @@ func TestOverlays(t *testing.T) {
 	for _, a := range arch.All() {
 		// The script counts the slots of the disk by this type.
 		if a.Bakeable {
-			tests = append(tests, struct{ summary, file, want string }{
+			files = append(files, overlayFile{
 				"root partition on " + a.Debian, dracut + "runner-first-layout.sh", "root_type=" + a.GPT.Root + " "})
 		}
 	}
 
-	for _, test := range tests {
-		t.Run(test.summary, func(t *testing.T) {
-			data, err := os.ReadFile(filepath.Join("../../overlays/host", test.file))
+	checkOverlay(t, "host", files)
+}
+
+// overlayFile is what a file of an overlay has to contain.
+type overlayFile struct{ summary, file, want string }
+
+func checkOverlay(t *testing.T, overlay string, files []overlayFile) {
+	t.Helper()
+	for _, test := range files {
+		t.Run(overlay+"/"+test.summary, func(t *testing.T) {
+			data, err := os.ReadFile(filepath.Join("../../overlays", overlay, test.file))
 			if err != nil {
 				t.Fatal(err)
 			}
