@@ -28,12 +28,15 @@ type Config struct {
 	Bind, BindRO []Bind        // host directories shown in every guest, writable and read-only
 	Guests       Guests        // guests of container jobs
 
+	// CACerts are trusted besides the authorities of the system.
+	CACerts CACerts
+
 	// Proxy holds http_proxy, https_proxy and no_proxy as environment
 	// assignments, for the programs that talk to GitHub.
 	Proxy []string
 
-	file               string // source, for messages
-	urlLine, tokenLine int    // 0: the file does not have the key
+	file  string         // source, for messages
+	lines map[string]int // of the keys that the file has
 }
 
 // Bind is a directory of the host that every guest sees. Both paths are
@@ -58,6 +61,14 @@ func Load(path string) (*Config, []string, error) {
 	c, warnings, err := Parse(path, data)
 	if err != nil {
 		return nil, warnings, err
+	}
+
+	warning, err := c.readCACerts(time.Now())
+	if err != nil {
+		return nil, warnings, err
+	}
+	if warning != "" {
+		warnings = append(warnings, warning)
 	}
 	if c.Name == "" {
 		c.Name, err = defaultName()
@@ -94,16 +105,14 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 		}
 	}
 
-	at := fmt.Sprintf("%s:%d: ", name, seen[keyRequireContainer])
+	c.lines = seen
 	warning, err := c.replaceRequireContainer(values)
 	if err != nil {
-		return nil, warnings, fmt.Errorf("%s%w", at, err)
+		return nil, warnings, fmt.Errorf("%s%w", c.at(keyRequireContainer), err)
 	}
 	if warning != "" {
-		warnings = append(warnings, at+warning)
+		warnings = append(warnings, c.at(keyRequireContainer)+warning)
 	}
-
-	c.urlLine, c.tokenLine = seen[keyGitHubURL], seen[keyToken]
 	return c, warnings, nil
 }
 
@@ -178,14 +187,22 @@ func (c *Config) set(e entry) (warning string, err error) {
 // registering needs.
 func (c *Config) CheckRegistration() error {
 	if c.GitHubURL == "" {
-		return c.missing(keyGitHubURL, c.urlLine, "write RUNNER_GITHUB_URL=https://github.com/OWNER "+
+		return c.missing(keyGitHubURL, c.lines[keyGitHubURL], "write RUNNER_GITHUB_URL=https://github.com/OWNER "+
 			"or https://github.com/OWNER/REPOSITORY")
 	}
 	if !c.Token.IsSet() {
-		return c.missing(keyToken, c.tokenLine, tokenSource)
+		return c.missing(keyToken, c.lines[keyToken], tokenSource)
+	}
+	// An appliance that is registered goes on without them: its network may not
+	// need them.
+	if message, all := c.CACerts.expired(time.Now()); all {
+		return fmt.Errorf("%s%s %s", c.at(keyCACerts), keyCACerts, message)
 	}
 	return nil
 }
+
+// at returns the place of a key for the beginning of a message.
+func (c *Config) at(key string) string { return fmt.Sprintf("%s:%d: ", c.file, c.lines[key]) }
 
 func (c *Config) missing(key string, line int, fix string) error {
 	if line > 0 {

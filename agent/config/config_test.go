@@ -41,7 +41,7 @@ func TestDefaults(t *testing.T) {
 	}
 	// The prefix of no subnet has no exported field to compare.
 	others := cmpopts.IgnoreFields(config.Config{}, "Token", "Guests.Subnet")
-	if diff := cmp.Diff(want, *c, others, cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
+	if diff := cmp.Diff(want, *c, others, cmpopts.IgnoreUnexported(config.Config{}, config.CACerts{})); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if c.Token.Reveal() != token || c.Guests.Subnet.IsValid() {
@@ -89,7 +89,8 @@ https_proxy=http://proxy.example:3128
 		Proxy: []string{"https_proxy=http://proxy.example:3128"},
 	}
 	guestsAndToken := cmpopts.IgnoreFields(config.Config{}, "Guests", "Token")
-	if diff := cmp.Diff(want, *c, guestsAndToken, cmpopts.IgnoreUnexported(config.Config{})); diff != "" {
+	unexported := cmpopts.IgnoreUnexported(config.Config{}, config.CACerts{})
+	if diff := cmp.Diff(want, *c, guestsAndToken, unexported); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	if c.Token.Reveal() != token {
@@ -146,6 +147,8 @@ func TestBadFiles(t *testing.T) {
 		{"jobs", "RUNNER_JOBS=guests"},
 		{"jobs, contradicting", "RUNNER_JOBS=guest\nRUNNER_REQUIRE_JOB_CONTAINER=true\n"},
 		{"jobs, contradicting in the other order", "RUNNER_REQUIRE_JOB_CONTAINER=false\nRUNNER_JOBS=container\n"},
+		{"certificates, relative", "RUNNER_CA_CERTS=ca.pem"},
+		{"certificates where a reboot removes them", "RUNNER_CA_CERTS=/etc/ssl/ca.pem"},
 		{"relative directory", "RUNNER_HOOKS_DIR=hooks"},
 
 		{"bind the root", "RUNNER_NSPAWN_BIND=/:/host"},

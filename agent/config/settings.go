@@ -38,6 +38,8 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_LABELS", value: parsed[[]string]{&c.Labels, parseLabels}},
 		{key: "RUNNER_GROUP", value: text{&c.Group}},
 
+		{key: keyCACerts, value: parsed[string]{&c.CACerts.File, parseCACertsFile}},
+
 		{key: "RUNNER_ACTIONS_RUNNER_DIR", initial: layout.ActionsRunner,
 			value: directory{&c.ActionsRunnerDir, layout.ActionsRunner}},
 		{key: "RUNNER_HOOKS_DIR", initial: hooksDir, value: directory{&c.HooksDir, hooksDir}},
@@ -73,6 +75,7 @@ const (
 	keyGitHubURL = "RUNNER_GITHUB_URL"
 	keyToken     = "RUNNER_REGISTRATION_TOKEN"
 	keyJobs      = "RUNNER_JOBS"
+	keyCACerts   = "RUNNER_CA_CERTS"
 
 	keyRequireContainer = "RUNNER_REQUIRE_JOB_CONTAINER"
 )

@@ -48,7 +48,8 @@ var explanations = []struct {
 		"{host} cannot be reached; check the network, the firewall and https_proxy"},
 	{regexp.MustCompile(`SSL connection could not be established|certificate`),
 		"the certificate of {host} is not trusted; " +
-			"check the clock, a TLS-inspecting proxy, or the installed CA certificates"},
+			"check the clock; if GitHub or a proxy on the way has a certificate authority of its own, " +
+			"name the file of its certificate in RUNNER_CA_CERTS"},
 	{regexp.MustCompile(`Couldn't find a valid ICU|libicu|error while loading shared libraries`),
 		"the actions runner misses a system library; " +
 			"add it to packages in images.toml and bake the image again"},

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -242,7 +243,7 @@ func configureEnv(cfg *config.Config, home string) []string {
 		"LANG=C.UTF-8",
 		"ACTIONS_RUNNER_INPUT_TOKEN=" + cfg.Token.Reveal(),
 	}
-	return append(env, cfg.Proxy...)
+	return slices.Concat(env, cfg.CACerts.Environ(), cfg.Proxy)
 }
 
 // configure runs the actions runner once to register. Its output goes to the

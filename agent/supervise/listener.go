@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -40,7 +41,7 @@ func listenerEnv(cfg *config.Config, home string) []string {
 	if cfg.Jobs == config.JobsContainer {
 		env = append(env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true")
 	}
-	return append(env, cfg.Proxy...)
+	return slices.Concat(env, cfg.CACerts.Environ(), cfg.Proxy)
 }
 
 // Lines of the listener that mark an event. The name of a job stands in two of

@@ -18,7 +18,8 @@ func newRootCommand() *cobra.Command {
 		Use:   "runner-agent",
 		Short: "Register, supervise and isolate one GitHub Actions runner",
 	}
-	root.AddCommand(newInstallCommand(), newServiceCommand(), newBrokerCommand(), newUnpackCommand(), newRunCommand())
+	root.AddCommand(newInstallCommand(), newTrustCommand(), newServiceCommand(), newBrokerCommand(),
+		newUnpackCommand(), newRunCommand())
 	cli.AddVersion(root)
 	manpage.Add(root)
 	return root

@@ -15,6 +15,12 @@ const (
 	// ConfigFile is written by cloud-init and read by the agent.
 	ConfigFile = "/etc/runner/config.env"
 
+	// CABundle holds the authorities that programs of the host trust: those of the
+	// image, and those of RUNNER_CA_CERTS.
+	CABundle = "/etc/ssl/certs/ca-certificates.crt"
+	// CACerts holds those of RUNNER_CA_CERTS alone, for every user to read.
+	CACerts = "/run/runner/ca-certs.pem"
+
 	// State holds everything that the agent keeps.
 	State = "/var/lib/runner"
 	// KeptConfigFile is the copy of ConfigFile that outlives a boot.
