@@ -28,13 +28,22 @@ func (w *Worker) RunAction(ctx context.Context, step Step) StepResult {
 		env["INPUT_"+strings.ToUpper(strings.ReplaceAll(name, " ", "_"))] = value
 	}
 
-	file := w.jobPaths().translate(w.path(filepath.Join("_actions", step.Action, step.Main)))
+	file := w.path(filepath.Join("_actions", step.Action, step.Main))
 	commands, err := w.newFileCommands()
 	if err != nil {
 		return failedStep(step.Name, err)
 	}
 
-	result := w.runArgs(ctx, step.Name, "/__e/"+node+"/bin/node", file, env, commands)
+	var result StepResult
+	if w.onHost() {
+		program := filepath.Join(w.opt.Root, "externals", node, "bin/node")
+		header := []string{"##[group]Run " + step.Action, "##[endgroup]"}
+		result = w.runOnHost(ctx, step.Name, hostScript{program, "{0}", file}, header, w.workspace,
+			w.stepEnv(env, commands))
+		w.collect(commands, &result)
+	} else {
+		result = w.runArgs(ctx, step.Name, "/__e/"+node+"/bin/node", w.jobPaths().translate(file), env, commands)
+	}
 	if state, err := readPairs(commands["GITHUB_STATE"]); err == nil {
 		w.mu.Lock()
 		if w.states[step.Action] == nil {

@@ -208,10 +208,7 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 	if err != nil {
 		return failedStep(step.Name, err)
 	}
-	w.mu.Lock()
-	onHost := w.container == nil
-	w.mu.Unlock()
-
+	onHost := w.onHost()
 	script, program, arguments, err := w.writeScript(step)
 	if err != nil {
 		return failedStep(step.Name, err)
@@ -224,7 +221,8 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 
 	var result StepResult
 	if onHost {
-		result = w.runOnHost(ctx, step, hostScript{program, arguments, script}, dir, env)
+		host := hostScript{program, arguments, script}
+		result = w.runOnHost(ctx, step.Name, host, scriptHeader(step, host), dir, env)
 	} else {
 		paths := w.jobPaths()
 		args := scriptStepArgs{
@@ -238,6 +236,13 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 	}
 	w.collect(commands, &result)
 	return result
+}
+
+// onHost reports whether steps run beside the worker: the job has no container.
+func (w *Worker) onHost() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.container == nil
 }
 
 // RunScriptArgs calls run_script_step with an entry point and the arguments

@@ -139,30 +139,30 @@ func (w *Worker) writeScript(step Step) (script, program, arguments string, err 
 // hostScript is a script and how to run it; {0} in arguments stands for it.
 type hostScript struct{ program, arguments, path string }
 
-// runOnHost runs a step of a job that has no container.
+// runOnHost runs a step of a job that has no container. header begins its log.
 func (w *Worker) runOnHost(
-	ctx context.Context, step Step, script hostScript, dir string, env map[string]string,
+	ctx context.Context, name string, script hostScript, header []string, dir string, env map[string]string,
 ) StepResult {
 	started := time.Now()
-	result := StepResult{Name: step.Name, Conclusion: Success}
+	result := StepResult{Name: name, Conclusion: Success}
 	all := w.hookEnv(nil)
 	for k, v := range env {
 		all = append(all, k+"="+v)
 	}
 	path := lookup(all, "PATH")
 	arguments := strings.Fields(strings.ReplaceAll(script.arguments, "{0}", script.path))
-	argv := append([]string{which(script.program, path)}, arguments...)
-	if argv[0] == "" {
-		return failedStep(step.Name, fmt.Errorf("%s: command not found", script.program))
+	program := script.program
+	if !filepath.IsAbs(program) {
+		program = which(program, path)
 	}
+	if program == "" {
+		return failedStep(name, fmt.Errorf("%s: command not found", script.program))
+	}
+	argv := append([]string{program}, arguments...)
 
-	lines := strings.Split(strings.TrimRight(step.Run, "\n"), "\n")
-	w.line("##[group]Run " + lines[0])
-	for _, line := range lines {
-		w.line(line)
+	for _, line := range header {
+		w.line(strings.ReplaceAll(line, "{program}", program))
 	}
-	w.line("shell: " + argv[0] + " " + script.arguments)
-	w.line("##[endgroup]")
 
 	var err error
 	result.Exit, err = w.invoke(ctx, process{argv: argv, dir: dir, env: all}, &result.Output)
@@ -176,6 +176,13 @@ func (w *Worker) runOnHost(
 	}
 	result.Duration = time.Since(started)
 	return result
+}
+
+// scriptHeader begins the log of a run: step.
+func scriptHeader(step Step, script hostScript) []string {
+	lines := strings.Split(strings.TrimRight(step.Run, "\n"), "\n")
+	header := append([]string{"##[group]Run " + lines[0]}, lines...)
+	return append(header, "shell: {program} "+script.arguments, "##[endgroup]")
 }
 
 // collect takes what the step wrote to its file commands.

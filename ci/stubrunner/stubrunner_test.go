@@ -32,8 +32,8 @@ func TestBuildIsDeterministic(t *testing.T) {
 		t.Errorf("file is %s", got)
 	}
 	want := []string{
-		"./", "./bin/", "./bin/Runner.Listener", "./bin/Runner.Worker", "./config.sh", "./env.sh", "./externals/", "./externals/node20/",
-		"./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh",
+		"./", "./bin/", "./bin/Runner.Listener", "./bin/Runner.Worker", "./config.sh", "./env.sh",
+		"./externals/", "./externals/node20/", "./externals/node20/bin/", "./externals/node20/bin/node", "./run.sh",
 	}
 	if diff := cmp.Diff(want, names(t, first)); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)

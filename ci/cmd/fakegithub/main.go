@@ -1,5 +1,6 @@
 // Command fakegithub serves ci/fakegithub, by hand or for a virtual machine:
-// the guest of QEMU's user network reaches it as http://10.0.2.2:PORT/acme.
+// the guest of QEMU's user network reaches it as http://10.0.2.2/acme. The actions
+// runner uses port 80 whatever its --url says.
 package main
 
 import (
@@ -14,7 +15,7 @@ import (
 )
 
 func main() {
-	listen := flag.String("listen", "127.0.0.1:0", "`address` to listen on")
+	listen := flag.String("listen", "127.0.0.1:80", "`address` to listen on")
 	tokens := flag.String("tokens", "", "comma-separated registration `tokens` that are valid (default: any)")
 	flag.Parse()
 	var opt fakegithub.Options

@@ -68,6 +68,7 @@ func signJWT(key *rsa.PrivateKey, clientID, audience string) (string, error) {
 	b64 := base64.RawURLEncoding.EncodeToString
 	signed := b64([]byte(`{"typ":"JWT","alg":"PS256"}`)) + "." + b64(claims)
 	sum := sha256.Sum256([]byte(signed))
-	sig, err := rsa.SignPSS(rand.Reader, key, crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash})
+	options := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}
+	sig, err := rsa.SignPSS(rand.Reader, key, crypto.SHA256, sum[:], options)
 	return signed + "." + b64(sig), err
 }
