@@ -131,10 +131,12 @@ func (s *Server) takeMessage(runner *Runner, status, origin string) any {
 	if len(s.exits) > 0 {
 		code := s.exits[0]
 		s.exits = s.exits[1:]
-		if code == tooOldStatus {
-			return protocol.BrokerError{Source: "actions-broker-listener", ErrorKind: protocol.RunnerVersionTooOld,
-				StatusCode: http.StatusForbidden,
-				Message:    "Runner version v" + runner.Version + " is deprecated and cannot receive messages."}
+		switch code {
+		case notFoundStatus:
+			return brokerError(protocol.RunnerNotFound, http.StatusNotFound, "Runner not found")
+		case tooOldStatus:
+			return brokerError(protocol.RunnerVersionTooOld, http.StatusForbidden,
+				"Runner version v"+runner.Version+" is deprecated and cannot receive messages.")
 		}
 		return s.message(protocol.DoubleExit, code)
 	}
@@ -154,8 +156,15 @@ func (s *Server) takeMessage(runner *Runner, status, origin string) any {
 	return nil
 }
 
-// tooOldStatus is the listener's exit status after RunnerVersionTooOld.
-const tooOldStatus = 7
+// Exit statuses of the listener after RunnerNotFound and RunnerVersionTooOld.
+const (
+	notFoundStatus = 0
+	tooOldStatus   = 7
+)
+
+func brokerError(kind string, status int, message string) protocol.BrokerError {
+	return protocol.BrokerError{Source: "actions-broker-listener", ErrorKind: kind, StatusCode: status, Message: message}
+}
 
 // message returns a message with a body, which is JSON in JSON. The caller holds
 // mu.
@@ -176,8 +185,9 @@ func (s *Server) acknowledge(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// ExitListener makes the listener that asks next end with this status, as the
-// real one would for reasons of its own (Constants.ReturnCode).
+// ExitListener makes the listener that asks next end with this status
+// (Constants.ReturnCode): 0 and 7 by the answers that lead to them, RunnerNotFound
+// and RunnerVersionTooOld, others as for reasons of its own.
 func (s *Server) ExitListener(status int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

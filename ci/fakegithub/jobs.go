@@ -175,6 +175,22 @@ func output(log, errors []string) []string {
 func (s *Server) Enqueue(j miniworker.Job) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.enqueue(j).ID
+}
+
+// Start starts a job without a listener, for a worker that reaches the server at
+// this URL. It returns the job's id, and the job message to write into the pipe.
+func (s *Server) Start(j miniworker.Job, url string) (id, message string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	started := s.enqueue(j)
+	started.State = jobRunning
+	data, err := json.Marshal(started.message(url))
+	return started.ID, string(data), err
+}
+
+// enqueue adds a job. The caller holds mu.
+func (s *Server) enqueue(j miniworker.Job) *job {
 	id := fmt.Sprintf("job-%d", len(s.jobs)+1)
 	queued := &job{ID: id, Job: j, State: jobQueued, guid: randomUUID(), plan: randomUUID(), request: randomUUID(),
 		token: randomJWT(), gitHubToken: "ghs_" + randomID(), archives: map[string]string{},
@@ -184,7 +200,7 @@ func (s *Server) Enqueue(j miniworker.Job) string {
 	}
 	s.jobs = append(s.jobs, queued)
 	s.notify()
-	return id
+	return queued
 }
 
 // Cancel asks the runner to cancel a job, as the button in a browser does.

@@ -14,6 +14,8 @@ type Job struct {
 	Services   []Container       `json:"services,omitempty"`
 	Env        map[string]string `json:"env,omitempty"`
 	Matrix     map[string]string `json:"matrix,omitempty"` // for expressions such as ${{ matrix.image }}
+	// Variables are those of the job message, beside the usual ones.
+	Variables map[string]string `json:"variables,omitempty"`
 	// Actions are directories of the host that stand for downloaded actions,
 	// by OWNER/NAME/REF.
 	Actions map[string]string `json:"actions,omitempty"`

@@ -16,13 +16,12 @@ import (
 type Run struct {
 	PlanID, JobID string
 	RequestID     int
-	Token         string            // the job token
-	GitHubToken   string            // GITHUB_TOKEN
-	RunService    string            // URL of the run service
-	Results       string            // URL of the results service
-	Launch        string            // URL of the service that resolves actions
-	StepIDs       []string          // GUIDs, one for each step of the job
-	Variables     map[string]string // more of them
+	Token         string   // the job token
+	GitHubToken   string   // GITHUB_TOKEN
+	RunService    string   // URL of the run service
+	Results       string   // URL of the results service
+	Launch        string   // URL of the service that resolves actions
+	StepIDs       []string // GUIDs, one for each step of the job
 }
 
 // lockTime is how long a job is the runner's without a renewal.
@@ -56,7 +55,7 @@ func NewJobMessage(j miniworker.Job, r Run) JobMessage {
 		Authorization: Authorization{Scheme: "OAuth", Parameters: map[string]string{"AccessToken": r.Token}},
 		Data:          map[string]string{"ResultsServiceUrl": r.Results, "PipelinesServiceUrl": r.RunService},
 	}}
-	for name, value := range r.Variables {
+	for name, value := range j.Variables {
 		m.Variables[name] = Variable{Value: value}
 	}
 

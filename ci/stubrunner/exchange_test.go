@@ -404,6 +404,114 @@ func TestWorkerWithoutResult(t *testing.T) {
 	}
 }
 
+// TestSessionLost: a session that GitHub has forgotten is opened again, a runner
+// that it has forgotten removes its files.
+func TestSessionLost(t *testing.T) {
+	r := newRunner(t)
+	r.configure()
+	l := r.start()
+	if err := r.github.WaitOnline(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	r.github.DropSessions()
+	if result := r.job(miniworker.Job{Name: "later"}); result.Conclusion != miniworker.Success {
+		t.Errorf("got %s", result)
+	}
+	l.waitForJobs(1)
+	r.github.ExitListener(0)
+	l.wait()
+	l.wantLines("√ Connected to GitHub", "Current runner version: '2.336.0'", "TIME: Listening for Jobs",
+		"√ Connected to GitHub", "TIME: Running job: later", "TIME: Job later completed with result: Succeeded",
+		"The runner no longer exists on the server. Cleaning up local configuration.",
+		"√ Removed .credentials", "√ Removed .runner")
+	if _, err := os.Stat(r.path(".runner")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf(".runner: %v", err)
+	}
+}
+
+// TestWorkerAlone starts the worker as the listener does, and reads what it
+// reports.
+func TestWorkerAlone(t *testing.T) {
+	r := newRunner(t)
+	r.configure()
+	setup := protocol.ByteOrderMark + `[{"group":"Image","detail":"first\nsecond"},{"group":"_internal_x","detail":"y"}]`
+	if err := os.WriteFile(r.path(".setup_info"), []byte(setup), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	lowDisk := map[string]string{"system.runner.lowdiskspacethreshold": "1000000000"} // MB
+	for _, test := range []struct {
+		summary string
+		job     miniworker.Job
+		stop    int32 // message after the job, 0 for none
+		status  int
+		want    string // conclusion
+	}{
+		{
+			summary: "success", status: 100, want: miniworker.Success,
+			job: miniworker.Job{Variables: lowDisk, Env: map[string]string{"A": "${{ matrix.value }}"},
+				Matrix: map[string]string{"value": "from matrix"},
+				Steps:  []miniworker.Step{{Name: "env", Run: "test \"$A\" = 'from matrix'; sleep 0.1"}}},
+		},
+		{
+			summary: "failure", status: 102, want: miniworker.Failure,
+			job: miniworker.Job{Steps: []miniworker.Step{{Run: "exit 1"}}},
+		},
+		{
+			summary: "cancel", stop: protocol.CancelRequest, status: 103, want: miniworker.Cancelled,
+			job: miniworker.Job{Steps: []miniworker.Step{{Run: "exec sleep 60"}}},
+		},
+		{
+			summary: "shutdown", stop: protocol.RunnerShutdown, status: 103, want: miniworker.Cancelled,
+			job: miniworker.Job{Steps: []miniworker.Step{{Run: "exec sleep 60"},
+				{Name: "always", If: "always", Run: "exit 1"}}},
+		},
+	} {
+		id, message, err := r.github.Start(test.job, "http://"+r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		cmd := exec.Command(r.path("bin/Runner.Worker"), "spawnclient", "3", "4")
+		cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = &out, &out, []*os.File{read, write}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		err = protocol.WritePipe(write, protocol.NewJobRequest, message)
+		if test.stop != 0 {
+			err = errors.Join(err, protocol.WritePipe(write, test.stop, ""))
+		}
+		if err := errors.Join(err, write.Close(), read.Close()); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // the status is looked at
+		if got := cmd.ProcessState.ExitCode(); got != test.status || out.Len() != 0 {
+			t.Errorf("%s: status %d, output %q", test.summary, got, out.String())
+		}
+
+		result := r.wait(id)
+		if result.Conclusion != test.want || result.Step("always").Conclusion == miniworker.Failure {
+			t.Errorf("%s: got %s", test.summary, result)
+		}
+		log := strings.Join(r.github.Log(id), "\n")
+		if !strings.Contains(log, "##[group]Image\nfirst\nsecond\n##[endgroup]") || strings.Contains(log, "_internal_") {
+			t.Errorf("%s: the log is\n%s", test.summary, log)
+		}
+		warned := slices.ContainsFunc(result.Annotations, func(a string) bool {
+			return strings.HasPrefix(a, "warning: You are running out of disk space.")
+		})
+		if warned != (test.job.Variables != nil) {
+			t.Errorf("%s: annotations are %q", test.summary, result.Annotations)
+		}
+	}
+	if logs, err := filepath.Glob(r.path("_diag/Worker_*-utc.log")); err != nil || len(logs) == 0 {
+		t.Errorf("logs are %q, %v", logs, err)
+	}
+}
+
 const (
 	registrationToken = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"
 	removalToken      = "AABF3JHPPBMLWEMA2HVYKXLD6TSQ2"
@@ -538,6 +646,12 @@ func (l *runningListener) stop() {
 	if err := l.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		l.Fatal(err)
 	}
+	l.wait()
+}
+
+// wait wants the listener to end with status 0.
+func (l *runningListener) wait() {
+	l.Helper()
 	if err := l.cmd.Wait(); err != nil {
 		l.Errorf("the listener ended with %v\n%s", err, l.out.String())
 	}
