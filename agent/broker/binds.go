@@ -15,6 +15,7 @@ import (
 // binder opens the directories of the host that one guest shows.
 type binder struct {
 	settings Settings
+	work     workDir
 	volumes  workroot.Root // directory of the job's named volumes; made with the first
 	user     int           // user of the guest to whom the runner's files belong there
 }
@@ -69,8 +70,7 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 	case m.Volume != "":
 		bind.Source, err = b.openVolume(m.Volume)
 	case m.Source != "":
-		root := b.settings.workRoot()
-		name, beneath := root.Name(m.Source)
+		name, beneath := b.work.name(m.Source)
 		if !beneath {
 			return b.openHostDir(bind, m.Source)
 		}
@@ -78,7 +78,7 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 			return bind, err
 		}
 		bind.Hide = workroot.HiddenBeneath(name)
-		bind.Source, err = root.Make(name)
+		bind.Source, err = b.work.Make(name)
 	default:
 		err = errors.New("the request names no source")
 	}

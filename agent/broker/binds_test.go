@@ -8,6 +8,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // TestBinds opens mounts of requests in a work root, DIR/work, beside
@@ -121,7 +122,8 @@ func newBinder(t *testing.T) (dir string, b binder) {
 		Bind:   []HostBind{{Source: filepath.Join(dir, "rw"), Target: "/rw"}},
 		BindRO: []HostBind{{Source: filepath.Join(dir, "ro"), Target: "/ro"}},
 	}
-	return dir, binder{settings: settings, volumes: settings.root(filepath.Join(dir, "jobs/v-1")), user: 1000}
+	volumes := settings.root(filepath.Join(dir, "jobs/v-1"))
+	return dir, binder{settings: settings, work: settings.workDir(), volumes: volumes, user: 1000}
 }
 
 func TestBindsOfSettings(t *testing.T) {
@@ -130,5 +132,39 @@ func TestBindsOfSettings(t *testing.T) {
 	want := "cannot show " + b.settings.BindRO[0].Source
 	if binds, err := b.open(nil); err == nil || !strings.HasPrefix(err.Error(), want) || binds != nil {
 		t.Errorf("got %v, %v", binds, err)
+	}
+}
+
+// TestWorkDirOfJob: a job whose work directory has another path in its requests
+// names nothing by the paths of the host, nor anything beside it.
+func TestWorkDirOfJob(t *testing.T) {
+	dir, b := newBinder(t)
+	b.work.shown = "/in/work"
+	for _, test := range []struct{ summary, source, want string }{
+		{summary: "the work directory", source: "/in/work", want: "work"},
+		{summary: "beneath it", source: "/in/work/repo/repo", want: "work/repo/repo"},
+		{summary: "the path of the host", source: filepath.Join(dir, "work/repo")},
+		{summary: "beside it", source: "/in/work/../x"},
+		{summary: "begins alike", source: "/in/workshop"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			bind, err := b.openMount(brokerapi.Mount{Target: "/x", Source: test.source})
+			if test.want == "" {
+				if wire.CodeOf(err) != wire.CodeUnsupported {
+					t.Errorf("got %v, want an error with code %q", err, wire.CodeUnsupported)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer bind.Source.Close()
+			if got := bind.Source.Name(); got != filepath.Join(dir, test.want) {
+				t.Errorf("opened %s, want %s", got, test.want)
+			}
+			if got, want := b.work.onHost(test.source), filepath.Join(dir, test.want); got != want {
+				t.Errorf("onHost returned %s, want %s", got, want)
+			}
+		})
 	}
 }

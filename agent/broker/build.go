@@ -12,29 +12,33 @@ import (
 
 // build builds the OCI image of a Dockerfile in a guest of the guest base, unless
 // one of the same content was built before. Its output goes to the client.
-func (s *Server) build(ctx context.Context, client *caller, b brokerapi.Build) (rootFS, error) {
-	root, err := s.findOrBuild(ctx, client, b.Dockerfile)
+func (r *resources) build(ctx context.Context, client *caller, work workDir, b brokerapi.Build) (rootFS, error) {
+	root, err := r.findOrBuild(ctx, client, work, b.Dockerfile)
 	if err != nil {
 		return rootFS{}, fmt.Errorf("cannot build %s: %w", filepath.Base(b.Dockerfile), err)
 	}
 	return root, nil
 }
 
-func (s *Server) findOrBuild(ctx context.Context, client *caller, dockerfile string) (root rootFS, err error) {
-	build, err := imagebuild.New(s.settings.workRoot(), dockerfile)
+func (r *resources) findOrBuild(
+	ctx context.Context, client *caller, work workDir, dockerfile string,
+) (root rootFS, err error) {
+	build, err := imagebuild.New(work.Root, work.onHost(dockerfile))
 	if err != nil {
 		return rootFS{}, err
 	}
-	if found, ok := s.images.Lookup(build.Key); ok {
+	if found, ok := r.images.Lookup(build.Key); ok {
 		return newOCIRoot(found), nil
 	}
 
 	m := &member{
-		spec: containerSpec{Container: build.Container(), files: imagebuild.Files(s.settings.InsecureRegistries)},
-		root: s.baseRoot(),
+		spec: containerSpec{Container: build.Container(), files: imagebuild.Files(r.settings.InsecureRegistries)},
+		root: r.baseRoot(),
 	}
 	var built *Image
-	err = s.alone(func(j *job) error {
+	// The build names its directories by their paths on the host.
+	work.shown = work.Path
+	err = r.alone(work, func(j *job) error {
 		status, err := j.start(ctx, m, build.Argv(), client.streams())
 		switch {
 		case err != nil:
@@ -44,7 +48,7 @@ func (s *Server) findOrBuild(ctx context.Context, client *caller, dockerfile str
 		}
 
 		m.container.guest.Kill() // nothing in the guest changes the result any more
-		built, err = s.importBuilt(ctx, build.Key, j)
+		built, err = r.importBuilt(ctx, build.Key, j)
 		return err
 	})
 	if err != nil && built != nil {
@@ -57,14 +61,14 @@ func (s *Server) findOrBuild(ctx context.Context, client *caller, dockerfile str
 }
 
 // importBuilt takes over the OCI image that a guest of a job has built.
-func (s *Server) importBuilt(ctx context.Context, key string, j *job) (*Image, error) {
+func (r *resources) importBuilt(ctx context.Context, key string, j *job) (*Image, error) {
 	archive, err := imagebuild.OpenResult(j.volumes)
 	if err != nil {
 		return nil, err
 	}
 	defer archive.Close()
 
-	built, err := s.images.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(int(archive.Fd())))
+	built, err := r.images.Import(ctx, key, "/proc/self/fd/"+strconv.Itoa(int(archive.Fd())))
 	if err != nil {
 		return nil, err
 	}

@@ -43,7 +43,7 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 	if err != nil {
 		return nil, err
 	}
-	binds, err := binder{settings: j.settings, volumes: j.volumes, user: int(user.UID)}.open(m.spec.Mounts)
+	binds, err := binder{settings: j.settings, work: j.work, volumes: j.volumes, user: int(user.UID)}.open(m.spec.Mounts)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type job struct {
 	*resources
 	id      string
 	network Network
+	work    workDir
 	volumes workroot.Root // directory of the named volumes; made with the first of them
 
 	// These are set while the job is prepared, and then only read.
@@ -53,7 +54,7 @@ type job struct {
 var errEnded = errors.New("the job was ended")
 
 // newJob returns a job that has a network but no guests. The caller stops it.
-func (r *resources) newJob() (*job, error) {
+func (r *resources) newJob(work workDir) (*job, error) {
 	network, err := r.networks.NewNetwork()
 	if err != nil {
 		return nil, err
@@ -61,7 +62,9 @@ func (r *resources) newJob() (*job, error) {
 	id := newID()
 	ctx, cancel := context.WithCancelCause(context.Background())
 	volumes := r.settings.root(filepath.Join(r.settings.JobsDir, "v-"+id[:8]))
-	return &job{resources: r, id: id, network: network, volumes: volumes, ctx: ctx, cancel: cancel}, nil
+	return &job{
+		resources: r, id: id, network: network, work: work, volumes: volumes, ctx: ctx, cancel: cancel,
+	}, nil
 }
 
 // run moves the job to the state in which its limits hold.
@@ -207,5 +210,5 @@ func (j *job) stop() error {
 // restoreOwnership makes the runner the owner of all that guests left in its work
 // root.
 func (j *job) restoreOwnership() error {
-	return j.settings.workRoot().RestoreOwnership(guest.SubordinateBase)
+	return j.work.RestoreOwnership(guest.SubordinateBase)
 }

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
@@ -25,12 +24,12 @@ func (s *Server) prepare(
 		return nil, err
 	}
 	if !s.settings.KeepWork {
-		if err := s.settings.workRoot().RemoveLeftovers(r.Workspace); err != nil {
+		if err := s.settings.workDir().RemoveLeftovers(r.Workspace); err != nil {
 			return nil, err
 		}
 	}
 
-	j, err := s.newJob()
+	j, err := s.newJob(s.settings.workDir())
 	if err != nil {
 		return nil, err
 	}
@@ -101,23 +100,7 @@ func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecReque
 // runContainer runs a container's own process in a guest of its own: beside those
 // of a job if the request names one, else alone.
 func (s *Server) runContainer(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (int, error) {
-	m, err := newStep(r.Container)
-	if err != nil {
-		return 0, err
-	}
-	if m.root, err = s.findOrBuildRoot(ctx, client, r); err != nil {
-		return 0, err
-	}
-	defer m.root.release()
-
-	argv := m.argv()
-	if len(argv) == 0 {
-		return 0, fmt.Errorf("cannot run container: image %q names no command, and the step has none", r.Image)
-	}
-	if j := s.findJob(r.Job); j != nil {
-		return j.runMember(ctx, m, argv, client.streams())
-	}
-	return s.runAlone(ctx, client, m, argv)
+	return s.containerStep(ctx, client, s.settings.workDir(), s.findJob(r.Job), r)
 }
 
 // run runs a command in a fresh guest of the guest base.
@@ -125,25 +108,5 @@ func (s *Server) run(ctx context.Context, client *caller, r brokerapi.RunRequest
 	env := map[string]string{"HOME": "/root", "LANG": "C.UTF-8"}
 	maps.Copy(env, r.Env)
 	m := &member{spec: containerSpec{Container: brokerapi.Container{Env: env, Dir: r.Dir}}, root: s.baseRoot()}
-	return s.runAlone(ctx, client, m, r.Argv)
-}
-
-// runAlone runs one process in a job of its own, of which nothing is left when
-// the status is known.
-func (s *Server) runAlone(ctx context.Context, client *caller, m *member, argv []string) (status int, err error) {
-	err = s.alone(func(j *job) error {
-		status, err = j.start(ctx, m, argv, client.streams())
-		return err
-	})
-	return status, err
-}
-
-// alone calls do with a job that is not the broker's, and stops it.
-func (s *Server) alone(do func(j *job) error) error {
-	j, err := s.newJob()
-	if err != nil {
-		return err
-	}
-	err = do(j)
-	return errors.Join(err, j.stop())
+	return s.runAlone(ctx, client, s.settings.workDir(), m, r.Argv)
 }

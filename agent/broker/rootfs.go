@@ -54,9 +54,11 @@ func (r *resources) findRoot(ctx context.Context, c brokerapi.Container, report 
 }
 
 // findOrBuildRoot is findRoot for an OCI image that may have to be built first.
-func (s *Server) findOrBuildRoot(ctx context.Context, client *caller, r brokerapi.ContainerRequest) (rootFS, error) {
-	if r.Build == nil {
-		return s.findRoot(ctx, r.Container, reportTo(client.Conn))
+func (r *resources) findOrBuildRoot(
+	ctx context.Context, client *caller, work workDir, request brokerapi.ContainerRequest,
+) (rootFS, error) {
+	if request.Build == nil {
+		return r.findRoot(ctx, request.Container, reportTo(client.Conn))
 	}
-	return s.build(ctx, client, *r.Build)
+	return r.build(ctx, client, work, *request.Build)
 }

@@ -53,8 +53,6 @@ func (s Settings) root(path string) workroot.Root {
 	return workroot.Root{Path: path, UID: s.RunnerUID, GID: s.RunnerGID}
 }
 
-func (s Settings) workRoot() workroot.Root { return s.root(s.WorkRoot) }
-
 // resources are what every job is made of. They do not change.
 type resources struct {
 	settings Settings
