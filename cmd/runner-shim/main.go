@@ -1,8 +1,10 @@
 // Command runner-shim contains the short-lived programs of the job path: the
-// container hook, which starts with every step, and the guest agent. It is
-// apart from runner-agent because a small program starts in a third of the
-// time.
+// relay, which starts with every job, the container hook, which starts with
+// every step, and the guest agent. It is apart from runner-agent because a small
+// program starts in a third of the time.
 //
+//	Runner.Worker spawnclient IN OUT
+//	    is the worker of a job for the listener, when started by this name
 //	runner-shim hook [SOCKET]
 //	    answers one call of the actions runner
 //	runner-shim guest-init [-become-init | -await-init] SOCKET
@@ -21,11 +23,14 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/hook"
+	"github.com/mkappliance/mkappliance/agent/relay"
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
 )
 
@@ -37,6 +42,8 @@ const usage = `usage: runner-shim hook [SOCKET]
 func main() {
 	args := os.Args[1:]
 	switch {
+	case filepath.Base(os.Args[0]) == relay.Program:
+		os.Exit(work())
 	case len(args) == 1 && args[0] == "hook":
 		os.Exit(answer(brokerapi.DefaultSocket))
 	case len(args) == 2 && args[0] == "hook":
@@ -62,6 +69,21 @@ func fail(err error) {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
 		os.Exit(1)
 	}
+}
+
+// work is the worker of a job; its statuses are those of the real one. When
+// there is none to be had, GitHub shows what stands on standard error as the
+// job's annotation.
+func work() int {
+	signals := make(chan os.Signal, 8) // more than the listener sends
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+
+	status, err := relay.Main(context.Background(), os.Args, brokerapi.DefaultSocket, signals)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "runner-shim: error:", strings.Join(strings.Fields(err.Error()), " "))
+		return 1
+	}
+	return status
 }
 
 // answer is the hook; its statuses are those of package hook.
