@@ -127,7 +127,10 @@ func (m *Manager) NewNetwork() (*Network, error) {
 		if taken != nil {
 			continue
 		}
-		n := &Network{manager: m, subnetIndex: i, guests: map[netip.Addr][]relay{}}
+		n := &Network{
+			manager: m, subnetIndex: i,
+			relayed: make(slots, maxRelayed), guests: map[netip.Addr][]portRelays{},
+		}
 		if err := n.makeBridge(); err != nil {
 			return nil, fmt.Errorf("cannot make network %s: %w", n.ID(), err)
 		}

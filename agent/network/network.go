@@ -21,10 +21,11 @@ type Network struct {
 	manager     *Manager
 	subnetIndex int // which /24 of the Manager's Subnet it has
 	bridgeIndex int // the kernel's, of the link
+	relayed     slots
 
 	mu     sync.Mutex
-	last   byte                   // last byte of the address reserved last
-	guests map[netip.Addr][]relay // the reserved addresses, with the published ports of each
+	last   byte                        // last byte of the address reserved last
+	guests map[netip.Addr][]portRelays // the reserved addresses, with the published ports of each
 	closed bool
 }
 

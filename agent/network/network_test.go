@@ -45,6 +45,36 @@ func TestReachable(t *testing.T) {
 	}
 }
 
+// TestStepsPort opens ports in the guest of a job as a step does, which the
+// services of the job reach at the job's address.
+func TestStepsPort(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job, service := newGuest(t, n), newGuest(t, n)
+	foreign := newGuest(t, newNetwork(t, w.manager))
+
+	const opened = ":45678"
+	to := job.addr.String() + opened
+	for _, protocol := range []string{"tcp", "udp"} {
+		if _, err := ask(t, service.pid, protocol, to); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: before a step opens the port: %v", protocol, err)
+		}
+	}
+
+	within(t, job.pid, func() {
+		serveTCP(t, opened)
+		serveUDP(t, opened)
+	})
+	for _, protocol := range []string{"tcp", "udp"} {
+		if seen, err := ask(t, service.pid, protocol, to); err != nil || seen != service.addr.String() {
+			t.Errorf("%s: the step answered %q, %v; want the address of the service", protocol, seen, err)
+		}
+		if answer, err := ask(t, foreign.pid, protocol, to); err == nil {
+			t.Errorf("%s: the step answered %q to another job", protocol, answer)
+		}
+	}
+}
+
 func TestUnreachable(t *testing.T) {
 	w := newWorld(t)
 	n := newNetwork(t, w.manager)
@@ -478,6 +508,199 @@ func TestPublish(t *testing.T) {
 	must(t, err)
 	if _, err := ask(t, 0, "tcp", join("127.0.0.1", port)); !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("the client of a closed port got %v", err)
+	}
+}
+
+// TestPublishIn publishes a port of a service inside the guest of a job.
+func TestPublishIn(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job := newGuest(t, n)
+	foreign := newGuest(t, newNetwork(t, w.manager))
+
+	for _, protocol := range []string{"tcp", "udp"} {
+		t.Run(protocol, func(t *testing.T) {
+			service := newGuest(t, n)
+			port, err := n.PublishIn(job.pid, network.Port{Container: 80, Protocol: protocol}, service.addr)
+			must(t, err)
+			if port == 0 {
+				t.Fatal("got no port")
+			}
+			for _, loopback := range []string{"127.0.0.1", "::1"} {
+				for range 3 {
+					seen, err := ask(t, job.pid, protocol, join(loopback, port))
+					if err != nil || seen != "172.29.0.1" {
+						t.Errorf("the service answered %q, %v at %s", seen, err, loopback)
+					}
+				}
+				for summary, pid := range map[string]int{"host": 0, "service": service.pid, "other job": foreign.pid} {
+					if answer, err := ask(t, pid, protocol, join(loopback, port)); !errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("at %s of the %s: %q, %v", loopback, summary, answer, err)
+					}
+				}
+			}
+			// Loopback alone: not at the address that other guests reach.
+			if answer, err := ask(t, service.pid, protocol, join(job.addr.String(), port)); err == nil {
+				t.Errorf("the guest's address answered %q", answer)
+			}
+
+			taken := network.Port{Host: uint16(port), Container: 80, Protocol: protocol}
+			_, err = n.PublishIn(job.pid, taken, service.addr)
+			want := "cannot publish port 80/" + protocol + ": port " + strconv.Itoa(port) + " of the guest is in use; " +
+				"choose another, or leave it out to get a free one"
+			if err == nil || err.Error() != want {
+				t.Errorf("got error %v, want %s", err, want)
+			}
+
+			must(t, n.Leave(service.addr)) // ends the relays
+			for _, loopback := range []string{"127.0.0.1", "::1"} {
+				if _, err := ask(t, job.pid, protocol, join(loopback, port)); !errors.Is(err, unix.ECONNREFUSED) {
+					t.Errorf("a listener is left at %s: %v", loopback, err)
+				}
+			}
+			service = newGuest(t, n)
+			if got, err := n.PublishIn(job.pid, taken, service.addr); err != nil || got != port {
+				t.Errorf("got port %d, %v; want %d", got, err, port)
+			}
+		})
+	}
+}
+
+// TestPublishInTaken publishes a port that a process of the guest has at one of
+// the two addresses.
+func TestPublishInTaken(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job, service := newGuest(t, n), newGuest(t, n)
+
+	for _, test := range []struct{ summary, network, on string }{
+		{summary: "IPv4", network: "tcp4", on: "127.0.0.1:5432"},
+		{summary: "IPv6", network: "tcp6", on: "[::1]:5433"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			var step net.Listener
+			within(t, job.pid, func() {
+				var err error
+				step, err = net.Listen(test.network, test.on)
+				must(t, err)
+			})
+			defer step.Close()
+			port := uint16(step.Addr().(*net.TCPAddr).Port)
+
+			p := network.Port{Host: port, Container: 80, Protocol: "tcp"}
+			if got, err := n.PublishIn(job.pid, p, service.addr); err == nil {
+				t.Errorf("got port %d, which a step has", got)
+			}
+
+			// What was opened at the other address is closed again.
+			_ = step.Close()
+			if got, err := n.PublishIn(job.pid, p, service.addr); err != nil || got != int(port) {
+				t.Errorf("got port %d, %v after the step ended; want %d", got, err, port)
+			}
+		})
+	}
+}
+
+// TestPublishInWithoutIPv6 publishes in a guest that has no ::1.
+func TestPublishInWithoutIPv6(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job, service := newGuest(t, n), newGuest(t, n)
+	within(t, job.pid, func() {
+		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}
+		addr, err := netlink.ParseAddr("::1/128")
+		must(t, err)
+		must(t, netlink.AddrDel(lo, addr))
+	})
+	port, err := n.PublishIn(job.pid, network.Port{Container: 80, Protocol: "tcp"}, service.addr)
+	must(t, err)
+	if _, err := ask(t, job.pid, "tcp", join("127.0.0.1", port)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPublishInErrors(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job, service := newGuest(t, n), newGuest(t, n)
+
+	for _, test := range []struct {
+		summary, protocol string
+		leader            int
+		err               string
+	}{{
+		summary: "the host", protocol: "tcp", leader: os.Getpid(),
+		err: "cannot publish port 80/tcp in a guest: process PID is in the network namespace of the host",
+	}, {
+		summary: "another protocol", protocol: "sctp", leader: job.pid,
+		err: "cannot publish port 80/sctp: the protocol is neither tcp nor udp",
+	}} {
+		t.Run(test.summary, func(t *testing.T) {
+			p := network.Port{Container: 80, Protocol: test.protocol}
+			_, err := n.PublishIn(test.leader, p, service.addr)
+			want := strings.ReplaceAll(test.err, "PID", strconv.Itoa(os.Getpid()))
+			if errorText(err) != want {
+				t.Errorf("got error %v, want %s", err, want)
+			}
+		})
+	}
+
+	for range 256 {
+		_, err := n.PublishIn(job.pid, network.Port{Container: 80, Protocol: "tcp"}, service.addr)
+		must(t, err)
+	}
+	_, err := n.PublishIn(job.pid, network.Port{Container: 80, Protocol: "tcp"}, service.addr)
+	want := "cannot publish port 80/tcp: network rg-0 has 256 published ports already"
+	if errorText(err) != want {
+		t.Errorf("got error %v, want %s", err, want)
+	}
+}
+
+// TestRelayed has a job connect to a service's port as often as it can: the
+// broker must not run out of descriptors.
+func TestRelayed(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	job, service := newGuest(t, n), newGuest(t, n)
+	port, err := n.PublishIn(job.pid, network.Port{Container: 80, Protocol: "tcp"}, service.addr)
+	must(t, err)
+
+	const attempts, most = 2000, 1024
+	var conns []net.Conn
+	defer func() {
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	}()
+	within(t, job.pid, func() {
+		for range attempts {
+			conn, err := net.DialTimeout("tcp4", join("127.0.0.1", port), 5*time.Second)
+			must(t, err)
+			conns = append(conns, conn)
+		}
+	})
+
+	// The service answers each connection that reaches it.
+	answered := 0
+	deadline := time.Now().Add(2 * time.Second)
+	for _, conn := range conns {
+		_ = conn.SetReadDeadline(deadline)
+		if _, err := conn.Read(make([]byte, 1)); err == nil {
+			answered++
+		}
+	}
+	if answered != most {
+		t.Errorf("%d of %d connections reached the service, want %d", answered, attempts, most)
+	}
+
+	// Those that waited get the places of others.
+	for _, conn := range conns[:most] {
+		_ = conn.Close()
+	}
+	last := conns[len(conns)-1]
+	_ = last.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := last.Read(make([]byte, 1)); err != nil {
+		t.Errorf("the connection that waited got %v", err)
 	}
 }
 

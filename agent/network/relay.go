@@ -19,18 +19,23 @@ const (
 	udpIdle = 60 * time.Second
 )
 
+// slots bound how many connections and sessions several relays have together.
+// One is taken by sending.
+type slots chan struct{}
+
 // tcpRelay forwards connections.
 type tcpRelay struct {
 	listener *net.TCPListener
 	to       netip.AddrPort
+	slots    slots
 	log      *slog.Logger
 	ctx      context.Context // ends with the relay
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
 }
 
-func newTCPRelay(l *net.TCPListener, to netip.AddrPort, log *slog.Logger) *tcpRelay {
-	r := &tcpRelay{listener: l, to: to, log: log}
+func newTCPRelay(l *net.TCPListener, to netip.AddrPort, s slots, log *slog.Logger) *tcpRelay {
+	r := &tcpRelay{listener: l, to: to, slots: s, log: log}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.running.Go(r.accept)
 	return r
@@ -48,7 +53,13 @@ func (r *tcpRelay) accept() {
 		conn, err := r.listener.AcceptTCP()
 		switch {
 		case err == nil:
-			r.running.Go(func() { r.handle(conn) })
+			// Without a free slot, further clients wait in the listener's backlog.
+			select {
+			case r.slots <- struct{}{}:
+				r.running.Go(func() { r.handle(conn); <-r.slots })
+			case <-r.ctx.Done():
+				_ = conn.Close()
+			}
 		case errors.Is(err, net.ErrClosed):
 			return
 		default: // for example too many open files: some may be closed soon
@@ -83,8 +94,11 @@ func (r *tcpRelay) handle(client *net.TCPConn) {
 
 // pass copies until src ends and then ends dst, but not the other direction. If
 // either connection breaks, both directions end.
+//
+// It hides what the connections are: io.Copy would have the kernel copy through a
+// pipe of up to 1 MiB and two descriptors for each direction.
 func pass(dst, src *net.TCPConn) {
-	if _, err := io.Copy(dst, src); err != nil {
+	if _, err := io.Copy(struct{ io.Writer }{dst}, struct{ io.Reader }{src}); err != nil {
 		_ = dst.Close()
 		_ = src.Close()
 		return
@@ -98,16 +112,27 @@ type udpRelay struct {
 	conn    *net.UDPConn
 	to      netip.AddrPort
 	idle    time.Duration // after which a session ends
+	slots   slots
 	log     *slog.Logger
 	reading sync.WaitGroup // the loop that makes sessions
 	running sync.WaitGroup // the sessions
 
 	mu       sync.Mutex
-	sessions map[netip.AddrPort]*net.UDPConn
+	sessions map[netip.AddrPort]*udpSession
 }
 
-func newUDPRelay(conn *net.UDPConn, to netip.AddrPort, idle time.Duration, log *slog.Logger) *udpRelay {
-	r := &udpRelay{conn: conn, to: to, idle: idle, log: log, sessions: map[netip.AddrPort]*net.UDPConn{}}
+// udpSession is what a relay keeps of a client. It has a slot as long as the
+// relay knows it.
+type udpSession struct {
+	*net.UDPConn
+	asked time.Time // when the client sent last
+}
+
+func newUDPRelay(conn *net.UDPConn, to netip.AddrPort, idle time.Duration, s slots, log *slog.Logger) *udpRelay {
+	r := &udpRelay{
+		conn: conn, to: to, idle: idle, slots: s, log: log,
+		sessions: map[netip.AddrPort]*udpSession{},
+	}
 	r.reading.Go(r.read)
 	return r
 }
@@ -133,7 +158,7 @@ func (r *udpRelay) read() {
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		var session *net.UDPConn
+		var session *udpSession
 		if err == nil {
 			session, err = r.session(client)
 		}
@@ -147,26 +172,56 @@ func (r *udpRelay) read() {
 	}
 }
 
-// session returns the socket of a client, a new one if it has none.
-func (r *udpRelay) session(client netip.AddrPort) (*net.UDPConn, error) {
+// session returns the session of a client, a new one if it has none.
+func (r *udpRelay) session(client netip.AddrPort) (*udpSession, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if session, ok := r.sessions[client]; ok {
+		session.asked = time.Now()
 		return session, nil
 	}
 
-	session, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.to))
+	conn, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(r.to))
 	if err != nil {
 		return nil, err
 	}
+	if !r.takeSlot() {
+		_ = conn.Close()
+		return nil, errors.New("too many connections to published ports")
+	}
+	session := &udpSession{UDPConn: conn, asked: time.Now()}
 	r.sessions[client] = session
 	r.running.Go(func() { r.answer(client, session) })
 	return session, nil
 }
 
+// takeSlot takes a free slot, or else that of the session whose client has been
+// silent for the longest time: clients that ask once, each from a port of its own,
+// leave sessions behind. The caller holds r.mu.
+func (r *udpRelay) takeSlot() bool {
+	select {
+	case r.slots <- struct{}{}:
+		return true
+	default:
+	}
+
+	var oldest netip.AddrPort
+	for client, session := range r.sessions {
+		if !oldest.IsValid() || session.asked.Before(r.sessions[oldest].asked) {
+			oldest = client
+		}
+	}
+	if !oldest.IsValid() {
+		return false
+	}
+	_ = r.sessions[oldest].Close()
+	delete(r.sessions, oldest)
+	return true
+}
+
 // answer forwards the guest's datagrams to a client until there were none in
 // either direction for r.idle, or the guest's port turns out to be closed.
-func (r *udpRelay) answer(client netip.AddrPort, session *net.UDPConn) {
+func (r *udpRelay) answer(client netip.AddrPort, session *udpSession) {
 	buf := make([]byte, 1<<16)
 	for {
 		n, err := session.Read(buf)
@@ -179,6 +234,9 @@ func (r *udpRelay) answer(client netip.AddrPort, session *net.UDPConn) {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.sessions, client)
 	_ = session.Close()
+	if r.sessions[client] == session { // else another session has the slot
+		delete(r.sessions, client)
+		<-r.slots
+	}
 }

@@ -28,7 +28,7 @@ func relayTo(t *testing.T, serve func(*net.TCPConn)) (on string, r *tcpRelay) {
 		}
 	}()
 	l := listenTCP(t)
-	r = newTCPRelay(l, target.Addr().(*net.TCPAddr).AddrPort(), slog.New(slog.DiscardHandler))
+	r = newTCPRelay(l, target.Addr().(*net.TCPAddr).AddrPort(), make(slots, 10), slog.New(slog.DiscardHandler))
 	t.Cleanup(r.Close)
 	return l.Addr().String(), r
 }
@@ -126,7 +126,7 @@ func TestUDPSessions(t *testing.T) {
 	const idle = 300 * time.Millisecond
 	target := listenUDP(t)
 	l := listenUDP(t)
-	r := newUDPRelay(l, target.LocalAddr().(*net.UDPAddr).AddrPort(), idle, slog.New(slog.DiscardHandler))
+	r := newUDPRelay(l, target.LocalAddr().(*net.UDPAddr).AddrPort(), idle, make(slots, 10), slog.New(slog.DiscardHandler))
 	t.Cleanup(r.Close)
 
 	first, second := dialUDP(t, l), dialUDP(t, l)
@@ -165,6 +165,36 @@ func TestUDPSessions(t *testing.T) {
 	send(t, first, target, "later")
 	if r.count() != 1 {
 		t.Errorf("%d sessions, want 1", r.count())
+	}
+}
+
+// TestUDPSlots has more clients than there are slots: the one that was silent for
+// the longest time loses its session.
+func TestUDPSlots(t *testing.T) {
+	target, l := listenUDP(t), listenUDP(t)
+	free := make(slots, 2)
+	r := newUDPRelay(l, target.LocalAddr().(*net.UDPAddr).AddrPort(), time.Minute, free, slog.New(slog.DiscardHandler))
+
+	first, second := dialUDP(t, l), dialUDP(t, l)
+	firstSession := send(t, first, target, "one")
+	secondSession := send(t, second, target, "two")
+	send(t, first, target, "three")
+	for range 10 {
+		send(t, dialUDP(t, l), target, "more")
+		if again := send(t, first, target, "four"); again != firstSession {
+			t.Errorf("the client that asked last came from %v, then from %v", firstSession, again)
+		}
+	}
+	if again := send(t, second, target, "five"); again == secondSession {
+		t.Errorf("the session of the client that was silent is left")
+	}
+	if r.count() != 2 {
+		t.Errorf("%d sessions, want 2", r.count())
+	}
+
+	r.Close()
+	if len(free) != 0 {
+		t.Errorf("%d slots are taken after the end, want none", len(free))
 	}
 }
 

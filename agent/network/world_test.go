@@ -270,7 +270,7 @@ func askFrom(t testing.TB, pid int, protocol string, from net.Addr, to string) (
 	within(t, pid, func() {
 		var conn net.Conn
 		d := net.Dialer{Timeout: time.Second, LocalAddr: from}
-		if conn, err = d.Dial(protocol+"4", to); err != nil {
+		if conn, err = d.Dial(protocol, to); err != nil {
 			return
 		}
 		defer conn.Close()
