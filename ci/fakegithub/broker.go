@@ -91,7 +91,7 @@ func (s *Server) nextMessage(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	ctx, cancel := context.WithTimeout(r.Context(), s.opt.PollTimeout)
 	defer cancel()
-	for {
+	for r.Context().Err() == nil { // a poll that was cut takes no message
 		s.mu.Lock()
 		runner := s.caller(w, r)
 		if runner == nil {

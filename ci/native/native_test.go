@@ -67,19 +67,33 @@ type appliance struct {
 	t      *testing.T
 	dir    string
 	github *fakegithub.Server
+	scheme string // http or https
 	addr   string // of GitHub, which is at port 80
 	server *http.Server
 }
 
 func newAppliance(t *testing.T) *appliance {
 	t.Parallel()
+	l, err := fakegithub.Listen()
+	if errors.Is(err, fakegithub.ErrReserved) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newApplianceOf(t, "http", l)
+}
+
+// newApplianceOf returns an appliance whose GitHub answers on l.
+func newApplianceOf(t *testing.T, scheme string, l net.Listener) *appliance {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "appliance")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	github := fakegithub.New(fakegithub.Options{Tokens: []string{token}, PollTimeout: time.Second})
-	a := &appliance{t: t, dir: dir, github: github}
+	a := &appliance{t: t, dir: dir, scheme: scheme, github: github}
 
 	for _, d := range []string{"", "state", "state/work", "runner", "hooks"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
@@ -92,13 +106,6 @@ func newAppliance(t *testing.T) *appliance {
 	unpack(t, built.tarball, filepath.Join(dir, "runner"))
 	a.chown("runner", "state/work")
 
-	l, err := fakegithub.Listen()
-	if errors.Is(err, fakegithub.ErrPort80) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	a.addr, _, _ = net.SplitHostPort(l.Addr().String())
 	a.serve(l)
 	t.Cleanup(a.githubDown)
@@ -148,9 +155,9 @@ func (a *appliance) path(name string) string { return filepath.Join(a.dir, name)
 
 func (a *appliance) writeConfig(more string) {
 	a.t.Helper()
-	text := fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/acme\nRUNNER_REGISTRATION_TOKEN=%s\nRUNNER_NAME=rack-4\n"+
+	text := fmt.Sprintf("RUNNER_GITHUB_URL=%s://%s/acme\nRUNNER_REGISTRATION_TOKEN=%s\nRUNNER_NAME=rack-4\n"+
 		"RUNNER_ACTIONS_RUNNER_DIR=%s\nRUNNER_HOOKS_DIR=%s\n%s",
-		a.addr, token, a.path("runner"), a.path("hooks"), more)
+		a.scheme, a.addr, token, a.path("runner"), a.path("hooks"), more)
 	if err := os.WriteFile(a.path("config.env"), []byte(text), 0o600); err != nil {
 		a.t.Fatal(err)
 	}

@@ -2,15 +2,21 @@ package native
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mkappliance/mkappliance/ci/fakegithub"
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
 // machine is a container booted with systemd, in which the real units run.
@@ -68,9 +74,9 @@ func (a *appliance) makeUpper(base string) {
 		a.t.Fatal(err)
 	}
 	// The paths of a real appliance, and quicker tries.
-	config := lines(string(cfg), "RUNNER_GITHUB_URL", "RUNNER_REGISTRATION_TOKEN", "RUNNER_NAME")
-	a.write("upper/etc/passwd", string(passwd)+"runner:x:900:900::/var/lib/runner/home:/usr/sbin/nologin\n")
-	a.write("upper/etc/group", string(group)+"runner:x:900:\n")
+	config := lines(string(cfg), "RUNNER_GITHUB_URL", "RUNNER_REGISTRATION_TOKEN", "RUNNER_NAME", "RUNNER_JOBS")
+	a.write("upper/etc/passwd", withoutRunner(passwd)+"runner:x:900:900::/var/lib/runner/home:/usr/sbin/nologin\n")
+	a.write("upper/etc/group", withoutRunner(group)+"runner:x:900:\n")
 	a.write("upper/etc/machine-id", "uninitialized\n")
 	a.write("upper/var/lib/runner/etc/config.env", config)
 	a.write("upper/etc/systemd/system/runner-install.service.d/quick.conf", "[Service]\nRestartSec=1\n")
@@ -81,7 +87,7 @@ func (a *appliance) makeUpper(base string) {
 	const overlay = "../../overlays/host/"
 	for _, path := range []string{
 		"usr/lib/systemd/system/runner.service", "usr/lib/systemd/system/runner-install.service",
-		"usr/lib/tmpfiles.d/runner.conf",
+		"usr/lib/systemd/system/runner-trust.service", "usr/lib/tmpfiles.d/runner.conf",
 	} {
 		data, err := os.ReadFile(overlay + path)
 		if err != nil {
@@ -97,9 +103,21 @@ func (a *appliance) makeUpper(base string) {
 	a.write("upper/usr/local/bin/runner-agent", string(agent))
 	unpack(a.t, built.tarball, a.path("upper/usr/lib/runner/actions-runner"))
 	a.link("../var/lib/runner/etc", "upper/etc/runner")
-	for _, unit := range []string{"runner.service", "runner-install.service"} {
+	for _, unit := range []string{"runner.service", "runner-install.service", "runner-trust.service"} {
 		a.link("/usr/lib/systemd/system/"+unit, "upper/etc/systemd/system/multi-user.target.wants/"+unit)
 	}
+}
+
+// withoutRunner returns passwd(5) or group(5) of the base without the user that
+// steps have in guests.
+func withoutRunner(file []byte) string {
+	all := ""
+	for line := range strings.Lines(string(file)) {
+		if !strings.HasPrefix(line, "runner:") {
+			all += line
+		}
+	}
+	return all
 }
 
 func lines(text string, keys ...string) string {
@@ -247,5 +265,37 @@ func TestUnits(t *testing.T) {
 	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) ||
 		!strings.Contains(journal, "registered as rack-4") {
 		t.Error("the journal holds the token, or is not there")
+	}
+}
+
+// TestUnitsTrust: a GitHub with an authority of its own is refused until
+// RUNNER_CA_CERTS names the authority, and then serves registration, listener and
+// worker.
+func TestUnitsTrust(t *testing.T) {
+	t.Parallel()
+	l, authority, err := fakegithub.ListenTLS()
+	if errors.Is(err, fakegithub.ErrReserved) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newApplianceOf(t, "https", l)
+	a.writeConfig("RUNNER_JOBS=host\n")
+	a.write("upper/var/lib/runner/etc/ca-certs.pem", string(authority))
+	m := a.bootUnits()
+
+	m.wait("yes", "sh", "-c", "journalctl --no-pager -u runner-install.service | "+
+		"grep -qF 'the certificate of "+a.addr+" is not trusted' && echo yes")
+	m.run("sh", "-c", "echo RUNNER_CA_CERTS=/etc/runner/ca-certs.pem >>/etc/runner/config.env")
+	m.run("systemctl", "restart", "runner-trust.service")
+	m.wait("active", "systemctl", "is-active", "runner.service")
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	id := a.github.Enqueue(miniworker.Job{Name: "over TLS", Steps: []miniworker.Step{{Name: "step", Run: "echo hello"}}})
+	result, err := a.github.Wait(ctx, id)
+	if err != nil || !slices.Equal(result.Step("step").Output, []string{"hello"}) {
+		t.Errorf("got %s, %v\n%s", result, err, m.run("journalctl", "--no-pager", "-u", "runner.service"))
 	}
 }

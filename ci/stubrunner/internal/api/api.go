@@ -4,6 +4,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,7 +135,10 @@ func newStatusError(status int, method, address string, body []byte) error {
 // networkError words a failure to connect as .NET does.
 func networkError(err error, host string) error {
 	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &certificate):
+		return Errorf("The SSL connection could not be established, see inner exception. (%s)", host)
 	case errors.As(err, &dns):
 		return Errorf("Name or service not known (%s)", host)
 	case errors.Is(err, syscall.ECONNREFUSED):
