@@ -1,6 +1,18 @@
 // Package agent contains no code. This page shows the way of data through the
 // packages beneath it, which are the whole run time of an appliance.
 //
+// A job, from the listener to the actions runner's worker and back:
+//
+//	listener                                                          user runner
+//	   |  pipe: job message, cancel        ^ exit status, stdout, stderr
+//	   v                                   |
+//	relay           passes bytes on; jobmessage reads names and images as they pass
+//	   |  brokerapi.WorkerRequest, then    | wire: Stdout, Stderr, Exit or Failure
+//	   |  wire: Stdin, Job, Signal         |
+//	===|===================================|======= peers checked ======= root ====
+//	   v                                   |
+//	broker, guest, guestinit: as for a step; what was Stdin is the worker's descriptor 3
+//
 // A step of a job, from the actions runner to a process and back:
 //
 //	actions runner                                                    user runner

@@ -44,7 +44,9 @@ func TestWorker(t *testing.T) {
 	}()
 
 	job, signals := make(chan JobInfo, 1), make(chan os.Signal, 1)
-	job <- JobInfo{Name: "build", Services: []ServiceInfo{{Key: "db", Image: "postgres:18"}}, Images: []string{"postgres:18"}}
+	job <- JobInfo{
+		Name: "build", Services: []ServiceInfo{{Key: "db", Image: "postgres:18"}}, Images: []string{"postgres:18"},
+	}
 	close(job)
 	signals <- syscall.SIGTERM
 	var stderr bytes.Buffer

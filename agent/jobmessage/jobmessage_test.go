@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -66,8 +67,9 @@ func TestRead(t *testing.T) {
 		want:    brokerapi.JobInfo{Container: "node:24", Images: []string{"node:24"}},
 	}, {
 		summary: "a container of a private registry is not for everybody",
-		members: `"jobContainer":{"type":2,"map":[{"Key":"image","Value":"r.example/a"},{"Key":"credentials","Value":{"type":2,
-			"map":[{"Key":"username","Value":"u"},{"Key":"password","Value":{"type":3,"expr":"secrets.P"}}]}}]}`,
+		members: `"jobContainer":{"type":2,"map":[{"Key":"image","Value":"r.example/a"},
+			{"Key":"credentials","Value":{"type":2,"map":[{"Key":"username","Value":"u"},
+			{"Key":"password","Value":{"type":3,"expr":"secrets.P"}}]}}]}`,
 		want: brokerapi.JobInfo{Container: "r.example/a"},
 	}, {
 		summary: "a container that is a mapping of the matrix",
@@ -76,7 +78,8 @@ func TestRead(t *testing.T) {
 	}, {
 		summary: "services, before the contexts they depend on",
 		members: `"jobServiceContainers":{"type":2,"map":[
-			{"Key":"db","Value":{"type":2,"map":[{"Key":"image","Value":{"type":3,"expr":"format('{0}:{1}', matrix.db, matrix.version)"}},
+			{"Key":"db","Value":{"type":2,"map":[
+				{"Key":"image","Value":{"type":3,"expr":"format('{0}:{1}', matrix.db, matrix.version)"}},
 				{"Key":"ports","Value":{"type":1,"seq":["5432:5432"]}}]}},
 			{"Key":"cache","Value":"redis"},
 			{"Key":"off","Value":{"type":2,"map":[{"Key":"image","Value":{"type":3,"expr":"matrix.none"}}]}},
@@ -297,7 +300,7 @@ func FuzzRead(f *testing.F) {
 		if len(info.Services) > maxServices || len(info.Images) > maxImages || info.Name != printable(info.Name, maxName) {
 			t.Errorf("got %d services, %d images, name %q", len(info.Services), len(info.Images), info.Name)
 		}
-		images := append(info.Images, info.Container)
+		images := append(slices.Clone(info.Images), info.Container)
 		for _, s := range info.Services {
 			images = append(images, s.Image)
 			if s.Key != printable(s.Key, maxKey) {
@@ -315,9 +318,9 @@ func FuzzRead(f *testing.F) {
 // BenchmarkRead: a message of 5 MB, which a big matrix with many secrets makes.
 func BenchmarkRead(b *testing.B) {
 	var steps []string
+	const step = `{"type":"action","id":"%d","inputs":{"type":2,"map":[{"Key":"script","Value":"%s"}]}}`
 	for i := range 2500 {
-		steps = append(steps, fmt.Sprintf(`{"type":"action","id":"%d","inputs":{"type":2,"map":[{"Key":"script","Value":"%s"}]}}`,
-			i, strings.Repeat("echo x; ", 115)))
+		steps = append(steps, fmt.Sprintf(step, i, strings.Repeat("echo x; ", 115)))
 	}
 	message := frame(newJobRequest, `{"jobDisplayName":"x",`+contextData+`,"steps":[`+strings.Join(steps, ",")+`]}`)
 	b.SetBytes(int64(len(message)))

@@ -225,9 +225,9 @@ func TestArguments(t *testing.T) {
 		args    []string
 		want    string
 	}{
-		{summary: "none", want: "cannot start worker: want the arguments spawnclient IN OUT, got []"},
-		{summary: "another verb", args: []string{"x", "3", "4"}, want: "cannot start worker: want the arguments spawnclient IN OUT"},
-		{summary: "a word", args: []string{"spawnclient", "x", "4"}, want: `cannot start worker: "x" is not the descriptor of a pipe`},
+		{summary: "none", want: "want the arguments spawnclient IN OUT, got []"},
+		{summary: "another verb", args: []string{"x", "3", "4"}, want: `want the arguments spawnclient IN OUT, got ["x"`},
+		{summary: "a word", args: []string{"spawnclient", "x", "4"}, want: `"x" is not the descriptor of a pipe`},
 		{summary: "standard output", args: []string{"spawnclient", "1", "4"}, want: `"1" is not the descriptor of a pipe`},
 		{summary: "a closed one", args: []string{"spawnclient", "3", "999"}, want: `"3" is not the descriptor of a pipe`},
 	} {

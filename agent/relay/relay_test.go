@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -152,11 +153,10 @@ type onlyWriter struct{ io.Writer }
 // TestRun: the worker gets every byte of the listener, the broker the job, and
 // the listener the worker's output and status, however the bytes are cut.
 func TestRun(t *testing.T) {
-	first := message(1, job)
-	input := append(first, message(2, "")...)
+	input := slices.Concat(message(1, job), message(2, ""))
 	info := brokerapi.JobInfo{Name: "build", Container: "node:24", Images: []string{"node:24"}}
-	huge := append(message(1, `{"jobDisplayName":"build","jobContainer":"node:24","x":"`+strings.Repeat("0123456789", 1<<20)+`"}`),
-		message(3, "")...)
+	long := strings.Replace(job, `"x"`, `"`+strings.Repeat("0123456789", 1<<20)+`"`, 1)
+	huge := slices.Concat(message(1, long), message(3, ""))
 
 	tests := []struct {
 		summary string
@@ -311,7 +311,8 @@ func TestNoGuest(t *testing.T) {
 		want    string
 	}{{
 		summary: "no broker",
-		want:    "cannot reach the broker: dial unix SOCKET: connect: no such file or directory; is runner-guestd.socket active?",
+		want: "cannot reach the broker: dial unix SOCKET: connect: no such file or directory; " +
+			"is runner-guestd.socket active?",
 	}, {
 		summary: "the broker refuses",
 		serve: func(c *wire.Conn, _ brokerapi.WorkerRequest) {
