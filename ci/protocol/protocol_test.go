@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/jobmessage"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 	"github.com/mkappliance/mkappliance/ci/protocol"
 )
@@ -150,6 +152,31 @@ func TestJobMessage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(job, got); diff != "" {
+		t.Errorf("job (-want +got):\n%s", diff)
+	}
+}
+
+// TestRelayReads: what runner-shim reads of a message as it passes.
+func TestRelayReads(t *testing.T) {
+	job := miniworker.Job{Name: "build", Matrix: map[string]string{"version": "18"},
+		Container: &miniworker.Container{Image: "debian:13"},
+		Services: []miniworker.Container{{Key: "db", Image: "${{ matrix.version }}", Env: map[string]string{"P": "x"}},
+			{Image: "redis"}}}
+	data, err := json.Marshal(protocol.NewJobMessage(job, protocol.Run{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pipe bytes.Buffer
+	if err := protocol.WritePipe(&pipe, protocol.NewJobRequest, string(data)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := jobmessage.Read(&pipe)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := brokerapi.JobInfo{Name: "build", Container: "debian:13", Images: []string{"debian:13", "18", "redis"},
+		Services: []brokerapi.ServiceInfo{{Key: "db", Image: "18"}, {Key: "service2", Image: "redis"}}}
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("job (-want +got):\n%s", diff)
 	}
 }

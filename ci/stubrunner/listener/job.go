@@ -31,10 +31,11 @@ const (
 )
 
 // Descriptors of the pipes in a worker, as the real listener happens to have
-// them: any numbers.
+// them: any numbers. Others are inherited too.
 const (
-	workerIn  = 143
-	workerOut = 161
+	workerIn    = 143
+	workerExtra = 150 // the writing end of that pipe, which hides its end from who keeps it open
+	workerOut   = 161
 )
 
 // runningJob is a job and its worker.
@@ -204,9 +205,13 @@ func (j *runningJob) runWorker(bin string) (status int, output string) {
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &both, &both, outputWait
 	cmd.ExtraFiles = make([]*os.File, workerOut+1-3) // that of index N becomes descriptor 3 + N
 	cmd.ExtraFiles[workerIn-3], cmd.ExtraFiles[workerOut-3] = readIn, writeOut
+	if cmd.ExtraFiles[workerExtra-3], err = openAgain(in); err != nil {
+		return -1, err.Error()
+	}
 	err = cmd.Start()
-	_ = readIn.Close()
-	_ = writeOut.Close()
+	for _, f := range []*os.File{readIn, writeOut, cmd.ExtraFiles[workerExtra-3]} {
+		_ = f.Close()
+	}
 	if err != nil {
 		return -1, err.Error()
 	}
@@ -221,6 +226,20 @@ func (j *runningJob) runWorker(bin string) (status int, output string) {
 		return 128 + int(ws.Signal()), both.lines()
 	}
 	return cmd.ProcessState.ExitCode(), both.lines()
+}
+
+// openAgain opens the writing end of a pipe once more. A duplicate would be made
+// blocking when a process inherits it, and in with it.
+func openAgain(in *os.File) (again *os.File, err error) {
+	raw, err := in.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		again, failed = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY, 0)
+	})
+	return again, errors.Join(err, failed)
 }
 
 // workerEnv adds what ProcessInvoker adds.

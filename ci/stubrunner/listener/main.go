@@ -54,7 +54,7 @@ func run(ctx context.Context, argv []string) int {
 		err = remove(ctx, r, in)
 	case "warmup":
 	default:
-		return listen(ctx, r)
+		return runListener(ctx, r)
 	}
 
 	if err != nil {
@@ -62,4 +62,18 @@ func run(ctx context.Context, argv []string) int {
 		return exitTerminated
 	}
 	return exitSuccess
+}
+
+// runListener keeps a log, as the real listener does, and serves jobs.
+func runListener(ctx context.Context, r files.Root) int {
+	log, err := r.OpenLog("Runner")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return exitTerminated
+	}
+	defer log.Close()
+	fmt.Fprintln(log, "Runner listener, version", version)
+	code := listen(ctx, r)
+	fmt.Fprintln(log, "Runner execution has finished with return code", code)
+	return code
 }
