@@ -34,7 +34,7 @@ import (
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"
 
 // built holds what all tests share.
-var built struct{ agent, tarball string }
+var built struct{ agent, shim, tarball string }
 
 func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
 
@@ -49,9 +49,10 @@ func buildAndRun(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	built.agent = filepath.Join(dir, "runner-agent")
-	err = run.Local{}.Exec(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", built.agent,
-		"github.com/mkappliance/mkappliance/cmd/runner-agent"}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	built.agent, built.shim = filepath.Join(dir, "runner-agent"), filepath.Join(dir, "runner-shim")
+	err = run.Local{}.Exec(context.Background(), run.Cmd{Args: []string{"go", "build", "-o", dir,
+		"github.com/mkappliance/mkappliance/cmd/runner-agent", "github.com/mkappliance/mkappliance/cmd/runner-shim"},
+		Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err == nil {
 		built.tarball, _, err = stubrunner.Build(context.Background(), dir, stubrunner.Options{})
 	}

@@ -3,6 +3,7 @@ package native
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -171,6 +172,35 @@ func TestServiceRunsJob(t *testing.T) {
 	s.waitNotify("STOPPING=1")
 	if r := a.github.Runners(); r[0].Status != "offline" {
 		t.Error("the session was not closed")
+	}
+}
+
+// TestServiceRelayOnHost: with RUNNER_JOBS=host the relay in the place of the worker
+// becomes the worker.
+func TestServiceRelayOnHost(t *testing.T) {
+	a := newAppliance(t)
+	worker := a.path("runner/bin/Runner.Worker")
+	shim, err := os.ReadFile(built.shim)
+	if err := errors.Join(err, os.Rename(worker, worker+".real")); err != nil {
+		t.Fatal(err)
+	}
+	a.write("runner/bin/Runner.Worker", string(shim))
+	a.mustInstall()
+	s := a.startService("RUNNER_JOBS=host")
+	s.waitNotify("READY=1")
+
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	id := a.github.Enqueue(miniworker.Job{Name: "on the host", Steps: []miniworker.Step{
+		{Name: "worker", Run: `tr '\0' ' ' </proc/$PPID/cmdline; echo; exit 3`}}})
+	result, err := a.github.Wait(ctx, id)
+	want := []string{worker + ".real spawnclient 143 161 "}
+	if step := result.Step("worker"); err != nil || !slices.Equal(step.Output, want) || step.Exit != 3 {
+		t.Errorf("got %s, %v\n%s", result, err, s.output())
+	}
+	s.stop()
+	if !strings.Contains(s.output(), "Job on the host completed with result: Failed\n") {
+		t.Errorf("the console is\n%s", s.output())
 	}
 }
 
