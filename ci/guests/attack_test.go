@@ -144,7 +144,8 @@ func (l *lab) cover() {
 	}
 	job := l.prepare()
 	_, out := l.sh(job, `umount -l /__w/_temp 2>&1; mv /__w/_temp /__w/_old 2>&1
-		mkdir -p /__w/_temp/_runner_hook_responses; touch /__w/_temp/_runner_hook_responses/forged; mv /__w/_update /__w/_u 2>&1`)
+		mkdir -p /__w/_temp/_runner_hook_responses; touch /__w/_temp/_runner_hook_responses/forged
+		mv /__w/_update /__w/_u 2>&1`)
 	l.Logf("the job was told: %s", out)
 	if _, err := os.Lstat(l.path("work/_temp/_runner_hook_responses/forged")); err == nil {
 		l.Error("the job forged a response of the hook")
