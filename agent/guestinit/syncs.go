@@ -9,8 +9,8 @@ import (
 )
 
 // SuppressSyncs makes the system calls that wait for the disk succeed at once,
-// in this program and in all that it starts. What a guest writes goes with it,
-// so nothing is gained by waiting. Files that are opened with O_SYNC are left
+// in this program and in all that it starts. The files of a guest go with
+// it, so nothing is gained by waiting. Files that are opened with O_SYNC are left
 // alone: systemd-nspawn's --suppress-sync= refuses to open them at all, which
 // container engines and databases do not survive.
 //
