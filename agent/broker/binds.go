@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
@@ -20,9 +21,9 @@ type binder struct {
 	user     int           // user of the guest to whom the runner's files belong there
 }
 
-// open opens what the settings show in every guest, then what a request asks
-// for. The caller closes the sources.
-func (b binder) open(mounts []brokerapi.Mount) (binds []guest.Bind, err error) {
+// open opens what the settings show in every guest, then what the broker shows in
+// this one, then what a request asks for. The caller closes the sources.
+func (b binder) open(show []hostDir, mounts []brokerapi.Mount) (binds []guest.Bind, err error) {
 	defer func() {
 		if err != nil {
 			closeBinds(binds)
@@ -30,7 +31,7 @@ func (b binder) open(mounts []brokerapi.Mount) (binds []guest.Bind, err error) {
 		}
 	}()
 
-	for _, dir := range b.settings.hostDirs() {
+	for _, dir := range slices.Concat(b.settings.hostDirs(), show) {
 		source, err := os.Open(dir.Source)
 		if err != nil {
 			return binds, fmt.Errorf("cannot show %s to guests: %w", dir.Source, err)

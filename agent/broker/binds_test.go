@@ -60,7 +60,7 @@ func TestBinds(t *testing.T) {
 				m.Target = "/x"
 			}
 
-			binds, err := b.open([]brokerapi.Mount{{Target: "/scratch", Scratch: true}, m})
+			binds, err := b.open(nil, []brokerapi.Mount{{Target: "/scratch", Scratch: true}, m})
 			if test.err != "" {
 				if err == nil || !strings.Contains(err.Error(), test.err) || binds != nil {
 					t.Errorf("got %v, %v, want an error with %q", binds, err, test.err)
@@ -130,7 +130,7 @@ func TestBindsOfSettings(t *testing.T) {
 	_, b := newBinder(t)
 	b.settings.BindRO[0].Source += "/missing"
 	want := "cannot show " + b.settings.BindRO[0].Source
-	if binds, err := b.open(nil); err == nil || !strings.HasPrefix(err.Error(), want) || binds != nil {
+	if binds, err := b.open(nil, nil); err == nil || !strings.HasPrefix(err.Error(), want) || binds != nil {
 		t.Errorf("got %v, %v", binds, err)
 	}
 }

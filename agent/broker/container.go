@@ -43,7 +43,8 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 	if err != nil {
 		return nil, err
 	}
-	binds, err := binder{settings: j.settings, work: j.work, volumes: j.volumes, user: int(user.UID)}.open(m.spec.Mounts)
+	binder := binder{settings: j.settings, work: j.work, volumes: j.volumes, user: int(user.UID)}
+	binds, err := binder.open(m.spec.show, m.spec.Mounts)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +155,9 @@ func (j *job) guestConfig(m *member, c *container) guestapi.Config {
 // hostsFile returns hosts(5) for a member: itself, the job's other containers,
 // and what its options add.
 func (j *job) hostsFile(m *member, hostname string) string {
+	j.mu.Lock()
 	lines := append([][]string{{m.address.String(), hostname}}, j.hosts...)
+	j.mu.Unlock()
 	for _, h := range m.spec.options.AddHosts {
 		lines = append(lines, []string{h.Address, h.Name})
 	}

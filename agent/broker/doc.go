@@ -10,6 +10,8 @@
 //	                  |                what it does: prepare.go, step.go
 //	                  |-- Network      made with the job, never exchanged
 //	                  |-- volumes      a directory, made with the first of them
+//	                  |-- worker       the guest of the job's worker and what goes with it
+//	                  |     '-- endpoint    socket for the job's own hook (hooksocket.go)
 //	                  |-- watcher      ends the job at its limits (watch.go)
 //	                  '-- member...    one for each container (member.go)
 //	                        |-- containerSpec   the workflow's words, parsed
@@ -18,7 +20,9 @@
 //	                              '-- service   with a process of its own, and health (service.go)
 //
 // A job is prepared by a request and ended by another, by its limits, or by the
-// broker's end. A container that runs alone, as for a Dockerfile's build, has a job
+// broker's end. A job whose worker runs in a guest (worker.go) begins and ends with
+// that worker instead: its containers come and go by requests of its own socket,
+// which can name no other job. A container that runs alone, as for a Dockerfile's build, has a job
 // of its own that no other request can name.
 //
 // Guests, networks and OCI images are used through the interfaces of parts.go, so

@@ -30,6 +30,7 @@ type fakeGuests struct {
 	onConfigure func(g *fakeGuest) error
 	onExec      func(ctx context.Context, g *fakeGuest, p guestapi.Process, s wire.Streams) (int, error)
 	onStop      func(g *fakeGuest) error
+	foreign     bool // no process of this host belongs to any guest
 
 	mu      sync.Mutex
 	started []*fakeGuest
@@ -73,6 +74,7 @@ type fakeGuest struct {
 
 func (g *fakeGuest) ID() string              { return g.spec.ID }
 func (g *fakeGuest) Leader() int             { return 1000 }
+func (g *fakeGuest) Owns(uid uint32) bool    { return !g.guests.foreign && int(uid) == os.Getuid() }
 func (g *fakeGuest) Exited() <-chan struct{} { return g.exited }
 
 func (g *fakeGuest) Configure(_ context.Context, binds []guest.Bind, c guestapi.Config) error {
@@ -252,6 +254,11 @@ func (n *fakeNetwork) Publish(p network.Port, to netip.Addr) (int, error) {
 	return 30000 + int(p.Container), nil
 }
 
+func (n *fakeNetwork) PublishIn(leader int, p network.Port, to netip.Addr) (int, error) {
+	port, err := n.Publish(p, to)
+	return port + leader, err
+}
+
 func (n *fakeNetwork) Close() error {
 	n.mu.Lock()
 	n.closed = true
@@ -360,13 +367,22 @@ const base = "runner-base"
 func newLab(t *testing.T) *lab {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"work", "jobs", "externals", "base/sbin", "base/etc", "image"} {
+	for _, name := range []string{
+		"work", "jobs", "externals", "base/sbin", "base/etc", "image", "runner/bin", "runner/externals", "registration",
+	} {
 		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "base/sbin/init"), nil, 0o755); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{
+		"base/sbin/init":       "",
+		"base/etc/passwd":      "root:x:0:0::/root:/bin/sh\nrunner:x:1001:1001::/home/runner:/bin/bash\n",
+		"base/etc/group":       "adm:x:4:runner\nrunner:x:1001:\n",
+		"registration/.runner": `{"agentName":"appliance","workFolder":"/host/work"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 
 	path := func(name string) string { return filepath.Join(dir, name) }
@@ -378,6 +394,9 @@ func newLab(t *testing.T) *lab {
 			WorkRoot: path("work"), JobsDir: path("jobs"), Externals: path("externals"),
 			RunnerUID: os.Getuid(), RunnerGID: os.Getgid(),
 			Base: path("base"), Images: map[string]string{base: path("base")},
+			Worker: WorkerSettings{
+				ActionsRunner: path("runner"), Registration: path("registration"), Logs: path("logs"),
+			},
 		},
 	}
 }

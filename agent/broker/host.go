@@ -31,6 +31,9 @@ type Host struct {
 	WorkRoot  string // the runner's work directory
 	Externals string // directory of the runner's node.js builds
 
+	ActionsRunner string // directory with bin and externals of the actions runner
+	WorkerLogs    string // where the logs of workers are kept; root's alone
+
 	RunnerUID, RunnerGID int // who may ask, besides root
 }
 
@@ -73,6 +76,10 @@ func (h Host) settings(cfg *config.Config) Settings {
 	}
 	if s.Base == "" {
 		s.Base = cfg.BaseRootfs
+	}
+	s.Worker = WorkerSettings{
+		ActionsRunner: h.ActionsRunner, Registration: cfg.ActionsRunnerDir, Logs: h.WorkerLogs,
+		SetupInfo: setupInfo("/", s.Base),
 	}
 
 	// The guest base is Debian 13, so these names are true.

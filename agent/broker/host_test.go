@@ -19,9 +19,9 @@ import (
 
 func TestSettings(t *testing.T) {
 	cfg := &config.Config{
-		BaseRootfs: "/baked",
-		Bind:       []config.Bind{{Source: "/rw", Target: "/in/rw"}},
-		BindRO:     []config.Bind{{Source: "/ro", Target: "/in/ro"}},
+		BaseRootfs: "/baked", ActionsRunnerDir: "/registration",
+		Bind:   []config.Bind{{Source: "/rw", Target: "/in/rw"}},
+		BindRO: []config.Bind{{Source: "/ro", Target: "/in/ro"}},
 		Guests: config.Guests{
 			Images: map[string]string{"debian:13": "/mine", "app": "/app"}, Insecure: []string{"registry.example"},
 			Devices: []string{"/dev/kvm"}, Spare: true, KeepWork: true, Disk: 1 << 30, Timeout: time.Hour,
@@ -36,8 +36,12 @@ func TestSettings(t *testing.T) {
 		Bind: []HostBind{{Source: "/rw", Target: "/in/rw"}}, BindRO: []HostBind{{Source: "/ro", Target: "/in/ro"}},
 		Devices: []string{"/dev/kvm"}, InsecureRegistries: []string{"registry.example"},
 		Spare: true, KeepWork: true, Limits: JobLimits{Disk: 1 << 30, Time: time.Hour},
+		Worker: WorkerSettings{ActionsRunner: "/runner", Registration: "/registration", Logs: "/logs"},
 	}
-	h := Host{JobsDir: "/jobs", WorkRoot: "/work", Externals: "/externals", RunnerUID: 900, RunnerGID: 901}
+	h := Host{
+		JobsDir: "/jobs", WorkRoot: "/work", Externals: "/externals", RunnerUID: 900, RunnerGID: 901,
+		ActionsRunner: "/runner", WorkerLogs: "/logs",
+	}
 	if diff := cmp.Diff(want, h.settings(cfg)); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
 	}

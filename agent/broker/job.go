@@ -4,12 +4,11 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
@@ -35,10 +34,9 @@ type job struct {
 	work    workDir
 	volumes workroot.Root // directory of the named volumes; made with the first of them
 
-	// These are set while the job is prepared, and then only read.
-	own   *member    // the job's own container; nil if it has services only
-	hosts [][]string // address and names of each container that others can name
-	roots []rootFS   // to be released when the job is stopped
+	worker *worker // nil if the job's worker runs on the host
+
+	adding sync.Mutex // held while a job with a worker gets or loses other containers
 
 	ctx    context.Context // ends with the job; its cause is why
 	cancel context.CancelCauseFunc
@@ -48,6 +46,12 @@ type job struct {
 	state      state
 	cause      error // why the broker itself ended the job; nil if it was asked to
 	containers []*container
+	members    []*member         // those of the last prepare
+	own        *member           // of these, the job's own container; nil if it has services only
+	hosts      [][]string        // address and names of each container that others can name
+	roots      []rootFS          // of the members, to be released with them
+	early      []rootFS          // pulled before they were asked for
+	info       brokerapi.JobInfo // what the relay knows of the job
 }
 
 // errEnded is the cause that ends the start of a guest when its job is ended.
@@ -67,10 +71,12 @@ func (r *resources) newJob(work workDir) (*job, error) {
 	}, nil
 }
 
-// run moves the job to the state in which its limits hold.
+// run moves the job to the state in which its limits hold, unless it has ended.
 func (j *job) run() {
 	j.mu.Lock()
-	j.state = running
+	if j.state == preparing {
+		j.state = running
+	}
 	j.mu.Unlock()
 	j.watcher.start(j.ctx, j.kill)
 }
@@ -125,9 +131,17 @@ func (j *job) adopt(c *container) error {
 	return nil
 }
 
-// discard removes a member while the job goes on. One that could not be launched
-// still has an address.
+// discard removes a member while the job goes on, and hands its files over.
 func (j *job) discard(m *member) error {
+	if err := j.remove(m); err != nil {
+		return err
+	}
+	return j.restoreOwnership()
+}
+
+// remove removes a member while the job goes on. One that could not be launched
+// still has an address.
+func (j *job) remove(m *member) error {
 	var err error
 	if m.container != nil {
 		err = m.container.stop()
@@ -142,7 +156,7 @@ func (j *job) discard(m *member) error {
 	j.mu.Lock()
 	j.containers = slices.DeleteFunc(j.containers, func(c *container) bool { return c == m.container })
 	j.mu.Unlock()
-	return j.restoreOwnership()
+	return nil
 }
 
 // kill ends the processes of all guests, whose steps then return the cause. The
@@ -173,23 +187,16 @@ func (j *job) endCause() error {
 	return j.cause
 }
 
-// stop ends the job and removes all that it has, except for its files in the work
-// root, of which the runner becomes the owner. It may be called again if it
-// failed, but not at the same time.
+// stop ends the job and removes all that it has, except for its files in a work
+// directory of the runner's, who becomes their owner. It may be called again if
+// it failed, but not at the same time.
 func (j *job) stop() error {
 	j.end(nil)
-	j.starts.Wait() // each has its guest adopted, or stopped, by now
-
-	j.mu.Lock()
-	containers := slices.Clone(j.containers)
-	j.mu.Unlock()
-	errs := make([]error, len(containers))
-	var stops sync.WaitGroup
-	for i, c := range containers {
-		stops.Go(func() { errs[i] = c.stop() })
+	if j.worker != nil {
+		j.worker.close()
 	}
-	stops.Wait()
-	if err := errors.Join(errs...); err != nil {
+	j.starts.Wait() // each has its guest adopted, or stopped, by now
+	if err := j.stopContainers(); err != nil {
 		return err
 	}
 
@@ -197,14 +204,42 @@ func (j *job) stop() error {
 	if err := j.network.Close(); err != nil {
 		return err
 	}
-	for _, root := range j.roots {
+	j.mu.Lock()
+	roots := slices.Concat(j.roots, j.early)
+	j.roots, j.early = nil, nil
+	j.mu.Unlock()
+	for _, root := range roots {
 		root.release()
 	}
-	j.roots = nil
-	if err := os.RemoveAll(j.volumes.Path); err != nil {
-		return fmt.Errorf("cannot remove volumes: %w", err)
+	if err := removeTree(j.volumes.Path); err != nil {
+		return err
+	}
+	if j.worker != nil { // the work directory goes, too
+		return j.worker.remove()
 	}
 	return j.restoreOwnership()
+}
+
+// stopContainers stops all containers at once.
+func (j *job) stopContainers() error {
+	j.mu.Lock()
+	containers := slices.Clone(j.containers)
+	j.mu.Unlock()
+
+	errs := make([]error, len(containers))
+	var stops sync.WaitGroup
+	for i, c := range containers {
+		stops.Go(func() { errs[i] = c.stop() })
+	}
+	stops.Wait()
+	return errors.Join(errs...)
+}
+
+// setHosts replaces what the containers know of each other.
+func (j *job) setHosts(hosts [][]string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.hosts = hosts
 }
 
 // restoreOwnership makes the runner the owner of all that guests left in its work

@@ -38,3 +38,16 @@ func (h Host) listen() (net.Listener, error) {
 	}
 	return l, nil
 }
+
+// listenInGuest opens a socket for one guest. Anybody may connect by its mode:
+// the directory that it lies in shows in that guest alone.
+func listenInGuest(path string) (net.Listener, error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot listen: %w", err), l.Close())
+	}
+	return l, nil
+}

@@ -31,6 +31,7 @@ type containerSpec struct {
 	ports   []dockeropts.Port
 	files   map[string]string // further ones to write in the guest: path, content
 	makeDir bool              // make the working directory, as docker-create(1) does
+	show    []hostDir         // of the host, that no request has to name
 }
 
 // newMembers returns the containers of a job: services first, in order, then its

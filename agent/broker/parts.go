@@ -21,6 +21,7 @@ type Guests interface {
 type Guest interface {
 	ID() string
 	Leader() int
+	Owns(uid uint32) bool
 	Configure(ctx context.Context, binds []guest.Bind, c guestapi.Config) error
 	Exec(ctx context.Context, p guestapi.Process, s wire.Streams) (status int, err error)
 	Exited() <-chan struct{}
@@ -40,6 +41,7 @@ type Network interface {
 	Join(pid int, a netip.Addr) error
 	Leave(a netip.Addr) error
 	Publish(p network.Port, to netip.Addr) (host int, err error)
+	PublishIn(leader int, p network.Port, to netip.Addr) (port int, err error)
 	Close() error
 }
 

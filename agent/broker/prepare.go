@@ -16,6 +16,9 @@ import (
 // prepare starts the members of a job and waits until all can be used. If it
 // fails, the caller stops what has been started.
 func (j *job) prepare(ctx context.Context, members []*member, report reporter) (*brokerapi.PrepareReply, error) {
+	j.mu.Lock()
+	j.members = members
+	j.mu.Unlock()
 	if err := j.findRoots(ctx, members, report); err != nil {
 		return nil, err
 	}
@@ -28,12 +31,7 @@ func (j *job) prepare(ctx context.Context, members []*member, report reporter) (
 		return nil, err
 	}
 
-	reply, err := j.publish(members)
-	if err != nil {
-		return nil, err
-	}
-	j.run()
-	return reply, nil
+	return j.publish(members)
 }
 
 // findRoots finds the root file systems of all members at once.
@@ -45,11 +43,13 @@ func (j *job) findRoots(ctx context.Context, members []*member, report reporter)
 	}
 	pulls.Wait()
 
+	j.mu.Lock()
 	for i, m := range members {
 		if errs[i] == nil {
 			j.roots = append(j.roots, m.root)
 		}
 	}
+	j.mu.Unlock()
 	return errors.Join(errs...)
 }
 
@@ -68,7 +68,9 @@ func (j *job) assignAddresses(members []*member) error {
 			names = taken.assign(m.spec)
 		}
 		if len(names) > 0 {
+			j.mu.Lock()
 			j.hosts = append(j.hosts, append([]string{m.address.String()}, names...))
+			j.mu.Unlock()
 		}
 	}
 	return nil
@@ -86,16 +88,24 @@ func (j *job) startMembers(ctx context.Context, members []*member, report report
 				errs[i] = j.launch(ctx, m)
 			}
 		})
+	}
+	starts.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, m := range members {
 		if !m.isService {
 			j.own = m
 		}
 	}
-	starts.Wait()
-	return errors.Join(errs...)
+	return nil
 }
 
-// publish makes the ports of the members reachable on the host, and describes
-// the members to the client.
+// publish makes the ports of the members reachable where the job's steps run that
+// have no container, and describes the members to the client.
 func (j *job) publish(members []*member) (*brokerapi.PrepareReply, error) {
 	reply := &brokerapi.PrepareReply{Job: j.id, Network: j.network.ID()}
 	for _, m := range members {
@@ -115,15 +125,23 @@ func (j *job) publish(members []*member) (*brokerapi.PrepareReply, error) {
 	return reply, nil
 }
 
-// publishPorts returns the host's port of each published port of a guest.
+// publishPorts returns, for each published port of a guest, by which port the
+// steps of the job reach it at localhost.
 func (j *job) publishPorts(ports []dockeropts.Port, to netip.Addr) (map[string]string, error) {
 	published := map[string]string{}
 	for _, p := range ports {
-		host, err := j.network.Publish(network.Port(p), to)
+		host, err := j.publishPort(network.Port(p), to)
 		if err != nil {
 			return nil, err
 		}
 		published[strconv.Itoa(int(p.Container))] = strconv.Itoa(host)
 	}
 	return published, nil
+}
+
+func (j *job) publishPort(p network.Port, to netip.Addr) (int, error) {
+	if j.worker == nil {
+		return j.network.Publish(p, to)
+	}
+	return j.network.PublishIn(j.worker.member.container.guest.Leader(), p, to)
 }

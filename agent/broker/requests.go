@@ -42,6 +42,7 @@ func (s *Server) prepare(
 		return nil, errors.Join(err, stopErr)
 	}
 	s.job = j
+	j.run()
 	s.log.Info("job started", "job", j.id, "services", len(reply.Services))
 	return reply, nil
 }
@@ -88,11 +89,15 @@ func (s *Server) findJob(id string) *job {
 	return s.job
 }
 
+// errNoJob answers a request that names a job which does not run, or not where the
+// request came in.
+var errNoJob = errors.New("cannot run step: the guest of this job is gone; it was ended, or never started")
+
 // exec runs a step in the guest of the job's container and returns its status.
 func (s *Server) exec(ctx context.Context, client *caller, r brokerapi.ExecRequest) (int, error) {
 	j := s.findJob(r.Job)
 	if j == nil {
-		return 0, errors.New("cannot run step: the guest of this job is gone; it was ended, or never started")
+		return 0, errNoJob
 	}
 	return j.exec(ctx, r, client.streams())
 }

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +21,8 @@ type Settings struct {
 	WorkRoot  string // the runner's work directory, which jobs write to
 	JobsDir   string // where guests keep what they write; root's alone
 	Externals string // directory of the runner's node.js builds
+
+	Worker WorkerSettings
 
 	// RunnerUID is the only user besides root who may ask. With RunnerGID it
 	// owns the work root.
@@ -99,6 +100,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer stop()
 
 	s.guests.refill()
+	front := endpoint{maxRequest: wire.MaxRequest, check: s.checkPeer, answer: s.answer, log: s.log}
 	var clients sync.WaitGroup
 	for {
 		conn, err := l.Accept()
@@ -109,7 +111,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if err != nil {
 			return errors.Join(fmt.Errorf("cannot accept client: %w", err), s.close())
 		}
-		clients.Go(func() { s.handle(ctx, conn) })
+		clients.Go(func() { front.handle(ctx, conn) })
 	}
 }
 
@@ -117,36 +119,6 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 // another.
 func (s *Server) close() error {
 	return errors.Join(s.guests.close(), s.reset())
-}
-
-// handle serves one client. Its context ends when the client hangs up.
-func (s *Server) handle(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
-	defer stop()
-
-	if err := s.checkPeer(conn); err != nil {
-		s.log.Warn("client refused", "error", err)
-		return
-	}
-
-	client := wire.NewConn(conn, wire.MaxRequest)
-	kind, payload, err := client.Receive()
-	if err != nil || kind != wire.Request {
-		return
-	}
-	var request brokerapi.Envelope
-	if err := json.Unmarshal(payload, &request); err != nil {
-		_ = client.SendFailure(fmt.Errorf("cannot read request: %w", err))
-		return
-	}
-
-	if err := s.answer(ctx, cancel, client, request); err != nil && ctx.Err() == nil {
-		s.log.Error("request failed", "error", err)
-		_ = client.SendFailure(err)
-	}
 }
 
 // answer carries out one request. cancel ends the context of all that it starts.
@@ -171,6 +143,10 @@ func (s *Server) answer(ctx context.Context, cancel context.CancelFunc, client *
 	case e.Run != nil:
 		caller := newCaller(client, cancel)
 		status, err := s.run(ctx, caller, *e.Run)
+		return sendExit(client, status, err)
+	case e.Worker != nil:
+		caller := newCaller(client, cancel)
+		status, err := s.worker(ctx, caller, *e.Worker)
 		return sendExit(client, status, err)
 	}
 	return errors.New("cannot read request: it names no verb")

@@ -14,10 +14,13 @@ import (
 
 // exec runs a step in the job's own container and returns its status.
 func (j *job) exec(ctx context.Context, r brokerapi.ExecRequest, streams wire.Streams) (int, error) {
-	if j.own == nil {
+	j.mu.Lock()
+	own := j.own
+	j.mu.Unlock()
+	if own == nil {
 		return 0, errors.New("cannot run step: the job has services only, and no container")
 	}
-	c := j.own.container
+	c := own.container
 
 	env := maps.Clone(c.env)
 	maps.Copy(env, r.Env)

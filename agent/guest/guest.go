@@ -173,6 +173,12 @@ func (g *Guest) makeUsr(base int) error {
 // Leader returns the process id of the guest's agent, as the host sees it.
 func (g *Guest) Leader() int { return g.leader }
 
+// Owns reports whether a user id of the host is that of a user of the guest.
+func (g *Guest) Owns(uid uint32) bool {
+	base := uint32(rangeBase(g.idRange))
+	return uid >= base && uid-base < rangeSize
+}
+
 // ID returns the guest's machine name.
 func (g *Guest) ID() string { return g.spec.ID }
 

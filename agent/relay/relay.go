@@ -18,13 +18,14 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/jobmessage"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // Program is the name that the listener starts the worker by, and Real that of
 // the real worker beside it.
 const (
 	Program = "Runner.Worker"
-	Real    = "Runner.Worker.real"
+	Real    = layout.RealWorker
 )
 
 // ErrListenerGone is why a job ends whose listener does not live any more. The

@@ -49,6 +49,9 @@ Exit status:
 	f.StringVar(&h.WorkRoot, "work-root", layout.Work, "the runner's work `DIR`")
 	f.StringVar(&h.Externals, "externals", layout.BakedActionsRunner+"/externals",
 		"`DIR` with the runner's node.js builds")
+	f.StringVar(&h.ActionsRunner, "actions-runner", layout.BakedActionsRunner,
+		"`DIR` with bin and externals of the actions runner, for workers in guests")
+	f.StringVar(&h.WorkerLogs, "worker-logs", layout.WorkerLogs, "`DIR` for the logs of workers in guests")
 	f.IntVar(&h.RunnerUID, "runner-uid", layout.RunnerUID, "user `ID` of the runner")
 	f.IntVar(&h.RunnerGID, "runner-gid", layout.RunnerGID, "group `ID` of the runner")
 	return c

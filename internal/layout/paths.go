@@ -34,6 +34,8 @@ const (
 	Work = State + "/work"
 	// Jobs holds the writable layers of guests.
 	Jobs = State + "/jobs"
+	// WorkerLogs holds the last logs of workers that ran in guests.
+	WorkerLogs = State + "/worker-logs"
 	// OCIImages holds the OCI images that jobs use.
 	OCIImages = State + "/images"
 )
