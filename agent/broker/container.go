@@ -64,7 +64,7 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 		return nil, err
 	}
 	c := &container{
-		id: newID(), guest: g, user: user, env: m.environment(user.Home), drop: m.spec.options.CapDrop,
+		id: newID(), guest: g, user: user, env: j.settings.withAuthorities(m.environment(user.Home)), drop: m.spec.options.CapDrop,
 		dir: cmp.Or(m.spec.Dir, m.spec.options.Workdir, m.root.config.WorkingDir, "/"),
 	}
 	if err := g.Configure(ctx, binds, j.guestConfig(m, c)); err != nil {
@@ -128,7 +128,8 @@ func (j *job) guestConfig(m *member, c *container) guestapi.Config {
 			"/etc/hostname":    hostname + "\n",
 			"/etc/resolv.conf": j.resolvConf(),
 		},
-		Dirs: slices.Clone(m.root.config.Volumes),
+		Dirs:    slices.Clone(m.root.config.Volumes),
+		CACerts: j.settings.CACerts,
 	}
 	maps.Copy(config.Files, m.spec.files)
 

@@ -71,7 +71,8 @@ func (h Host) settings(cfg *config.Config) Settings {
 		RunnerUID: h.RunnerUID, RunnerGID: h.RunnerGID,
 		Base: h.Base, Images: map[string]string{},
 		Devices: cfg.Guests.Devices, InsecureRegistries: cfg.Guests.Insecure,
-		Spare: cfg.Guests.Spare, KeepWork: cfg.Guests.KeepWork,
+		CACerts: string(cfg.CACerts.PEM),
+		Spare:   cfg.Guests.Spare, KeepWork: cfg.Guests.KeepWork,
 		Limits: JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout},
 	}
 	if s.Base == "" {

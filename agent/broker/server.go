@@ -40,6 +40,10 @@ type Settings struct {
 	// InsecureRegistries, HOST or HOST:PORT, are used without TLS by builds.
 	InsecureRegistries []string
 
+	// CACerts are authorities in PEM that guests trust besides their own; "" for
+	// none.
+	CACerts string
+
 	Spare    bool // keep a guest of the guest base started, for the next job
 	KeepWork bool // leave tools and workspaces of earlier jobs to later ones
 	Limits   JobLimits

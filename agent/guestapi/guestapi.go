@@ -39,7 +39,14 @@ type Config struct {
 	Dirs     []string          `json:"dirs,omitempty"`  // made if they do not exist
 	Mounts   []Mount           `json:"mounts,omitempty"`
 	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
+	// CACerts are certificate authorities in PEM that programs of the guest trust
+	// from then on, as far as they use its store. They are in CACertsFile as well.
+	CACerts string `json:"ca_certs,omitempty"`
 }
+
+// CACertsFile is the file of CACerts in the guest, where Debian's
+// update-ca-certificates(8) finds it.
+const CACertsFile = "/usr/local/share/ca-certificates/runner.crt"
 
 // Mount shows the tree at Source, a path in the guest, at Target as well.
 type Mount struct {

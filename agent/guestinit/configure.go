@@ -50,6 +50,11 @@ func configure(c guestapi.Config) error {
 			return fmt.Errorf("cannot make %s: %w", dir, err)
 		}
 	}
+	if c.CACerts != "" {
+		if err := trustAuthorities("/", c.CACerts); err != nil {
+			return err
+		}
+	}
 	return makeTmp()
 }
 
