@@ -161,7 +161,7 @@ func (h Host) images(cfg *config.Config) *oci.Store {
 // networks sets up the network of guests.
 func (h Host) networks(ctx context.Context, cfg *config.Config, log *slog.Logger) (*network.Manager, error) {
 	m := &network.Manager{
-		Allow: cfg.Guests.Allow, Resolvers: network.Resolvers(),
+		Allow: cfg.Guests.Allow, AllowHosts: cfg.Servers(), Resolvers: network.Resolvers(),
 		Prefix: "rg" + h.instance()[:4], Executor: run.Local{}, Log: log,
 	}
 	return m, useSubnet(cfg.Guests.Subnet, func(subnet netip.Prefix) error {

@@ -30,7 +30,7 @@ func (m *Manager) check() error {
 			return fmt.Errorf("cannot let guests reach %s: they have IPv4 only", p)
 		}
 	}
-	return nil
+	return m.checkServers()
 }
 
 // isPrefix reports whether the names that start with s are names of links, of

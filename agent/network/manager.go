@@ -45,6 +45,14 @@ type Manager struct {
 	// Allow are private ranges that guests may reach, such as that of a
 	// package mirror. It opens neither the host nor other networks. IPv4.
 	Allow []netip.Prefix
+	// AllowHosts are servers that guests may reach by TCP at whatever address
+	// they have, private ones and the host's own included: GitHub and proxies, as
+	// HOST:PORT. Names are resolved by Setup and again for each network. Loopback,
+	// link-local and metadata addresses stay closed.
+	AllowHosts []string
+	// Lookup resolves names of AllowHosts, as net.Resolver.LookupNetIP does. Nil
+	// stands for the host's resolver.
+	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	// Prefix starts the names of links and of the nftables table. It belongs
 	// to this Manager alone: Setup removes other links with it. Up to eight
 	// lower-case letters and digits, a letter first.
@@ -54,6 +62,8 @@ type Manager struct {
 
 	mu       sync.Mutex
 	networks [maxNetworks]*Network // by their subnetIndex; nil: free
+
+	servers servers
 }
 
 // Setup loads the rules and removes the links that an earlier Manager of this
@@ -75,7 +85,11 @@ func (m *Manager) Setup(ctx context.Context) error {
 		m.Log.Warn("links of an earlier run removed", "links", stale)
 	}
 
-	if err := m.load(ctx, m.ruleset()); err != nil {
+	m.servers.mu.Lock()
+	m.resolveServers(ctx)
+	err = m.load(ctx, m.ruleset())
+	m.servers.mu.Unlock()
+	if err != nil {
 		return err
 	}
 	// After the rules, so that forwarding is never on without them.
@@ -121,6 +135,11 @@ func (m *Manager) load(ctx context.Context, rules string) error {
 // NewNetwork makes a network without guests. Its bridge has the first address of
 // a /24 of Subnet.
 func (m *Manager) NewNetwork() (*Network, error) {
+	if err := m.updateServers(context.Background()); err != nil {
+		// Without it the job may still do: most servers are on the internet.
+		m.Log.Warn("guests may not reach a server's new address", "error", err)
+	}
+
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for i, taken := range m.networks {

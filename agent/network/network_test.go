@@ -1,6 +1,7 @@
 package network_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/network"
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 func TestReachable(t *testing.T) {
@@ -119,6 +121,75 @@ func TestUnreachable(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestAllowHosts has GitHub and a proxy at addresses that are closed otherwise.
+func TestAllowHosts(t *testing.T) {
+	const github, proxy = "10.9.9.9", ownAllowed
+	w := newWorld(t)
+	names := map[string]string{}
+	w.manager.AllowHosts = []string{"github.lan:80", proxy + ":3128", "metadata.lan:80", "gone.lan:80"}
+	w.manager.Lookup = func(_ context.Context, network, host string) ([]netip.Addr, error) {
+		if a, err := netip.ParseAddr(host); err == nil {
+			return []netip.Addr{a}, nil
+		}
+		if a, ok := names[host]; ok && network == "ip4" {
+			return []netip.Addr{netip.MustParseAddr(a)}, nil
+		}
+		return nil, errors.New("no such host")
+	}
+	serveTCP(t, proxy+":3128")
+	serveTCP(t, proxy+":3129")
+	serveUDP(t, proxy+":3128")
+
+	newJob := func(t *testing.T) guest { return newGuest(t, newNetwork(t, w.manager)) }
+	check := func(t *testing.T, g guest, protocol, to string, allowed bool) {
+		t.Helper()
+		answer, err := ask(t, g.pid, protocol, to)
+		if (err == nil) != allowed {
+			t.Errorf("%s %s answered %q, %v; allowed: %v", protocol, to, answer, err, allowed)
+		}
+	}
+
+	// No name is known when the broker starts, as at boot before the network is up.
+	must(t, w.manager.Setup(t.Context()))
+	first := newJob(t)
+	check(t, first, "tcp", github+":80", false)
+	check(t, first, "tcp", proxy+":3128", true)
+
+	names["github.lan"], names["metadata.lan"] = github, "169.254.169.254"
+	second := newJob(t)
+	check(t, second, "tcp", github+":80", true)
+	check(t, second, "tcp", github+":53", false)
+	check(t, second, "udp", github+":80", false)
+	check(t, second, "tcp", proxy+":3128", true)
+	check(t, second, "tcp", proxy+":3129", false)
+	check(t, second, "udp", proxy+":3128", false)
+	check(t, second, "tcp", uplink+":3128", false)
+	check(t, second, "tcp", "169.254.169.254:80", false)
+
+	// Name servers that do not answer close nothing.
+	delete(names, "github.lan")
+	check(t, newJob(t), "tcp", github+":80", true)
+
+	// GitHub moved.
+	names["github.lan"] = "192.168.77.1"
+	moved := newJob(t)
+	check(t, moved, "tcp", github+":80", false)
+	check(t, moved, "tcp", "192.168.77.1:80", true)
+
+	// As long as nothing changes, a job does not wait for nft.
+	w.manager.Executor = noExecutor{t}
+	newJob(t)
+	w.manager.Executor = run.Local{}
+}
+
+// noExecutor fails a test that runs anything.
+type noExecutor struct{ t *testing.T }
+
+func (e noExecutor) Exec(_ context.Context, c run.Cmd) error {
+	e.t.Errorf("%q runs", c.Args)
+	return nil
 }
 
 // TestNotRouted connects to guests from outside.
@@ -834,6 +905,10 @@ func TestSetupErrors(t *testing.T) {
 		summary: "an IPv6 resolver",
 		change:  func(m *network.Manager) { m.Resolvers = []netip.Addr{netip.MustParseAddr("fd00::53")} },
 		err:     "cannot let guests ask name server fd00::53: they have IPv4 only",
+	}, {
+		summary: "a server without a port",
+		change:  func(m *network.Manager) { m.AllowHosts = []string{"github.lan"} },
+		err:     `cannot let guests reach "github.lan": it is not a host and a port`,
 	}, {
 		summary: "an IPv6 range",
 		change:  func(m *network.Manager) { m.Allow = []netip.Prefix{netip.MustParsePrefix("fd00::/8")} },

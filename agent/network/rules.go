@@ -11,7 +11,7 @@ import (
 var rulesText string
 
 // ruleset returns the packet filter, as text for nft(8) that replaces an earlier
-// one.
+// one. The caller holds m.servers.mu.
 func (m *Manager) ruleset() string {
 	var bridges, within, sources, resolvers, allowed, special []string
 	for i := range maxNetworks {
@@ -40,6 +40,7 @@ func (m *Manager) ruleset() string {
 		"Sources":   elements(sources),
 		"Resolvers": elements(resolvers),
 		"Allowed":   elements(allowed),
+		"Servers":   elements(m.serverElements()),
 		"Special":   elements(special),
 	})
 	if err != nil {
