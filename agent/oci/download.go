@@ -20,6 +20,7 @@ const parallelDownloads = 3
 
 // download is a layer on its way from a registry to a file.
 type download struct {
+	store *Store
 	layer v1.Layer
 	file  string
 	done  chan struct{} // closed once the file is complete
@@ -45,7 +46,7 @@ func (s *Store) downloads(dir string, image v1.Image) (list []*download, size in
 			return nil, 0, s.tooLarge()
 		}
 		file := filepath.Join(dir, fmt.Sprintf("layer-%d", i))
-		list = append(list, &download{layer: l, file: file, done: make(chan struct{})})
+		list = append(list, &download{store: s, layer: l, file: file, done: make(chan struct{})})
 	}
 	return list, size, nil
 }
@@ -63,7 +64,7 @@ func (d *download) run() error {
 		return err
 	}
 
-	_, err = io.Copy(to, from)
+	_, err = io.Copy(to, &roomReader{Reader: from, store: d.store})
 	if err := errors.Join(err, to.Close()); err != nil {
 		return err
 	}

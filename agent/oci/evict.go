@@ -80,7 +80,13 @@ func (s *Store) remove(dir string) (bool, error) {
 	}
 
 	aside := filepath.Join(s.Dir, "tmp", "removed-"+filepath.Base(dir))
-	if err := errors.Join(os.RemoveAll(aside), os.Rename(dir, aside)); err != nil {
+	if err := os.RemoveAll(aside); err != nil {
+		return false, err
+	}
+	if err := os.Rename(dir, aside); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // another process removes it
+		}
 		return false, err
 	}
 	return true, os.RemoveAll(aside)

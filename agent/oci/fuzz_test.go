@@ -73,7 +73,7 @@ func FuzzUnpack(f *testing.F) {
 		}
 
 		for _, layer := range [][]byte{lower, upper} {
-			_ = applyLayer(tree, bytes.NewReader(layer))
+			_, _ = applyLayer(tree, bytes.NewReader(layer), DefaultMaxFiles)
 		}
 
 		after, err := os.Lstat(canary)

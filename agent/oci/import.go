@@ -140,7 +140,7 @@ func (s *Store) extractLayout(file, dir string) error {
 		if left -= h.Size; s.MaxBytes > 0 && left < 0 {
 			return s.tooLarge()
 		}
-		got, err := extract(archive, filepath.Join(dir, name))
+		got, err := extract(&roomReader{Reader: archive, store: s}, filepath.Join(dir, name))
 		if err != nil {
 			return fmt.Errorf("cannot read %s of archive: %w", name, err)
 		}

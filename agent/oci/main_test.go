@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -29,14 +30,24 @@ import (
 const unpackVerb = "unpack-a-layer"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
-		if err := oci.UnpackMain(os.Stdin); err != nil {
+	if len(os.Args) > 2 && os.Args[1] == unpackVerb {
+		if err := unpack(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		return
 	}
 	os.Exit(m.Run())
+}
+
+func unpack(maxFiles string) error {
+	max, err := strconv.ParseInt(maxFiles, 10, 64)
+	if err != nil {
+		return err
+	}
+	files, err := oci.UnpackMain(os.Stdin, max)
+	fmt.Println(files)
+	return err
 }
 
 // owner owns the files of root in the tests' images.
@@ -131,6 +142,15 @@ func newImage(t testing.TB, layers ...v1.Layer) v1.Image {
 		t.Fatal(err)
 	}
 	return configure(t, image, func(f *v1.ConfigFile) { f.OS, f.Architecture = "linux", arch })
+}
+
+func appendLayer(t testing.TB, image v1.Image, layer v1.Layer) v1.Image {
+	t.Helper()
+	image, err := mutate.AppendLayers(image, layer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return image
 }
 
 func configure(t testing.TB, image v1.Image, change func(*v1.ConfigFile)) v1.Image {

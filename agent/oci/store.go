@@ -30,8 +30,10 @@ import (
 type Store struct {
 	Dir string // readable for root alone; made if it does not exist
 	// MaxBytes bounds one image, and all of them: beyond it the least recently
-	// used are removed. 0: no limit.
+	// used are removed. Each file counts 4 KiB besides its content. 0: no limit.
 	MaxBytes int64
+	// MaxFiles bounds the files and directories of one image. 0: DefaultMaxFiles.
+	MaxFiles int64
 	// Insecure lists registries, HOST or HOST:PORT, that may be contacted
 	// without TLS, wherever they are.
 	Insecure []string

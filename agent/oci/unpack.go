@@ -3,6 +3,7 @@ package oci
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -33,50 +35,66 @@ func (s *Store) unpack(ctx context.Context, root string, layers []v1.Hash, open 
 		return err
 	}
 
-	left := s.MaxBytes
+	left := s.newAllowance()
 	for i, want := range layers {
-		size, err := s.apply(ctx, root, i, want, open, left)
-		if err != nil {
+		if err := s.apply(ctx, root, i, want, open, &left); err != nil {
 			return fmt.Errorf("cannot unpack layer %d: %w", i+1, err)
 		}
-		left -= size
 	}
 	return nil
 }
 
-// apply applies a layer to the tree and returns its size, which may be up to
-// left bytes.
+// allowance is what an image may still take.
+type allowance struct {
+	bytes int64 // with inodeSize for each file; without meaning if there is no limit
+	files int64
+}
+
+func (s *Store) newAllowance() allowance { return allowance{bytes: s.MaxBytes, files: s.maxFiles()} }
+
+func (s *Store) maxFiles() int64 { return cmp.Or(s.MaxFiles, DefaultMaxFiles) }
+
+// apply applies a layer to the tree and takes its size from the allowance.
 func (s *Store) apply(
-	ctx context.Context, root string, i int, want v1.Hash, open openLayer, left int64,
-) (int64, error) {
+	ctx context.Context, root string, i int, want v1.Hash, open openLayer, left *allowance,
+) error {
 	plain, err := open(i)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer plain.Close()
 
 	sum := sha256.New()
-	content := &limitedReader{from: io.TeeReader(plain, sum)}
+	content := &limitedReader{from: &roomReader{Reader: io.TeeReader(plain, sum), store: s}}
+	maxFiles, tooMany := left.files, fmt.Errorf("the image has more than %d files", s.maxFiles())
 	if s.MaxBytes > 0 {
-		content.max, content.tooLarge = left, s.tooLarge()
+		content.max, content.tooLarge = left.bytes, s.tooLarge()
+		if n := left.bytes / inodeSize; n < maxFiles {
+			maxFiles, tooMany = n, s.tooLarge()
+		}
 	}
 
-	err = s.runUnpacker(ctx, root, content)
+	files, err := s.runUnpacker(ctx, root, content, maxFiles)
+	if errors.Is(err, errFiles) {
+		return tooMany
+	}
 	if err == nil {
 		// Bytes after the end of the archive count for its digest.
 		_, err = io.Copy(io.Discard, content)
 	}
 	if content.err != nil {
-		return 0, content.err // the unpacker only reports that its input ended
+		return content.err // the unpacker only reports that its input ended
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
 
 	if got := hex.EncodeToString(sum.Sum(nil)); got != want.Hex {
-		return 0, fmt.Errorf("its content is sha256:%s, and the image lists %s", got, want)
+		return fmt.Errorf("its content is sha256:%s, and the image lists %s", got, want)
 	}
-	return content.n, nil
+	left.bytes -= content.n + files*inodeSize
+	left.files -= files
+	return nil
 }
 
 func (s *Store) tooLarge() error {
@@ -112,20 +130,21 @@ const rootFD = 3
 // runUnpacker unpacks a layer in a process of its own, in a user namespace whose
 // root is unknown to the host, with the tree as root directory. So the layer
 // reaches nothing but the tree, and its files belong to users unknown to the host.
-func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) error {
+// It returns how many files the layer has, and errFiles for more than maxFiles.
+func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader, maxFiles int64) (files int64, err error) {
 	dir, err := os.Open(root)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer dir.Close()
 
-	var stderr bytes.Buffer
+	var stdout, stderr bytes.Buffer
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner, Size: idCount}}
 	unpacker, err := run.Start(ctx, run.Cmd{
 		// The process may not search the directories that lead to the program.
-		Args:  append([]string{run.Self}, s.Unpacker...),
+		Args:  append(append([]string{run.Self}, s.Unpacker...), strconv.FormatInt(maxFiles, 10)),
 		Env:   []string{},
-		Stdin: layer, Stderr: &stderr, ExtraFiles: []*os.File{dir},
+		Stdin: layer, Stdout: &stdout, Stderr: &stderr, ExtraFiles: []*os.File{dir},
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
 			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
@@ -136,49 +155,54 @@ func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader) e
 		WaitDelay:      -1,   // the caller must not read the layer while it is still passed on
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
+
 	if err := unpacker.Wait(); err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
+		switch text := strings.TrimSpace(stderr.String()); {
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case text == errFiles.Error():
+			return 0, errFiles
+		case text != "":
+			return 0, errors.New(text)
 		}
-		if text := strings.TrimSpace(stderr.String()); text != "" {
-			return errors.New(text)
-		}
-		return err
+		return 0, err
 	}
-	return nil
+	return strconv.ParseInt(strings.TrimSpace(stdout.String()), 10, 64)
 }
 
 // idCount is how many users, and groups, an image may have, as a guest.
 const idCount = 65536
 
 // UnpackMain is the main function of the unpacking process. It unpacks a layer,
-// a plain tar archive, to the directory that is open as descriptor 3.
-func UnpackMain(layer io.Reader) error {
+// a plain tar archive, to the directory that is open as descriptor 3, and returns
+// how many files and directories it made. It makes no more than maxFiles.
+func UnpackMain(layer io.Reader, maxFiles int64) (files int64, err error) {
 	if err := unix.Fchdir(rootFD); err != nil {
-		return fmt.Errorf("cannot enter the root file system: %w", err)
+		return 0, fmt.Errorf("cannot enter the root file system: %w", err)
 	}
 	if err := unix.Chroot("."); err != nil {
-		return fmt.Errorf("cannot enter the root file system: %w", err)
+		return 0, fmt.Errorf("cannot enter the root file system: %w", err)
 	}
 	// The last way out: the layer could open it as /proc/self/fd/3.
 	if err := unix.Close(rootFD); err != nil {
-		return fmt.Errorf("cannot enter the root file system: %w", err)
+		return 0, fmt.Errorf("cannot enter the root file system: %w", err)
 	}
 
 	unix.Umask(0)
-	return applyLayer("/", layer)
+	return applyLayer("/", layer, maxFiles)
 }
 
 // applyLayer applies a layer to a tree: it replaces files of the same name, and
 // its whiteouts remove files; layer.md of the OCI image specification.
-func applyLayer(root string, layer io.Reader) error {
-	if _, err := archive.Apply(context.Background(), root, layer, archive.WithFilter(wanted)); err != nil {
-		return err
+func applyLayer(root string, layer io.Reader, maxFiles int64) (files int64, err error) {
+	counter := &fileCounter{root: root, max: maxFiles}
+	if _, err := archive.Apply(context.Background(), root, layer, archive.WithFilter(counter.filter)); err != nil {
+		return 0, err
 	}
-	_, err := io.Copy(io.Discard, layer)
-	return err
+	_, err = io.Copy(io.Discard, layer)
+	return counter.files, err
 }
 
 // wanted leaves out device nodes, which an unprivileged process cannot make and
@@ -216,7 +240,8 @@ func checkSparse(h *tar.Header) error {
 	return nil
 }
 
-// diskUsage returns the bytes that a tree takes on disk, each file counted once.
+// diskUsage returns the bytes that a tree takes on disk, each file counted once,
+// with inodeSize for each.
 func diskUsage(root string) (int64, error) {
 	var total int64
 	seen := map[uint64]bool{}
@@ -230,7 +255,7 @@ func diskUsage(root string) (int64, error) {
 		}
 		if stat.Nlink == 1 || !seen[stat.Ino] {
 			seen[stat.Ino] = true
-			total += stat.Blocks * 512
+			total += stat.Blocks*512 + inodeSize
 		}
 		return nil
 	})

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strconv"
+
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/agent/oci"
@@ -9,7 +12,7 @@ import (
 
 func newUnpackCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "unpack",
+		Use:    "unpack MAX-FILES",
 		Short:  "Unpack a layer of an OCI image into the directory on descriptor 3",
 		Hidden: true,
 		Long: `Unpack a layer of an OCI image, a tar file on standard input, into the directory
@@ -19,7 +22,18 @@ not meant to be started by hand.
 Exit status:
   0  done
   1  the layer could not be unpacked`,
-		Args: cli.Args(),
-		RunE: func(c *cobra.Command, _ []string) error { return oci.UnpackMain(c.InOrStdin()) },
+		Args: cli.Args("MAX-FILES"),
+		RunE: func(c *cobra.Command, args []string) error {
+			maxFiles, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil {
+				return err
+			}
+			files, err := oci.UnpackMain(c.InOrStdin(), maxFiles)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), files)
+			return err
+		},
 	}
 }
