@@ -154,7 +154,7 @@ func (h Host) images(cfg *config.Config) *oci.Store {
 	return &oci.Store{
 		Dir: h.ImagesDir, MaxBytes: cfg.Guests.ImageCache,
 		Insecure: cfg.Guests.Insecure, GitHub: github, Allow: cfg.Guests.Allow,
-		Owner: ociOwner, Unpacker: []string{"unpack"},
+		Owner: ociOwner, Helper: []string{"images"}, Unpacker: []string{"unpack"},
 	}
 }
 

@@ -11,8 +11,8 @@ import (
 	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
-// TestPullOfPrivateImage: a private image is in the store, and is used by those
-// alone to whom the registry gave it, also while the registry cannot be asked.
+// TestPullOfPrivateImage: a private image is in the store, and is used with
+// those credentials alone that the registry accepted, also during an outage.
 func TestPullOfPrivateImage(t *testing.T) {
 	t.Parallel() // the library asks again and again while it waits for the registry
 	store, shop := newStoreAndShop(t)

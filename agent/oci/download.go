@@ -33,6 +33,9 @@ func (s *Store) downloads(dir string, image v1.Image) (list []*download, size in
 	if err != nil {
 		return nil, 0, fmt.Errorf("cannot read the image's layers: %w", err)
 	}
+	if err := checkLayers(len(layers)); err != nil {
+		return nil, 0, err
+	}
 
 	for i, l := range layers {
 		n, err := l.Size()
@@ -49,6 +52,17 @@ func (s *Store) downloads(dir string, image v1.Image) (list []*download, size in
 		list = append(list, &download{store: s, layer: l, file: file, done: make(chan struct{})})
 	}
 	return list, size, nil
+}
+
+// maxLayers is how many layers an image may have: each is unpacked by a process of
+// its own. Docker's images have 127 at most.
+const maxLayers = 1000
+
+func checkLayers(n int) error {
+	if n > maxLayers {
+		return fmt.Errorf("the image has %d layers, more than %d", n, maxLayers)
+	}
+	return nil
 }
 
 // run stores the layer as the registry sends it. The library compares its

@@ -92,10 +92,13 @@ func (s *Store) remove(dir string) (bool, error) {
 	return true, os.RemoveAll(aside)
 }
 
-// Sweep removes what a crash left, and references to images that are gone. No
-// other process may use the store meanwhile.
+// Sweep removes what a crash left, images that do not belong to the helper, and
+// references to images that are gone. No other process may use the store meanwhile.
 func (s *Store) Sweep() error {
 	if err := os.RemoveAll(filepath.Join(s.Dir, "tmp")); err != nil {
+		return fmt.Errorf("cannot sweep images: %w", err)
+	}
+	if err := s.sweepForeign(); err != nil {
 		return fmt.Errorf("cannot sweep images: %w", err)
 	}
 
@@ -110,6 +113,29 @@ func (s *Store) Sweep() error {
 		}
 		if err := os.Remove(file); err != nil {
 			return fmt.Errorf("cannot sweep images: %w", err)
+		}
+	}
+	return nil
+}
+
+// sweepForeign removes images of another owner, which the helper could neither use
+// nor replace: an earlier version of this program was root itself.
+func (s *Store) sweepForeign() error {
+	images, err := os.ReadDir(filepath.Join(s.Dir, "images"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range images {
+		dir := filepath.Join(s.Dir, "images", e.Name())
+		var stat unix.Stat_t
+		if err := unix.Lstat(dir, &stat); err != nil {
+			return err
+		}
+		if int(stat.Uid) == s.Owner {
+			continue
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -21,7 +21,13 @@ import (
 // it. The file is an OCI archive: a tar archive of an image layout,
 // image-layout.md of the OCI image specification. It need not be trusted.
 func (s *Store) Import(ctx context.Context, key, file string) (*Image, error) {
-	image, err := s.importArchive(ctx, key, file)
+	archive, err := os.Open(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot import image: %w", err)
+	}
+	defer archive.Close()
+
+	image, err := s.ask(ctx, request{Key: key}, archive, func(string) {})
 	if err != nil {
 		return nil, fmt.Errorf("cannot import image: %w", err)
 	}
@@ -41,7 +47,7 @@ func (s *Store) Lookup(key string) (*Image, bool) {
 // importName cannot be the name of a pulled image: it has a space.
 func importName(key string) string { return "imported " + key }
 
-func (s *Store) importArchive(ctx context.Context, key, file string) (*Image, error) {
+func (s *Store) importArchive(ctx context.Context, key string, archive io.Reader) (*Image, error) {
 	if err := s.makeDirs(); err != nil {
 		return nil, err
 	}
@@ -51,7 +57,7 @@ func (s *Store) importArchive(ctx context.Context, key, file string) (*Image, er
 	}
 	defer os.RemoveAll(dir)
 
-	if err := s.extractLayout(file, dir); err != nil {
+	if err := s.extractLayout(archive, dir); err != nil {
 		return nil, err
 	}
 	local, err := newLocalImage(dir)
@@ -93,7 +99,7 @@ func newLocalImage(dir string) (*localImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &localImage{image: image, digest: digest, layers: layers}, nil
+	return &localImage{image: image, digest: digest, layers: layers}, checkLayers(len(layers))
 }
 
 // openLayer is an openLayer of the image.
@@ -108,18 +114,13 @@ func (l *localImage) openLayer(i int) (io.ReadCloser, error) {
 // extractLayout extracts the files of an image layout from an archive, and no
 // others. The digest of a blob must be the one in its name. All files together
 // may take as much room as all images.
-func (s *Store) extractLayout(file, dir string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+func (s *Store) extractLayout(from io.Reader, dir string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "blobs/sha256"), 0o700); err != nil {
 		return err
 	}
 
 	left := s.MaxBytes
-	for archive := tar.NewReader(f); ; {
+	for archive := tar.NewReader(from); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
 			return nil

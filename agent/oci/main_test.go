@@ -3,12 +3,14 @@ package oci_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,16 +24,29 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/oci"
 )
 
-// unpackVerb makes this test program the unpacking process.
-const unpackVerb = "unpack-a-layer"
+// These make this test program the helper and the unpacking process.
+const (
+	helperVerb = "pull-an-image"
+	unpackVerb = "unpack-a-layer"
+)
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == unpackVerb {
 		if err := unpack(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 1 && os.Args[1] == helperVerb {
+		ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
+		defer stop()
+		if err := oci.HelperMain(ctx, os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -53,16 +68,19 @@ func unpack(maxFiles string) error {
 // owner owns the files of root in the tests' images.
 const owner = 1 << 20
 
-func newStore(t *testing.T) *oci.Store {
+func newStore(t testing.TB) *oci.Store {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("unpacking changes the owners of files: this needs root")
 	}
-	return &oci.Store{Dir: filepath.Join(t.TempDir(), "store"), Owner: owner, Unpacker: []string{unpackVerb}}
+	return &oci.Store{
+		Dir: filepath.Join(t.TempDir(), "store"), Owner: owner,
+		Helper: []string{helperVerb}, Unpacker: []string{unpackVerb},
+	}
 }
 
 // newStoreAndShop returns a store that may pull from a registry of its own.
-func newStoreAndShop(t *testing.T) (*oci.Store, *shop) {
+func newStoreAndShop(t testing.TB) (*oci.Store, *shop) {
 	t.Helper()
 	store, shop := newStore(t), newShop(t)
 	store.Insecure = []string{shop.addr()}

@@ -13,12 +13,13 @@ import (
 // Pull returns the image of a reference as docker-pull(1) takes it. A name with
 // a tag is resolved each time, but an image is downloaded only once. While the
 // registry cannot be reached, the image that the name stood for last time is
-// used, if the registry gave it to someone with the same credentials, or to anyone.
-// Lines for a user who waits are passed to progress.
+// used, if the registry accepted the same credentials for it, or asked for none.
+// Lines for a user who waits are passed to progress. The work is done by a process
+// without privileges.
 func (s *Store) Pull(ctx context.Context, reference string, c *Credentials, progress func(string)) (*Image, error) {
-	image, err := s.pull(ctx, reference, c, progress)
+	image, err := s.ask(ctx, request{Reference: reference, Credentials: c}, nil, progress)
 	if err != nil {
-		return nil, fmt.Errorf("cannot pull %.200s: %w", reference, explain(err))
+		return nil, fmt.Errorf("cannot pull %.200s: %w", reference, err)
 	}
 	return image, nil
 }
@@ -33,7 +34,7 @@ func (s *Store) pull(ctx context.Context, reference string, c *Credentials, prog
 	}
 	defer source.close()
 
-	// An image that is in the store is only for those to whom the registry gives it.
+	// An image that is in the store is only for those who may have it from the registry.
 	known := s.lookUpRef(source.name())
 	permitted := known.permits(source.credentials)
 	if permitted && source.isDigest() {

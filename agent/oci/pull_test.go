@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -607,7 +608,7 @@ func TestLeftovers(t *testing.T) {
 			)
 		}},
 	} {
-		if err := test.spoil(filepath.Join(store.Dir, "images", hex)); err != nil {
+		if err := errors.Join(test.spoil(filepath.Join(store.Dir, "images", hex)), chownAll(store.Dir)); err != nil {
 			t.Fatal(err)
 		}
 		image, err := store.Pull(t.Context(), ref, nil, func(string) {})
@@ -636,6 +637,28 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkEmpty(t, filepath.Join(store.Dir, "refs"))
+}
+
+// chownAll makes files of a store the helper's, as those that it makes itself.
+func chownAll(dir string) error {
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, owner, owner))
+	})
+}
+
+// TestSweepForeign: an image that belongs to another user is removed, and pulled
+// again.
+func TestSweepForeign(t *testing.T) {
+	store, shop := newStoreAndShop(t)
+	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
+	first := pull(t, store, ref)
+	if err := errors.Join(os.Chown(filepath.Dir(first.Tree), 0, 0), store.Sweep()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(first.Tree); err == nil {
+		t.Error("the image is there")
+	}
+	pull(t, store, ref)
 }
 
 func TestSweepOfNothing(t *testing.T) {

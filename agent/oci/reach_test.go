@@ -83,7 +83,7 @@ func TestPullOfRefusedAddress(t *testing.T) {
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
 	pull(t, store, ref)
 
-	other := &oci.Store{Dir: store.Dir, Owner: store.Owner, Unpacker: store.Unpacker}
+	other := &oci.Store{Dir: store.Dir, Owner: store.Owner, Helper: store.Helper, Unpacker: store.Unpacker}
 	image, err := other.Pull(t.Context(), ref, nil, func(string) {})
 	if err == nil {
 		image.Release()

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
@@ -30,8 +29,8 @@ type ref struct {
 // that no other job has.
 const maxGrants = 4
 
-// permits reports whether the registry gave what the ref stands for to someone
-// with these credentials, or with none.
+// permits reports whether the registry has accepted these credentials, or asked
+// for none.
 func (r *ref) permits(c *Credentials) bool {
 	if r == nil {
 		return false
@@ -106,7 +105,7 @@ func readRef(file string) (*ref, error) {
 // remember writes down what a name stands for, and that the registry said so to
 // someone with these credentials, or with none, unless all that is known.
 func (s *Store) remember(name, digest string, image *Image, c *Credentials) error {
-	r := ref{Name: name, Digest: digest, Image: strings.TrimPrefix(image.Digest, "sha256:"), Time: time.Now()}
+	r := ref{Name: name, Digest: digest, Image: image.hex(), Time: time.Now()}
 	if known := s.lookUpRef(name); known != nil && known.Digest == r.Digest && known.Image == r.Image {
 		if known.permits(c) {
 			return nil

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/oci"
@@ -84,6 +87,25 @@ func TestTooManyFiles(t *testing.T) {
 			}
 			checkEmpty(t, filepath.Join(store.Dir, "tmp"))
 		})
+	}
+}
+
+// TestTooManyLayers: each layer is unpacked by a process of its own.
+func TestTooManyLayers(t *testing.T) {
+	store, shop := newStoreAndShop(t)
+	layers := make([]v1.Layer, 1001)
+	for i := range layers {
+		layers[i] = static.NewLayer(nil, types.OCILayer)
+	}
+	image := newImage(t, layers...)
+	const want = "the image has 1001 layers, more than 1000"
+	_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
+	}
+	_, err = store.Import(t.Context(), "app", writeArchive(t, archiveOf(t, image)...))
+	if err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %q", err, want)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -28,7 +29,7 @@ import (
 //	refs/HEX                a ref: what a name stood for when it was last resolved
 //	tmp/                    incomplete images, and a lock for each
 type Store struct {
-	Dir string // readable for root alone; made if it does not exist
+	Dir string // readable for root and Owner alone; made if it does not exist
 	// MaxBytes bounds one image, and all of them: beyond it the least recently
 	// used are removed. Each file counts 4 KiB besides its content. 0: no limit.
 	MaxBytes int64
@@ -43,12 +44,13 @@ type Store struct {
 	// Allow lists private addresses that may be contacted. Those of the internet
 	// always may, and those of the host itself never.
 	Allow []netip.Prefix
-	// Owner is the user who owns on disk the files of an image's root. It is
-	// not root, so that set-user-ID programs of an image are harmless on the
-	// host.
+	// Owner is the user who owns on disk the files of an image's root, and the
+	// store. It is not root, so that set-user-ID programs of an image are
+	// harmless on the host.
 	Owner int
-	// Unpacker are the arguments that make this program call UnpackMain.
-	Unpacker []string
+	// Helper and Unpacker are the arguments that make this program call
+	// HelperMain and UnpackMain.
+	Helper, Unpacker []string
 }
 
 // Image is an unpacked image, which is not removed before Release.
@@ -59,6 +61,9 @@ type Image struct {
 
 	lock *os.File
 }
+
+// hex returns the name of the image's directory beneath images.
+func (i *Image) hex() string { return strings.TrimPrefix(i.Digest, "sha256:") }
 
 // Release lets the image be removed.
 func (i *Image) Release() { _ = i.lock.Close() }
@@ -224,9 +229,11 @@ func readRecord(dir string) (record, error) {
 	return r, json.Unmarshal(data, &r)
 }
 
+// makeDirs makes the directories of the store, which belong to the helper.
 func (s *Store) makeDirs() error {
 	for _, dir := range []string{"", "images", "refs", "tmp"} {
-		if err := os.MkdirAll(filepath.Join(s.Dir, dir), 0o700); err != nil {
+		dir = filepath.Join(s.Dir, dir)
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Lchown(dir, s.Owner, s.Owner)); err != nil {
 			return err
 		}
 	}

@@ -2,7 +2,6 @@ package oci
 
 import (
 	"archive/tar"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -131,25 +130,22 @@ const rootFD = 3
 // root is unknown to the host, with the tree as root directory. So the layer
 // reaches nothing but the tree, and its files belong to users unknown to the host.
 // It returns how many files the layer has, and errFiles for more than maxFiles.
-func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader, maxFiles int64) (files int64, err error) {
+func (s *Store) runUnpacker(
+	ctx context.Context, root string, layer io.Reader, maxFiles int64,
+) (files int64, err error) {
 	dir, err := os.Open(root)
 	if err != nil {
 		return 0, err
 	}
 	defer dir.Close()
 
-	var stdout, stderr bytes.Buffer
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner, Size: idCount}}
+	stdout, stderr := &beginning{left: 64}, &beginning{left: 4096}
 	unpacker, err := run.Start(ctx, run.Cmd{
 		// The process may not search the directories that lead to the program.
 		Args:  append(append([]string{run.Self}, s.Unpacker...), strconv.FormatInt(maxFiles, 10)),
 		Env:   []string{},
-		Stdin: layer, Stdout: &stdout, Stderr: &stderr, ExtraFiles: []*os.File{dir},
-		SysProcAttr: &syscall.SysProcAttr{
-			Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC,
-			UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
-			Credential: &syscall.Credential{Uid: 0, Gid: 0},
-		},
+		Stdin: layer, Stdout: stdout, Stderr: stderr, ExtraFiles: []*os.File{dir},
+		SysProcAttr:    s.userNamespace(syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWIPC),
 		KillWithParent: true,
 		Kill:           true, // it has nothing to clean up
 		WaitDelay:      -1,   // the caller must not read the layer while it is still passed on
@@ -159,13 +155,12 @@ func (s *Store) runUnpacker(ctx context.Context, root string, layer io.Reader, m
 	}
 
 	if err := unpacker.Wait(); err != nil {
-		switch text := strings.TrimSpace(stderr.String()); {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return 0, ctx.Err()
-		case text == errFiles.Error():
+		}
+		err = explainEnd(err, stderr.String())
+		if err.Error() == errFiles.Error() {
 			return 0, errFiles
-		case text != "":
-			return 0, errors.New(text)
 		}
 		return 0, err
 	}
@@ -179,6 +174,9 @@ const idCount = 65536
 // a plain tar archive, to the directory that is open as descriptor 3, and returns
 // how many files and directories it made. It makes no more than maxFiles.
 func UnpackMain(layer io.Reader, maxFiles int64) (files int64, err error) {
+	if err := limitProcess(); err != nil {
+		return 0, fmt.Errorf("cannot limit unpacking: %w", err)
+	}
 	if err := unix.Fchdir(rootFD); err != nil {
 		return 0, fmt.Errorf("cannot enter the root file system: %w", err)
 	}
@@ -188,6 +186,10 @@ func UnpackMain(layer io.Reader, maxFiles int64) (files int64, err error) {
 	// The last way out: the layer could open it as /proc/self/fd/3.
 	if err := unix.Close(rootFD); err != nil {
 		return 0, fmt.Errorf("cannot enter the root file system: %w", err)
+	}
+
+	if err := forbid(append(neverCalled(), neverUnpacking()...)); err != nil {
+		return 0, err
 	}
 
 	unix.Umask(0)

@@ -19,7 +19,7 @@ func newRootCommand() *cobra.Command {
 		Short: "Register, supervise and isolate one GitHub Actions runner",
 	}
 	root.AddCommand(newInstallCommand(), newTrustCommand(), newServiceCommand(), newBrokerCommand(),
-		newUnpackCommand(), newRunCommand())
+		newImagesCommand(), newUnpackCommand(), newRunCommand())
 	cli.AddVersion(root)
 	manpage.Add(root)
 	return root
