@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,7 +56,7 @@ func (s *Store) list() (list []cachedImage, total int64, err error) {
 
 	for _, e := range entries {
 		image := cachedImage{dir: filepath.Join(s.Dir, "images", e.Name())}
-		if r, err := readRecord(image.dir); err == nil {
+		if r, err := s.readRecord(filepath.Join("images", e.Name())); err == nil {
 			image.size = r.Size
 		}
 		if info, err := os.Stat(filepath.Join(image.dir, "config.json")); err == nil {
@@ -95,53 +96,56 @@ func (s *Store) remove(dir string) (bool, error) {
 // Sweep removes what a crash left, images that do not belong to the helper, and
 // references to images that are gone. No other process may use the store meanwhile.
 func (s *Store) Sweep() error {
-	if err := os.RemoveAll(filepath.Join(s.Dir, "tmp")); err != nil {
+	root, err := os.OpenRoot(s.Dir) // no link in the store leads out
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("cannot sweep images: %w", err)
 	}
-	if err := s.sweepForeign(); err != nil {
-		return fmt.Errorf("cannot sweep images: %w", err)
-	}
+	defer root.Close()
 
-	refs, err := os.ReadDir(filepath.Join(s.Dir, "refs"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err = root.RemoveAll("tmp")
+	err = errors.Join(err, sweep(root, "images", func(name string) bool {
+		info, err := root.Lstat(name)
+		return err == nil && s.owns(info)
+	}))
+	err = errors.Join(err, sweep(root, "refs", func(name string) bool {
+		r, err := s.readRef(name)
+		return err == nil && s.has(r.Image)
+	}))
+	if err != nil {
 		return fmt.Errorf("cannot sweep images: %w", err)
-	}
-	for _, e := range refs {
-		file := filepath.Join(s.Dir, "refs", e.Name())
-		if r, err := readRef(file); err == nil && s.has(r.Image) {
-			continue
-		}
-		if err := os.Remove(file); err != nil {
-			return fmt.Errorf("cannot sweep images: %w", err)
-		}
 	}
 	return nil
 }
 
-// sweepForeign removes images of another owner, which the helper could neither use
-// nor replace: an earlier version of this program was root itself.
-func (s *Store) sweepForeign() error {
-	images, err := os.ReadDir(filepath.Join(s.Dir, "images"))
+// sweep removes what is in a directory and is not to be kept.
+func sweep(root *os.Root, dir string, keep func(name string) bool) error {
+	entries, err := fs.ReadDir(root.FS(), dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, e := range images {
-		dir := filepath.Join(s.Dir, "images", e.Name())
-		var stat unix.Stat_t
-		if err := unix.Lstat(dir, &stat); err != nil {
-			return err
-		}
-		if int(stat.Uid) == s.Owner {
+	for _, e := range entries {
+		name := filepath.Join(dir, e.Name())
+		if keep(name) {
 			continue
 		}
-		if err := os.RemoveAll(dir); err != nil {
+		if err := root.RemoveAll(name); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// owns reports whether a file is the helper's. An earlier version of this program
+// was root itself, and left images that the helper can neither use nor replace.
+func (s *Store) owns(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == s.Owner
+}
+
 func (s *Store) has(hex string) bool {
-	_, err := os.Stat(filepath.Join(s.Dir, "images", filepath.Base(hex), "config.json"))
+	_, err := s.readRecord(filepath.Join("images", filepath.Base(hex)))
 	return err == nil
 }

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -78,23 +77,24 @@ func (c *Credentials) derive(salt []byte) ([]byte, error) {
 	return pbkdf2.Key(sha256.New, string(user[:])+c.Password, salt, grantRounds, sha256.Size)
 }
 
-// refFile returns the file of a name, which can have slashes itself.
+// refFile returns the file of a name, which can have slashes itself, beneath the
+// store's directory.
 func (s *Store) refFile(name string) string {
 	sum := sha256.Sum256([]byte(name))
-	return filepath.Join(s.Dir, "refs", hex.EncodeToString(sum[:]))
+	return filepath.Join("refs", hex.EncodeToString(sum[:]))
 }
 
 // lookUpRef returns what a name stood for, or nil if that is unknown.
 func (s *Store) lookUpRef(name string) *ref {
-	r, err := readRef(s.refFile(name))
+	r, err := s.readRef(s.refFile(name))
 	if err != nil || r.Name != name || r.Image != filepath.Base(r.Image) {
 		return nil
 	}
 	return r
 }
 
-func readRef(file string) (*ref, error) {
-	data, err := os.ReadFile(file)
+func (s *Store) readRef(file string) (*ref, error) {
+	data, err := s.readFile(file)
 	if err != nil {
 		return nil, err
 	}
@@ -120,5 +120,5 @@ func (s *Store) remember(name, digest string, image *Image, c *Credentials) erro
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(s.refFile(name), data, 0o600)
+	return atomicfile.Write(filepath.Join(s.Dir, s.refFile(name)), data, 0o600)
 }

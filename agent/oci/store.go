@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -176,21 +177,55 @@ type record struct {
 // open opens an image of the store. It returns nil if there is none, or only a
 // damaged one.
 func (s *Store) open(hex string) *Image {
-	dir := filepath.Join(s.Dir, "images", hex)
-	held, err := os.Open(filepath.Join(dir, "lock"))
+	dir := filepath.Join("images", hex)
+	held, err := s.openFile(filepath.Join(dir, "lock"))
 	if err != nil {
 		return nil
 	}
-	r, err := openLocked(dir, held)
+	r, err := s.openLocked(dir, held)
 	if err != nil {
 		_ = held.Close()
 		return nil
 	}
-	return &Image{Digest: r.Digest, Tree: filepath.Join(dir, "rootfs"), Config: r.Config, lock: held}
+	return &Image{Digest: r.Digest, Tree: filepath.Join(s.Dir, dir, "rootfs"), Config: r.Config, lock: held}
+}
+
+// openFile opens a file of the store for reading. The store belongs to the helper,
+// which is not trusted: no link leads out, and a pipe is not waited for.
+func (s *Store) openFile(name string) (*os.File, error) {
+	root, err := os.OpenRoot(s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		_ = f.Close()
+		return nil, errors.Join(err, fmt.Errorf("%s is not a file", f.Name()))
+	}
+	return f, nil
+}
+
+// maxRecord bounds a record and a ref, in bytes. Those of an image with a
+// configuration of maxConfig bytes are smaller.
+const maxRecord = 8 * maxConfig
+
+// readFile reads a file of the store.
+func (s *Store) readFile(name string) ([]byte, error) {
+	f, err := s.openFile(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxRecord))
 }
 
 // openLocked takes the lock of an image and reads its record.
-func openLocked(dir string, held *os.File) (record, error) {
+func (s *Store) openLocked(dir string, held *os.File) (record, error) {
 	if err := unix.Flock(int(held.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		return record{}, err
 	}
@@ -208,21 +243,28 @@ func openLocked(dir string, held *os.File) (record, error) {
 		return record{}, fmt.Errorf("%s was replaced", held.Name())
 	}
 
-	if _, err := os.Stat(filepath.Join(dir, "rootfs")); err != nil {
+	root, err := os.OpenRoot(s.Dir)
+	if err != nil {
 		return record{}, err
 	}
-	r, err := readRecord(dir)
+	defer root.Close()
+	if info, err := root.Lstat(filepath.Join(dir, "rootfs")); err != nil || !info.IsDir() {
+		return record{}, errors.Join(err, errors.New("the image has no root file system"))
+	}
+	r, err := s.readRecord(dir)
 	if err != nil {
 		return record{}, err
 	}
 
 	now := time.Now() // for evict
-	return r, os.Chtimes(filepath.Join(dir, "config.json"), now, now)
+	return r, root.Chtimes(filepath.Join(dir, "config.json"), now, now)
 }
 
-func readRecord(dir string) (record, error) {
+// readRecord reads the record of an image, whose directory is relative to the
+// store's.
+func (s *Store) readRecord(dir string) (record, error) {
 	var r record
-	data, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	data, err := s.readFile(filepath.Join(dir, "config.json"))
 	if err != nil {
 		return r, err
 	}
