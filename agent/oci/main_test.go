@@ -60,9 +60,7 @@ func unpack(maxFiles string) error {
 	if err != nil {
 		return err
 	}
-	files, err := oci.UnpackMain(os.Stdin, max)
-	fmt.Println(files)
-	return err
+	return oci.UnpackMain(os.Stdin, max, os.Stdout)
 }
 
 // owner owns the files of root in the tests' images.

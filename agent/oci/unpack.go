@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -139,7 +140,7 @@ func (s *Store) runUnpacker(
 	}
 	defer dir.Close()
 
-	stdout, stderr := &beginning{left: 64}, &beginning{left: 4096}
+	stdout, stderr := &beginning{left: 1 << 16}, &beginning{left: 4096}
 	unpacker, err := run.Start(ctx, run.Cmd{
 		// The process may not search the directories that lead to the program.
 		Args:  append(append([]string{run.Self}, s.Unpacker...), strconv.FormatInt(maxFiles, 10)),
@@ -158,22 +159,44 @@ func (s *Store) runUnpacker(
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}
-		err = explainEnd(err, stderr.String())
-		if err.Error() == errFiles.Error() {
-			return 0, errFiles
-		}
-		return 0, err
+		return 0, explainEnd(err, stderr.String())
 	}
-	return strconv.ParseInt(strings.TrimSpace(stdout.String()), 10, 64)
+	var end unpacked
+	if err := json.Unmarshal(stdout.Bytes(), &end); err != nil {
+		return 0, fmt.Errorf("cannot parse the end of unpacking: %w", err)
+	}
+	switch end.Error {
+	case "":
+		return end.Files, nil
+	case errFiles.Error():
+		return 0, errFiles
+	}
+	return 0, errors.New(end.Error)
+}
+
+// unpacked is what the unpacking process writes, in JSON, when it has finished.
+type unpacked struct {
+	Files int64  // that it made, directories included
+	Error string `json:",omitempty"`
 }
 
 // idCount is how many users, and groups, an image may have, as a guest.
 const idCount = 65536
 
 // UnpackMain is the main function of the unpacking process. It unpacks a layer,
-// a plain tar archive, to the directory that is open as descriptor 3, and returns
-// how many files and directories it made. It makes no more than maxFiles.
-func UnpackMain(layer io.Reader, maxFiles int64) (files int64, err error) {
+// a plain tar archive, to the directory that is open as descriptor 3, makes no more
+// than maxFiles files and directories there, and writes the result.
+func UnpackMain(layer io.Reader, maxFiles int64, out io.Writer) error {
+	var end unpacked
+	files, err := unpackLayer(layer, maxFiles)
+	if err != nil {
+		end.Error = err.Error()
+	}
+	end.Files = files
+	return json.NewEncoder(out).Encode(end)
+}
+
+func unpackLayer(layer io.Reader, maxFiles int64) (files int64, err error) {
 	if err := limitProcess(); err != nil {
 		return 0, fmt.Errorf("cannot limit unpacking: %w", err)
 	}
