@@ -105,7 +105,7 @@ type Annotation struct {
 // tests want to know and the real worker keeps to itself: a miniworker.StepResult
 // without its output, or a miniworker.JobResult without its steps, as JSON.
 type Telemetry struct {
-	Type    string `json:"type"` // "general", or stepTelemetry or jobTelemetry
+	Type    string `json:"type"` // "general", or one of the doubles
 	Message string `json:"message"`
 }
 

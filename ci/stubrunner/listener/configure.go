@@ -73,7 +73,7 @@ func configure(ctx context.Context, r files.Root, in input) error {
 		AgentID: registered.ID, AgentName: registered.Name, PoolID: 1, PoolName: "Default",
 		DisableUpdate: in.values["disableupdate"] == "true", Ephemeral: in.values["ephemeral"] == "true",
 		ServerURL: c.tenantURL, GitHubURL: in.values["url"], WorkFolder: work,
-		UseV2Flow: true, UseRunnerAdminAPI: true, ServerURLV2: registered.Authorization.ServerURL,
+		UseV2Flow: true, UseRunnerAdminFlow: true, ServerURLV2: registered.Authorization.ServerURL,
 	}, 0o644)
 	if err != nil {
 		return err

@@ -114,6 +114,7 @@ func (j *runningJob) requestStop(r stopRequest) {
 }
 
 func (l *listener) runJob(ctx context.Context, j *runningJob) {
+	defer l.forget(j)
 	work := context.WithoutCancel(ctx) // outlives a stop of the listener
 	if err := j.renew(work); err != nil {
 		fmt.Fprintln(os.Stderr, "An error occurred:", err)
@@ -139,10 +140,17 @@ func (l *listener) runJob(ctx context.Context, j *runningJob) {
 		j.forceFail(work, output)
 	}
 	say(fmt.Sprintf("Job %s completed with result: %s", j.name, result))
-	l.mu.Lock()
-	l.job = nil
-	l.mu.Unlock()
 	l.setStatus("Online")
+}
+
+// forget makes cancellations of a job that has ended meaningless. Another may run
+// already.
+func (l *listener) forget(j *runningJob) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.job == j {
+		l.job = nil
+	}
 }
 
 // results are the exit statuses of a worker that has reported its job's result:

@@ -99,14 +99,14 @@ func (l *listener) failed(ctx context.Context, err error) int {
 		}
 		return exitTerminated
 	case se.Kind == protocol.RunnerNotFound:
-		return l.forget()
+		return l.removeRegistration()
 	}
 	fmt.Fprintln(os.Stderr, "An error occurred:", err)
 	return exitRetryable
 }
 
-// forget removes the registration of a runner that GitHub does not know.
-func (l *listener) forget() int {
+// removeRegistration removes the files of a runner that GitHub does not know.
+func (l *listener) removeRegistration() int {
 	fmt.Println("The runner no longer exists on the server. Cleaning up local configuration.")
 	for _, name := range []string{".credentials", ".runner"} {
 		if err := os.Remove(l.root.Path(name)); err == nil {

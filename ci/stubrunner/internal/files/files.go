@@ -41,19 +41,19 @@ func (r Root) Configured() bool {
 
 // Settings is the file .runner.
 type Settings struct {
-	IsHostedServer    bool   `json:"isHostedServer"`
-	AgentID           int    `json:"agentId"`
-	AgentName         string `json:"agentName"`
-	PoolID            int    `json:"poolId"`
-	PoolName          string `json:"poolName"`
-	DisableUpdate     bool   `json:"disableUpdate"`
-	Ephemeral         bool   `json:"ephemeral,omitempty"`
-	ServerURL         string `json:"serverUrl"`
-	GitHubURL         string `json:"gitHubUrl"`
-	WorkFolder        string `json:"workFolder"` // absolute, or relative to the runner's directory
-	UseV2Flow         bool   `json:"useV2Flow"`
-	UseRunnerAdminAPI bool   `json:"useRunnerAdminFlow"`
-	ServerURLV2       string `json:"serverUrlV2"`
+	IsHostedServer     bool   `json:"isHostedServer"`
+	AgentID            int    `json:"agentId"`
+	AgentName          string `json:"agentName"`
+	PoolID             int    `json:"poolId"`
+	PoolName           string `json:"poolName"`
+	DisableUpdate      bool   `json:"disableUpdate"`
+	Ephemeral          bool   `json:"ephemeral,omitempty"`
+	ServerURL          string `json:"serverUrl"`
+	GitHubURL          string `json:"gitHubUrl"`
+	WorkFolder         string `json:"workFolder"` // absolute, or relative to the runner's directory
+	UseV2Flow          bool   `json:"useV2Flow"`
+	UseRunnerAdminFlow bool   `json:"useRunnerAdminFlow"`
+	ServerURLV2        string `json:"serverUrlV2"`
 }
 
 // Settings reads .runner.
