@@ -22,7 +22,7 @@ func TestBinds(t *testing.T) {
 		hide    int             // directories that are hidden
 		err     string          // part of the error, in place of all this
 	}{
-		{summary: "the work root", mount: brokerapi.Mount{Source: "DIR/work"}, source: "work", hide: 2},
+		{summary: "the work root", mount: brokerapi.Mount{Source: "DIR/work"}, source: "work", hide: 3},
 		{summary: "a workspace that is new", mount: brokerapi.Mount{Source: "DIR/work/repo/repo"}, source: "work/repo/repo"},
 		{summary: "a hidden directory", mount: brokerapi.Mount{Source: "DIR/work/_update"}, err: "belongs to the runner"},
 		{

@@ -9,7 +9,6 @@ import (
 	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
-	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
@@ -29,10 +28,11 @@ const (
 //	               '-------------stop---------------------------^
 type job struct {
 	*resources
-	id      string
-	network Network
-	work    workDir
-	volumes workroot.Root // directory of the named volumes; made with the first of them
+	id        string
+	network   Network
+	work      workDir
+	volumes   workroot.Root // directory of the named volumes; made with the first of them
+	workspace string        // of the runner, a path of the host; "" if there is none
 
 	worker *worker // nil if the job's worker runs on the host
 
@@ -136,7 +136,8 @@ func (j *job) discard(m *member) error {
 	if err := j.remove(m); err != nil {
 		return err
 	}
-	return j.restoreOwnership()
+	j.restoreOwnership()
+	return nil
 }
 
 // remove removes a member while the job goes on. One that could not be launched
@@ -217,7 +218,8 @@ func (j *job) stop() error {
 	if j.worker != nil { // the work directory goes, too
 		return j.worker.remove()
 	}
-	return j.restoreOwnership()
+	j.restoreOwnership()
+	return nil
 }
 
 // stopContainers stops all containers at once.
@@ -240,10 +242,4 @@ func (j *job) setHosts(hosts [][]string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.hosts = hosts
-}
-
-// restoreOwnership makes the runner the owner of all that guests left in its work
-// root.
-func (j *job) restoreOwnership() error {
-	return j.work.RestoreOwnership(guest.SubordinateBase)
 }

@@ -330,6 +330,63 @@ func TestPrepareEndsTheJobBefore(t *testing.T) {
 	}
 }
 
+// TestWorkRootAfterJob has what a job leaves in the work root, and where it puts a
+// link in the place of the runner's own directory: once, no job started any more.
+func TestWorkRootAfterJob(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		keep    bool
+		end     func(l *lab, job string) error
+		want    []string
+	}{
+		{
+			summary: "cleaned up", want: []string{"_tool", "repo", "repo/repo"},
+			end: func(l *lab, job string) error { return l.client.Cleanup(l.Context(), job) },
+		},
+		{
+			summary: "cleaned up and kept", keep: true,
+			want: []string{"_evil", "_tool", "_tool/x", "repo", "repo/repo", "repo/repo/f"},
+			end:  func(l *lab, job string) error { return l.client.Cleanup(l.Context(), job) },
+		},
+		{
+			summary: "reset", want: []string{"_evil", "_tool", "_tool/x", "repo", "repo/repo", "repo/repo/f"},
+			end: func(l *lab, _ string) error { return l.client.Reset(l.Context()) },
+		},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t)
+			l.settings.KeepWork = test.keep
+			l.serve()
+			work := func(name string) string { return filepath.Join(l.settings.WorkRoot, name) }
+			r := ownContainer()
+			r.Workspace = work("repo/repo")
+			job := l.prepare(r).Job
+
+			for _, dir := range []string{"repo/repo/f", "_evil", "_tool/x"} {
+				if err := os.MkdirAll(work(dir), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Symlink(l.dir, work("_temp")); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.end(l, job); err != nil {
+				t.Error(err)
+			}
+			var left []string
+			_ = filepath.WalkDir(l.settings.WorkRoot, func(path string, _ os.DirEntry, _ error) error {
+				if name, _ := filepath.Rel(l.settings.WorkRoot, path); name != "." {
+					left = append(left, name)
+				}
+				return nil
+			})
+			if diff := cmp.Diff(test.want, left); diff != "" {
+				t.Errorf("the work root holds (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 func TestKeepWork(t *testing.T) {
 	l := newLab(t)
 	l.settings.KeepWork = true

@@ -23,16 +23,15 @@ func (s *Server) prepare(
 	if err := s.endJob(); err != nil {
 		return nil, err
 	}
-	if !s.settings.KeepWork {
-		if err := s.settings.workDir().RemoveLeftovers(r.Workspace); err != nil {
-			return nil, err
-		}
+	if err := s.removeLeftovers(r.Workspace); err != nil {
+		return nil, err
 	}
 
 	j, err := s.newJob(s.settings.workDir())
 	if err != nil {
 		return nil, err
 	}
+	j.workspace = r.Workspace
 	reply, err := j.prepare(ctx, members, report)
 	if err != nil {
 		stopErr := j.stop()
@@ -54,14 +53,19 @@ func (s *Server) cleanup(id string) error {
 	if s.job == nil || s.job.id != id {
 		return nil
 	}
-	return s.endJob()
+	workspace := s.job.workspace
+	if err := s.endJob(); err != nil {
+		return err
+	}
+	return s.removeJob(workspace)
 }
 
-// reset ends whatever job there is.
+// reset ends whatever job there is. The runner may be preparing another by now,
+// so that nothing is removed but what would lead it astray.
 func (s *Server) reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.endJob()
+	return errors.Join(s.endJob(), s.settings.workDir().RemoveLinks())
 }
 
 // endJob ends the job, if there is one. If that fails it stays, so that ending it

@@ -9,9 +9,12 @@ import (
 )
 
 // hiddenDirs returns the directories beneath the work root that no guest sees:
-// where the runner reads the hook's answers, which a job must not forge, and
-// where it keeps its own new version.
-func hiddenDirs() []string { return []string{"_temp/_runner_hook_responses", "_update"} }
+// where the runner reads the hook's answers, which a job must not forge, where it
+// keeps its own new version, and from where it takes the workspace of a
+// repository's next job.
+func hiddenDirs() []string {
+	return []string{tempDir + "/_runner_hook_responses", updateDir, pipelineDir}
+}
 
 // HiddenBeneath returns the hidden directories that lie in the directory name of
 // the work root, relative to it.

@@ -11,7 +11,8 @@ func TestHiddenBeneath(t *testing.T) {
 		name    string
 		want    []string
 	}{
-		{summary: "the work root", name: ".", want: []string{"_temp/_runner_hook_responses", "_update"}},
+		{summary: "the work root", name: ".",
+			want: []string{"_temp/_runner_hook_responses", "_update", "_PipelineMapping"}},
 		{summary: "a directory with one", name: "_temp", want: []string{"_runner_hook_responses"}},
 		{summary: "beside one", name: "_temp/_github_home"},
 		{summary: "a hidden one itself", name: "_update"},
@@ -37,6 +38,7 @@ func TestCheckVisible(t *testing.T) {
 		{summary: "begins alike", name: "_updates", ok: true},
 		{summary: "a hidden one", name: "_update"},
 		{summary: "beneath a hidden one", name: "_update/a"},
+		{summary: "the mapping of another repository", name: "_PipelineMapping/org/repo"},
 		{summary: "a hidden one on a detour", name: "_temp/x/../_runner_hook_responses"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {

@@ -146,7 +146,7 @@ func TestRootMissing(t *testing.T) {
 	_, openErr := r.Open(".")
 	_, makeErr := r.Make("a")
 	_, rootErr := r.OpenRoot(".")
-	for _, err := range []error{openErr, makeErr, rootErr, r.RemoveLeftovers(""), r.RestoreOwnership(0)} {
+	for _, err := range []error{openErr, makeErr, rootErr, noneLeft(r.RemoveLeftovers("")), r.RestoreOwnership(0)} {
 		if err == nil || !strings.Contains(err.Error(), r.Path) {
 			t.Errorf("got %v, want an error that names %s", err, r.Path)
 		}

@@ -27,6 +27,9 @@ func TestAttacks(t *testing.T) {
 	l.run("Cover", (*lab).cover)
 	l.run("OOMScore", (*lab).oomScore)
 	l.run("Sync", (*lab).syncs)
+	l.run("Residue", (*lab).residue)
+	l.run("RunnerDirs", (*lab).runnerDirs)
+	l.run("DeepWorkspace", (*lab).deepWorkspace)
 }
 
 // imageLinks: nspawn makes files at the top of an image as root of the host,
@@ -190,6 +193,91 @@ print("%.3f" % (time.monotonic() - begin))'`)
 	}
 	l.Logf("%s", out)
 	l.cleanup(job)
+}
+
+// residue: a job says where the workspace of another repository lies, and leaves
+// programs for git there.
+func (l *lab) residue() {
+	job := l.prepare()
+	_, out := l.sh(job, `mkdir -p /__w/_PipelineMapping/org/victim /__w/_evil/.git/hooks 2>&1
+		echo '{"WorkspaceDirectory":"_evil"}' 2>&1 >/__w/_PipelineMapping/org/victim/PipelineFolder.json
+		umount -l /__w/_PipelineMapping 2>&1; mv /__w/_PipelineMapping /__w/_pm 2>&1
+		echo hook >/__w/_evil/.git/hooks/post-checkout; mkdir -p /__w/_tool/node; ls -d /__w/_evil`)
+	l.Logf("the job was told: %s", out)
+	l.cleanup(job)
+	for _, name := range []string{"work/_PipelineMapping/org", "work/_pm", "work/_evil", "work/_tool/node"} {
+		if _, err := os.Lstat(l.path(name)); err == nil {
+			l.Errorf("the next job of another repository finds %s", name)
+		}
+	}
+	l.nextJob()
+}
+
+// runnerDirs: the runner empties some directories in the work root before a job,
+// the broker shows them in guests. A job puts links in their place.
+func (l *lab) runnerDirs() {
+	victim := l.path("registration")
+	if err := errors.Join(os.Mkdir(victim, 0o777), os.Chmod(victim, 0o777)); err != nil {
+		l.Fatal(err)
+	}
+	for _, end := range []func(job string){
+		l.cleanup,
+		func(string) { // the clean-up did not start: the supervisor asks instead
+			if err := l.client.Reset(l.Context()); err != nil {
+				l.Error(err)
+			}
+		},
+	} {
+		job := l.prepare()
+		_, out := l.sh(job, fmt.Sprintf(`cd /__w; for dir in _temp _actions _tool _PipelineMapping _update; do
+			umount -l $dir 2>/dev/null; mv $dir old$dir 2>/dev/null; ln -sT %s $dir 2>&1; done; ls -l`, victim))
+		l.Logf("the job was told: %s", out)
+		end(job)
+		links, err := filepath.Glob(l.path("work/_*"))
+		if err != nil {
+			l.Fatal(err)
+		}
+		for _, name := range links {
+			if info, err := os.Lstat(name); err == nil && !info.IsDir() {
+				l.Errorf("the runner follows %s, which is a %v", name, info.Mode().Type())
+			}
+		}
+		l.nextJob()
+	}
+
+	// As if the broker had been killed: what is there when it starts.
+	temp := l.path("work/_temp")
+	if err := errors.Join(os.Rename(temp, temp+"-old"), os.Symlink(victim, temp)); err != nil {
+		l.Fatal(err)
+	}
+	l.nextJob()
+}
+
+// deepWorkspace: directories nested in the work root deeper than the broker has
+// descriptors, below a directory that stays and one that is removed.
+func (l *lab) deepWorkspace() {
+	l.limitFiles()
+	job := l.prepare()
+	for _, dir := range []string{"/__w/_deep", "/__w/_temp/deep", "/github/home/deep"} {
+		l.nest(job, dir, 4*fewFiles)
+	}
+	l.cleanup(job)
+	if _, err := os.Lstat(l.path("work/_deep")); err == nil {
+		l.Error("the deep directory is left")
+	}
+	owner := func(name string) uint32 {
+		var stat unix.Stat_t
+		if err := unix.Lstat(l.path(name), &stat); err != nil {
+			l.Error(err)
+		}
+		return stat.Uid
+	}
+	for _, name := range []string{"work/_temp/deep", "work/_temp/deep/d/d/d"} {
+		if uid := owner(name); uid != runnerID {
+			l.Errorf("%s belongs to user %d, want the runner's", name, uid)
+		}
+	}
+	l.nextJob()
 }
 
 // nextJob: the next job starts, runs and leaves nothing.
