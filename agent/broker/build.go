@@ -23,10 +23,16 @@ func (r *resources) build(ctx context.Context, client *caller, work workDir, b b
 func (r *resources) findOrBuild(
 	ctx context.Context, client *caller, work workDir, dockerfile string,
 ) (root rootFS, err error) {
-	build, err := imagebuild.New(work.Root, work.onHost(dockerfile))
+	copyDir := filepath.Join(r.settings.JobsDir, "c-"+newID()[:8])
+	build, err := imagebuild.New(ctx, work.Root, work.onHost(dockerfile), copyDir)
 	if err != nil {
 		return rootFS{}, err
 	}
+	defer func() {
+		if err := build.Discard(); err != nil {
+			r.log.Warn("the context of a build is left", "error", err)
+		}
+	}()
 	if found, ok := r.images.Lookup(build.Key); ok {
 		return newOCIRoot(found), nil
 	}
@@ -36,9 +42,10 @@ func (r *resources) findOrBuild(
 		root: r.baseRoot(),
 	}
 	var built *Image
-	// The build names its directories by their paths on the host.
-	work.shown = work.Path
 	err = r.alone(work, func(j *job) error {
+		if err := build.Place(j.volumes); err != nil {
+			return err
+		}
 		status, err := j.start(ctx, m, build.Argv(), client.streams())
 		switch {
 		case err != nil:

@@ -1,13 +1,17 @@
 // Package imagebuild describes how the OCI image of a Dockerfile is built: by
-// buildah(1) in a guest of the guest base, from a directory that the guest
-// shows, into a volume. It starts nothing itself; the broker does.
+// buildah(1) in a guest of the guest base, from a copy of the Dockerfile's
+// directory, into a volume. It starts nothing itself; the broker does.
 package imagebuild
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/workroot"
@@ -17,6 +21,7 @@ import (
 const (
 	contextTarget = "/run/build/context"
 	outputTarget  = "/run/build/output"
+	contextVolume = "context"
 	outputVolume  = "output"
 	archiveName   = "image.tar"
 )
@@ -34,20 +39,91 @@ type Build struct {
 	// with one key have the same result, as far as a build can tell.
 	Key string
 
-	context    string // directory of the host
-	dockerfile string // name in it
+	copy       workroot.Root // of the context; gone once it is placed
+	dockerfile string        // name in it
 }
 
-// New returns the build of a Dockerfile, which it reads with the whole directory
-// that it lies in, its context. The path is the host's, beneath the work root.
-func New(workRoot workroot.Root, dockerfile string) (*Build, error) {
-	dir, name := filepath.Split(dockerfile)
-	key, err := contextKey(workRoot, dir, name)
+// New returns the build of a Dockerfile. It copies the whole directory that it
+// lies in, its context, to the new directory dir, which no job can write to. The
+// path of the Dockerfile is the host's, beneath the work root.
+//
+// The caller discards the build.
+func New(ctx context.Context, workRoot workroot.Root, dockerfile, dir string) (*Build, error) {
+	return newBuild(ctx, workRoot, dockerfile, dir, defaultLimits())
+}
+
+func newBuild(ctx context.Context, workRoot workroot.Root, dockerfile, dir string, l limits) (*Build, error) {
+	from, name := filepath.Split(dockerfile)
+	source, err := openContext(workRoot, from, name)
 	if err != nil {
 		return nil, err
 	}
-	return &Build{Key: key, context: filepath.Clean(dir), dockerfile: name}, nil
+	defer source.Close()
+
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot copy its directory: %w", err)
+	}
+	b := &Build{copy: workroot.Root{Path: dir, UID: workRoot.UID, GID: workRoot.GID}, dockerfile: name}
+	if err := b.fill(ctx, source, l); err != nil {
+		return nil, errors.Join(err, b.Discard())
+	}
+	return b, nil
 }
+
+// fill copies the context, and names it.
+func (b *Build) fill(ctx context.Context, source *os.File, l limits) error {
+	to, err := os.OpenRoot(b.copy.Path)
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+
+	if err := errors.Join(to.Lchown(".", b.copy.UID, b.copy.GID), to.Chmod(".", 0o755)); err != nil {
+		return err
+	}
+	c := copier{limits: l, ctx: ctx, to: to, owner: b.copy}
+	if err := c.copy(source); err != nil {
+		return err
+	}
+	b.Key = c.key(b.dockerfile)
+	return nil
+}
+
+// openContext opens the directory of a Dockerfile.
+func openContext(workRoot workroot.Root, dir, dockerfile string) (*os.File, error) {
+	name, beneath := workRoot.Name(dir)
+	if !beneath {
+		return nil, errors.New("it does not lie beneath the work root")
+	}
+	source, err := workRoot.Open(name)
+	if err != nil {
+		return nil, err
+	}
+
+	var stat unix.Stat_t
+	err = unix.Fstatat(int(source.Fd()), dockerfile, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	if err != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		_ = source.Close()
+		return nil, errors.New("there is no such file")
+	}
+	return source, nil
+}
+
+// Place moves the context into the volumes of the job that builds, for its
+// container to mount.
+func (b *Build) Place(volumes workroot.Root) error {
+	err := os.Mkdir(volumes.Path, 0o700)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("cannot show the context to the build: %w", err)
+	}
+	if err := os.Rename(b.copy.Path, filepath.Join(volumes.Path, contextVolume)); err != nil {
+		return fmt.Errorf("cannot show the context to the build: %w", err)
+	}
+	return nil
+}
+
+// Discard removes the copy of the context, unless it was placed.
+func (b *Build) Discard() error { return b.copy.Remove() }
 
 // Container returns the container to build in. Its root file system is the guest
 // base.
@@ -55,7 +131,7 @@ func (b *Build) Container() brokerapi.Container {
 	return brokerapi.Container{
 		Env: map[string]string{"HOME": "/root"},
 		Mounts: []brokerapi.Mount{
-			{Target: contextTarget, Source: b.context, ReadOnly: true},
+			{Target: contextTarget, Volume: contextVolume, ReadOnly: true},
 			{Target: outputTarget, Volume: outputVolume},
 		},
 	}

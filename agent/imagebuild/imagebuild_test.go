@@ -1,9 +1,12 @@
 package imagebuild
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +28,21 @@ func newContext(t *testing.T) (root workroot.Root, dir string) {
 		t.Fatal(err)
 	}
 	return root, dir
+}
+
+// newTestBuild returns the build of a Dockerfile, which is discarded when the test
+// ends.
+func newTestBuild(t *testing.T, root workroot.Root, dockerfile string) (*Build, error) {
+	t.Helper()
+	b, err := New(t.Context(), root, dockerfile, filepath.Join(t.TempDir(), "copy"))
+	if err == nil {
+		t.Cleanup(func() {
+			if err := b.Discard(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	return b, err
 }
 
 func write(t *testing.T, path, content string) {
@@ -82,14 +100,14 @@ func TestKey(t *testing.T) {
 		t.Run(test.summary, func(t *testing.T) {
 			root, dir := newContext(t)
 			dockerfile := filepath.Join(dir, "Dockerfile")
-			before, err := New(root, dockerfile)
+			before, err := newTestBuild(t, root, dockerfile)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if err := test.change(dir); err != nil {
 				t.Fatal(err)
 			}
-			after, err := New(root, dockerfile)
+			after, err := newTestBuild(t, root, dockerfile)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,8 +122,8 @@ func TestKey(t *testing.T) {
 func TestKeyOfName(t *testing.T) {
 	root, dir := newContext(t)
 	write(t, filepath.Join(dir, "Dockerfile.b"), "FROM scratch\n")
-	a, errA := New(root, filepath.Join(dir, "Dockerfile"))
-	b, errB := New(root, filepath.Join(dir, "Dockerfile.b"))
+	a, errA := newTestBuild(t, root, filepath.Join(dir, "Dockerfile"))
+	b, errB := newTestBuild(t, root, filepath.Join(dir, "Dockerfile.b"))
 	if errA != nil || errB != nil || a.Key == b.Key {
 		t.Errorf("got %v, %v and %v, %v, want two keys", a, errA, b, errB)
 	}
@@ -133,7 +151,7 @@ func TestNewRefuses(t *testing.T) {
 			if err := os.Symlink("action", filepath.Join(dir, "../link")); err != nil {
 				t.Fatal(err)
 			}
-			b, err := New(root, strings.ReplaceAll(test.dockerfile, "DIR", dir))
+			b, err := newTestBuild(t, root, strings.ReplaceAll(test.dockerfile, "DIR", dir))
 			if err == nil || !strings.HasPrefix(err.Error(), test.want) {
 				t.Errorf("got %v, %v, want an error %q", b, err, test.want)
 			}
@@ -141,9 +159,108 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
+// TestCopy: no later change of the work root reaches what is built, and no link
+// in it leads out.
+func TestCopy(t *testing.T) {
+	root, dir := newContext(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	write(t, secret, "secret")
+	if err := errors.Join(
+		os.Symlink(secret, filepath.Join(dir, "src/abs")),
+		os.Chmod(filepath.Join(dir, "src/main.c"), 0o751),
+		unix.Mkfifo(filepath.Join(dir, "fifo"), 0o644),
+	); err != nil {
+		t.Fatal(err)
+	}
+	b, err := newTestBuild(t, root, filepath.Join(dir, "Dockerfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "Dockerfile"), "FROM poisoned\n")
+
+	volumes := workroot.Root{Path: filepath.Join(t.TempDir(), "v"), UID: os.Getuid(), GID: os.Getgid()}
+	if err := b.Place(volumes); err != nil {
+		t.Fatal(err)
+	}
+	shown, err := volumes.OpenRoot(b.Container().Mounts[0].Volume)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shown.Close()
+	if data, err := shown.ReadFile("Dockerfile"); err != nil || string(data) != "FROM scratch\nCOPY src /\n" {
+		t.Errorf("builds from %q, %v", data, err)
+	}
+	if target, err := shown.Readlink("src/abs"); err != nil || target != secret {
+		t.Errorf("a link was copied as %q, %v", target, err)
+	}
+	if info, err := shown.Stat("src/main.c"); err != nil || info.Mode() != 0o751 || info.Size() != 9 {
+		t.Errorf("a file was copied as %v, %v", info, err)
+	}
+	if _, err := shown.Lstat("fifo"); err == nil {
+		t.Error("a FIFO was copied")
+	}
+}
+
+// TestLimits has contexts that would keep the broker busy, or fill its disk.
+func TestLimits(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		with    func(dir string) error
+		ended   bool // the request is, before the build
+		want    string
+	}{
+		{summary: "a sparse file", with: func(dir string) error {
+			f, err := os.Create(filepath.Join(dir, "sparse"))
+			if err != nil {
+				return err
+			}
+			return errors.Join(f.Truncate(1<<43), f.Close())
+		}, want: `"sparse": the directory of the Dockerfile is too large`},
+		{summary: "all files together", with: func(dir string) error {
+			return errors.Join(
+				os.WriteFile(filepath.Join(dir, "a"), make([]byte, 600), 0o644),
+				os.WriteFile(filepath.Join(dir, "b"), make([]byte, 600), 0o644))
+		}, want: "is too large"},
+		{summary: "many files", with: func(dir string) error {
+			for i := range 20 {
+				if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), nil, 0o644); err != nil {
+					return err
+				}
+			}
+			return nil
+		}, want: "has too many files"},
+		{summary: "depth", with: func(dir string) error {
+			return os.MkdirAll(filepath.Join(dir, strings.Repeat("d/", 6)), 0o755)
+		}, want: "is nested too deeply"},
+		{summary: "a request that ended", with: func(string) error { return nil }, ended: true, want: "context canceled"},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			root, dir := newContext(t)
+			if err := test.with(dir); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			if test.ended {
+				cancel()
+			}
+
+			to := filepath.Join(t.TempDir(), "copy")
+			l := limits{bytes: 1000, entries: 12, depth: 5}
+			b, err := newBuild(ctx, root, filepath.Join(dir, "Dockerfile"), to, l)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, %v, want an error with %q", b, err, test.want)
+			}
+			if _, err := os.Lstat(to); err == nil {
+				t.Error("the copy is left")
+			}
+		})
+	}
+}
+
 func TestContainer(t *testing.T) {
 	root, dir := newContext(t)
-	b, err := New(root, filepath.Join(dir, "Dockerfile"))
+	b, err := newTestBuild(t, root, filepath.Join(dir, "Dockerfile"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,14 +268,14 @@ func TestContainer(t *testing.T) {
 	if len(c.Mounts) != 2 {
 		t.Fatalf("got mounts %+v, want two", c.Mounts)
 	}
-	context, output := c.Mounts[0], c.Mounts[1]
-	if context.Source != dir || !context.ReadOnly || output.Volume == "" || output.ReadOnly {
+	source, output := c.Mounts[0], c.Mounts[1]
+	if source.Volume == "" || !source.ReadOnly || output.Volume == "" || output.ReadOnly {
 		t.Errorf("got mounts %+v, want the context to be read and a volume to be written", c.Mounts)
 	}
 
 	argv := b.Argv()
-	if last := argv[len(argv)-1]; last != context.Target+"/Dockerfile" {
-		t.Errorf("builds %s, which is not in the context at %s", last, context.Target)
+	if last := argv[len(argv)-1]; last != source.Target+"/Dockerfile" {
+		t.Errorf("builds %s, which is not in the context at %s", last, source.Target)
 	}
 	if !strings.Contains(argv[2], output.Target) {
 		t.Errorf("the command does not write to the volume at %s:\n%s", output.Target, argv[2])
