@@ -64,7 +64,8 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 		return nil, err
 	}
 	c := &container{
-		id: newID(), guest: g, user: user, env: j.settings.withAuthorities(m.environment(user.Home)), drop: m.spec.options.CapDrop,
+		id: newID(), guest: g, user: user, drop: m.spec.options.CapDrop,
+		env: j.settings.withAuthorities(m.environment(user.Home)),
 		dir: cmp.Or(m.spec.Dir, m.spec.options.Workdir, m.root.config.WorkingDir, "/"),
 	}
 	if err := g.Configure(ctx, binds, j.guestConfig(m, c)); err != nil {

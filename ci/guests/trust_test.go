@@ -51,7 +51,7 @@ func TestTrust(t *testing.T) {
 		}
 	}
 
-	// What a job installs with Debian's own tool does not drop them.
+	// Debian's own tool, which a job may run, does not drop them.
 	if status, out := l.sh(job, "update-ca-certificates --fresh >/dev/null 2>&1 && "+
 		"curl -sS https://localhost:4433/ >/dev/null"); status != 0 {
 		l.Errorf("update-ca-certificates drops the authority: %s", out)
