@@ -31,7 +31,9 @@ func TestServers(t *testing.T) {
 		},
 		{
 			summary: "nothing that can be reached",
-			proxy:   []string{"http_proxy=", "https_proxy=http://:3128", "HTTP_PROXY=socks5://proxy.lan", "HTTPS_PROXY=http://a b"},
+			proxy: []string{
+				"http_proxy=", "https_proxy=http://:3128", "HTTP_PROXY=socks5://proxy.lan", "HTTPS_PROXY=http://a b",
+			},
 		},
 	} {
 		t.Run(test.summary, func(t *testing.T) {

@@ -92,11 +92,23 @@ func (m *Manager) Setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// The rules load connection tracking, which these need.
+	m.warn(enlargeTable(), forget(m.Subnet))
+
 	// After the rules, so that forwarding is never on without them.
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("cannot switch IPv4 forwarding on: %w", err)
 	}
 	return nil
+}
+
+// warn logs what guests can do without.
+func (m *Manager) warn(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			m.Log.Warn(err.Error())
+		}
+	}
 }
 
 // Close closes all networks and removes the rules. IPv4 forwarding stays on,

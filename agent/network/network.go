@@ -235,6 +235,8 @@ func (n *Network) Close() error {
 		failed = errors.Join(failed, n.leave(a))
 	}
 	failed = errors.Join(failed, removeLink(n.ID()))
+	n.manager.warn(forget(n.manager.subnet(n.subnetIndex)))
+
 	n.manager.mu.Lock()
 	defer n.manager.mu.Unlock()
 	n.manager.networks[n.subnetIndex] = nil

@@ -32,7 +32,7 @@ func (m *Manager) ruleset() string {
 
 	var b strings.Builder
 	rules := template.Must(template.New("rules.nft").Parse(rulesText))
-	err := rules.Execute(&b, map[string]string{
+	err := rules.Execute(&b, map[string]any{
 		"Table":     m.table(),
 		"Subnet":    m.Subnet.Masked().String(),
 		"Bridges":   elements(bridges),
@@ -42,6 +42,10 @@ func (m *Manager) ruleset() string {
 		"Allowed":   elements(allowed),
 		"Servers":   elements(m.serverElements()),
 		"Special":   elements(special),
+		"Networks":  maxNetworks,
+		"Tracked":   maxTracked,
+		"Pace":      maxPace,
+		"Burst":     maxBurst,
 	})
 	if err != nil {
 		panic(err) // the template and its fields are constant
