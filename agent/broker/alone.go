@@ -17,7 +17,7 @@ func (r *resources) containerStep(
 	if err != nil {
 		return 0, err
 	}
-	if m.root, err = r.findOrBuildRoot(ctx, client, work, request); err != nil {
+	if m.root, err = r.rootOfStep(ctx, client, work, j, request); err != nil {
 		return 0, err
 	}
 	defer m.root.release()
@@ -32,6 +32,24 @@ func (r *resources) containerStep(
 	return r.runAlone(ctx, client, work, m, argv)
 }
 
+// rootOfStep finds or builds the root file system of a step. If the step belongs
+// to job j, that ends with the job: a build has a guest that is not the job's.
+func (r *resources) rootOfStep(
+	ctx context.Context, client *caller, work workDir, j *job, request brokerapi.ContainerRequest,
+) (rootFS, error) {
+	if j == nil {
+		return r.findOrBuildRoot(ctx, client, work, request)
+	}
+
+	ctx, done, err := j.enter(ctx)
+	if err != nil {
+		return rootFS{}, j.explain(err)
+	}
+	defer done()
+	root, err := r.findOrBuildRoot(ctx, client, work, request)
+	return root, j.explain(err)
+}
+
 // runAlone runs one process in a job of its own, of which nothing is left when
 // the status is known.
 func (r *resources) runAlone(
@@ -44,12 +62,14 @@ func (r *resources) runAlone(
 	return status, err
 }
 
-// alone calls do with a job that is not the broker's, and stops it.
+// alone calls do with a job that is not the broker's, and stops it. The limits of
+// jobs hold for it as well.
 func (r *resources) alone(work workDir, do func(j *job) error) error {
 	j, err := r.newJob(work)
 	if err != nil {
 		return err
 	}
+	j.run()
 	err = do(j)
 	return errors.Join(err, j.stop())
 }

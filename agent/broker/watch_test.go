@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -127,8 +128,9 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestLimitReachesStep has a job that goes beyond a limit during a step and a
-// container step. Both must say so, and so must every step after them.
+// TestLimitReachesStep has a job that goes beyond a limit during a step, a
+// container step and the build of one. All must say so, and so must every step
+// after them.
 func TestLimitReachesStep(t *testing.T) {
 	for _, test := range []struct {
 		summary string
@@ -164,14 +166,21 @@ func TestLimitReachesStep(t *testing.T) {
 				_, err := l.step(job, base, "dd")
 				results <- err
 			}
+			build := newBuild(l)
+			build.Job = job
+			buildStep := func() {
+				_, err := l.client.Container(l.Context(), build, wire.Streams{})
+				results <- err
+			}
 			go step()
 			go containerStep()
-			for range 2 {
+			go buildStep()
+			for range 3 {
 				if err := <-results; err == nil || err.Error() != test.want {
 					t.Errorf("during the job: got %v, want %s", err, test.want)
 				}
 			}
-			for _, later := range []func(){step, containerStep} {
+			for _, later := range []func(){step, containerStep, buildStep} {
 				go later()
 				if err := <-results; err == nil || !strings.HasPrefix(err.Error(), test.want) {
 					t.Errorf("after it: got %v, want %s", err, test.want)
@@ -180,6 +189,41 @@ func TestLimitReachesStep(t *testing.T) {
 			if err := l.client.Cleanup(t.Context(), job); err != nil {
 				t.Error(err)
 			}
+		})
+	}
+}
+
+// TestLimitsAlone has what runs beside any job.
+func TestLimitsAlone(t *testing.T) {
+	for _, test := range []struct {
+		summary string
+		run     func(l *lab) (int, error)
+		want    string
+	}{
+		{summary: "a container", run: func(l *lab) (int, error) { return l.step("", base, "dd") }, want: diskMessage},
+		{summary: "a build", run: func(l *lab) (int, error) {
+			return l.client.Container(l.Context(), newBuild(l), wire.Streams{})
+		}, want: "cannot build Dockerfile: " + diskMessage},
+		{summary: "a command", run: func(l *lab) (int, error) {
+			return l.client.Run(l.Context(), brokerapi.RunRequest{Argv: []string{"dd"}}, wire.Streams{})
+		}, want: diskMessage},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			t.Parallel()
+			l := newLab(t)
+			l.settings.Limits = JobLimits{Disk: 100 * mib}
+			var free atomic.Int64
+			free.Store(1000 * mib)
+			l.freeSpace = func() (int64, error) { return free.Load(), nil }
+			l.guests.onExec = func(ctx context.Context, g *fakeGuest, _ guestapi.Process, _ wire.Streams) (int, error) {
+				free.Store(0)
+				return g.sleep(ctx)
+			}
+			l.serve()
+			if _, err := test.run(l); err == nil || err.Error() != test.want {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+			l.checkNothingLeft()
 		})
 	}
 }

@@ -39,7 +39,8 @@ func TestEscapes(t *testing.T) {
 // TestDiskLimit has a lab of its own: whatever else fills this disk counts.
 func TestDiskLimit(t *testing.T) {
 	l := newLab(t, "RUNNER_JOB_DISK=256M")
-	l.fillDisk()
+	l.run("Step", (*lab).fillDisk)
+	l.run("ContainerStep", (*lab).fillDiskBeside)
 }
 
 // bashOfTheJob: the runner looks for bash, which starts the next hook, in what
@@ -202,11 +203,14 @@ func (l *lab) forkBomb() {
 	l.noResidue()
 }
 
+// fillForever writes to a guest's root file system until it is ended.
+const fillForever = "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"
+
 // fillDisk: the broker ends the job, and its step says why.
 func (l *lab) fillDisk() {
 	job := l.prepare()
 	var out strings.Builder
-	argv := []string{"sh", "-c", "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"}
+	argv := []string{"sh", "-c", fillForever}
 	_, err := l.client.Exec(l.Context(), brokerapi.ExecRequest{Job: job, Argv: argv},
 		wire.Streams{Stdout: &out, Stderr: &out})
 	want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
@@ -216,6 +220,23 @@ func (l *lab) fillDisk() {
 	_, err = l.exec(job, "true")
 	if err == nil || err.Error() != want {
 		l.Errorf("the next step: got %v, want %s", err, want)
+	}
+	l.cleanup(job)
+	l.noResidue()
+}
+
+// fillDiskBeside: a step in a container of its own has the limit of its job, and
+// so has one without a job.
+func (l *lab) fillDiskBeside() {
+	want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
+	job := l.prepare()
+	for _, of := range []string{job, ""} {
+		r := brokerapi.ContainerRequest{Job: of, Container: brokerapi.Container{
+			Image: "debian:13", Args: []string{"sh", "-c", fillForever}}}
+		_, err := l.client.Container(l.Context(), r, wire.Streams{Stdout: io.Discard, Stderr: io.Discard})
+		if err == nil || err.Error() != want {
+			l.Errorf("job %q: got %v, want %s", of, err, want)
+		}
 	}
 	l.cleanup(job)
 	l.noResidue()
