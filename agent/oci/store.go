@@ -40,7 +40,7 @@ type Store struct {
 	// without TLS, wherever they are.
 	Insecure []string
 	// GitHub is the host of GitHub's server. It and the names beneath it may be
-	// contacted wherever they are. Empty: none.
+	// contacted also at private addresses. Empty: none.
 	GitHub string
 	// Allow lists private addresses that may be contacted. Those of the internet
 	// always may, and those of the host itself never.

@@ -54,7 +54,7 @@ func (r refusal) Error() string { return string(r) }
 // dial connects to a host, HOST:PORT.
 func (s *Store) dial(ctx context.Context, netw, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}
-	if s.isNamed(address) {
+	if s.isRegistry(address) {
 		return d.DialContext(ctx, netw, address)
 	}
 
@@ -62,8 +62,9 @@ func (s *Store) dial(ctx context.Context, netw, address string) (net.Conn, error
 	// another one each time it is looked up.
 	refused := refusal(fmt.Sprintf("refusing to contact %.80q, which is not on the internet; "+
 		"RUNNER_GUEST_ALLOW or RUNNER_INSECURE_REGISTRIES in config.env can allow it", address))
+	private := s.isGitHub(address)
 	d.ControlContext = func(_ context.Context, _, to string, _ syscall.RawConn) error {
-		if !s.isReachable(to) {
+		if !s.isReachable(to, private) {
 			return refused
 		}
 		return nil
@@ -75,22 +76,27 @@ func (s *Store) dial(ctx context.Context, netw, address string) (net.Conn, error
 	return conn, err
 }
 
-// isNamed reports whether config.env names a host, HOST:PORT: as a registry, or
-// as GitHub's server with the names beneath it. A registry without a port has the
-// standard ones.
-func (s *Store) isNamed(address string) bool {
+// isRegistry reports whether config.env names a host, HOST:PORT, as a registry.
+// One without a port there has the standard ones.
+func (s *Store) isRegistry(address string) bool {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return false
 	}
-	if slices.Contains(s.Insecure, address) || (port == "443" || port == "80") && slices.Contains(s.Insecure, host) {
-		return true
-	}
-	return s.GitHub != "" && (host == s.GitHub || strings.HasSuffix(host, "."+s.GitHub))
+	standard := port == "443" || port == "80"
+	return slices.Contains(s.Insecure, address) || standard && slices.Contains(s.Insecure, host)
 }
 
-// isReachable reports whether guests reach an address, ADDRESS:PORT.
-func (s *Store) isReachable(address string) bool {
+// isGitHub reports whether a host, HOST:PORT, is GitHub's server or has a name
+// beneath its.
+func (s *Store) isGitHub(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	return err == nil && s.GitHub != "" && (host == s.GitHub || strings.HasSuffix(host, "."+s.GitHub))
+}
+
+// isReachable reports whether guests reach an address, ADDRESS:PORT, where private
+// networks count as the internet if private is set.
+func (s *Store) isReachable(address string, private bool) bool {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return false
@@ -100,7 +106,7 @@ func (s *Store) isReachable(address string) bool {
 		return false
 	}
 	allowed := slices.ContainsFunc(s.Allow, func(p netip.Prefix) bool { return p.Contains(a) })
-	return allowed || network.IsInternet(a)
+	return allowed || private && a.IsPrivate() || network.IsInternet(a)
 }
 
 // isOwn reports whether the host has an address, as far as it can be found out.

@@ -37,11 +37,11 @@ func TestGuardWithoutTLS(t *testing.T) {
 
 // TestReach: which names and addresses a pull may connect to.
 func TestReach(t *testing.T) {
-	own := "198.51.100.7"
+	own, hasOwn := "198.51.100.7", false
 	if addrs, err := net.InterfaceAddrs(); err == nil {
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLoopback() && p.Addr().Is4() {
-				own = p.Addr().String()
+				own, hasOwn = p.Addr().String(), true
 			}
 		}
 	}
@@ -50,35 +50,49 @@ func TestReach(t *testing.T) {
 		Allow: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix(own + "/32")},
 	}
 	for _, test := range []struct {
-		summary, to string
-		named       bool
-		reachable   bool
+		summary, to      string
+		registry, github bool
 	}{
-		{summary: "registry", to: "lan.example:443", named: true},
-		{summary: "registry without TLS", to: "lan.example:80", named: true},
-		{summary: "registry with a port", to: "lan.example:5000", named: true},
+		{summary: "registry", to: "lan.example:443", registry: true},
+		{summary: "registry without TLS", to: "lan.example:80", registry: true},
+		{summary: "registry with a port", to: "lan.example:5000", registry: true},
 		{summary: "another port", to: "lan.example:22"},
 		{summary: "beneath a registry", to: "a.lan.example:443"},
-		{summary: "GitHub", to: "ghes.example:443", named: true},
-		{summary: "GitHub's registry", to: "containers.ghes.example:443", named: true},
+		{summary: "GitHub", to: "ghes.example:443", github: true},
+		{summary: "GitHub's registry", to: "containers.ghes.example:443", github: true},
 		{summary: "like GitHub", to: "evil-ghes.example:443"},
 		{summary: "like GitHub, too", to: "ghes.example.evil.example:443"},
-		{summary: "the internet", to: "140.82.121.3:443", reachable: true},
-		{summary: "allowed", to: "10.1.2.3:443", reachable: true},
-		{summary: "allowed, in IPv6", to: "[::ffff:10.1.2.3]:443", reachable: true},
-		{summary: "private", to: "10.2.2.3:443"},
-		{summary: "private, in IPv6", to: "[::ffff:10.2.2.3]:443"},
+		{summary: "no address", to: "x"},
+	} {
+		if got := s.isRegistry(test.to); got != test.registry {
+			t.Errorf("%s: registry %v, want %v", test.summary, got, test.registry)
+		}
+		if got := s.isGitHub(test.to); got != test.github {
+			t.Errorf("%s: GitHub %v, want %v", test.summary, got, test.github)
+		}
+	}
+
+	for _, test := range []struct {
+		summary, to string
+		reachable   bool
+		asGitHub    bool // reachable by GitHub's name
+	}{
+		{summary: "the internet", to: "140.82.121.3:443", reachable: true, asGitHub: true},
+		{summary: "allowed", to: "10.1.2.3:443", reachable: true, asGitHub: true},
+		{summary: "allowed, in IPv6", to: "[::ffff:10.1.2.3]:443", reachable: true, asGitHub: true},
+		{summary: "private", to: "10.2.2.3:443", asGitHub: true},
+		{summary: "private, in IPv6", to: "[::ffff:10.2.2.3]:443", asGitHub: true},
 		{summary: "link-local", to: "[fe80::1%eth0]:443"},
 		{summary: "metadata service", to: "169.254.169.254:80"},
 		{summary: "loopback", to: "127.0.0.1:443"},
-		{summary: "the host, allowed to guests elsewhere", to: own + ":443", reachable: own == "198.51.100.7"},
+		{summary: "the host, allowed to guests elsewhere", to: own + ":443", reachable: !hasOwn, asGitHub: !hasOwn},
 		{summary: "no address", to: "x"},
 	} {
-		if got := s.isNamed(test.to); got != test.named {
-			t.Errorf("%s: named %v, want %v", test.summary, got, test.named)
-		}
-		if got := s.isReachable(test.to); got != test.reachable {
+		if got := s.isReachable(test.to, false); got != test.reachable {
 			t.Errorf("%s: reachable %v, want %v", test.summary, got, test.reachable)
+		}
+		if got := s.isReachable(test.to, true); got != test.asGitHub {
+			t.Errorf("%s: reachable as GitHub %v, want %v", test.summary, got, test.asGitHub)
 		}
 	}
 }
