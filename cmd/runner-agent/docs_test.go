@@ -133,3 +133,45 @@ func fold(e ast.Expr) (string, bool) {
 	}
 	return "", false
 }
+
+// TestSecureNamesTests: the tests that docs/secure.md names exist.
+func TestSecureNamesTests(t *testing.T) {
+	page, err := os.ReadFile("../../docs/secure.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := testFiles(t, "../..")
+
+	named := regexp.MustCompile("`(Test[A-Za-z0-9]+)(?:/([A-Za-z0-9]+))?`").FindAllStringSubmatch(string(page), -1)
+	for _, name := range named {
+		found := false
+		for _, text := range files {
+			found = found || strings.Contains(text, "func "+name[1]+"(") &&
+				(name[2] == "" || strings.Contains(text, `"`+name[2]+`"`))
+		}
+		if !found {
+			t.Errorf("there is no test %s", strings.Trim(name[0], "`"))
+		}
+	}
+	if len(named) < 30 {
+		t.Errorf("found %d names of tests; does the page still quote them?", len(named))
+	}
+}
+
+// testFiles returns the contents of all Go tests.
+func testFiles(t *testing.T, root string) []string {
+	t.Helper()
+	var texts []string
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		texts = append(texts, string(text))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return texts
+}
