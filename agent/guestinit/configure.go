@@ -62,7 +62,16 @@ func bind(m guestapi.Mount) error {
 	if err := os.MkdirAll(m.Target, 0o755); err != nil {
 		return err
 	}
-	return unix.Mount(m.Source, m.Target, "", unix.MS_BIND|unix.MS_REC, "")
+	if err := unix.Mount(m.Source, m.Target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return err
+	}
+
+	// The source is taken away once all is mounted. As long as the two are peers, a
+	// mount beneath the target appears beneath the source too, and keeps it.
+	if err := unix.Mount("", m.Target, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+		return err
+	}
+	return unix.Mount("", m.Target, "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
 func mountTmpfs(t guestapi.Tmpfs) error {

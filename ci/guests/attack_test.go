@@ -30,6 +30,7 @@ func TestAttacks(t *testing.T) {
 	l.run("Residue", (*lab).residue)
 	l.run("RunnerDirs", (*lab).runnerDirs)
 	l.run("DeepWorkspace", (*lab).deepWorkspace)
+	l.run("Shares", (*lab).shares)
 }
 
 // imageLinks: nspawn makes files at the top of an image as root of the host,
@@ -278,6 +279,17 @@ func (l *lab) deepWorkspace() {
 		}
 	}
 	l.nextJob()
+}
+
+// shares: directories of the host are where the job is to see them, and no longer
+// where they came in.
+func (l *lab) shares() {
+	job := l.prepare()
+	_, out := l.sh(job, "awk '{print $5}' /proc/self/mountinfo | grep -e ^/run/runner/share/ -e ^/__w | sort")
+	if strings.Contains(out, "/run/runner/share/") || !strings.Contains(out, "/__w/_temp\n") {
+		l.Errorf("the guest has these mounts:\n%s", out)
+	}
+	l.cleanup(job)
 }
 
 // nextJob: the next job starts, runs and leaves nothing.
