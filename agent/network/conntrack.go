@@ -29,8 +29,8 @@ const (
 // tableFile holds the size of the table, nf_conntrack-sysctl.rst.
 const tableFile = "/proc/sys/net/netfilter/nf_conntrack_max"
 
-// enlargeTable gives the table of a small host tableSize entries, of about 300
-// bytes each as they are used.
+// enlargeTable raises the size of a small host's table to tableSize entries, of
+// about 300 bytes each as they are used.
 func enlargeTable() error {
 	text, err := os.ReadFile(tableFile)
 	if err != nil {

@@ -663,7 +663,7 @@ func TestPublishInTaken(t *testing.T) {
 				t.Errorf("got port %d, which a step has", got)
 			}
 
-			// What was opened at the other address is closed again.
+			// The socket at the other address is closed again.
 			_ = step.Close()
 			if got, err := n.PublishIn(job.pid, p, service.addr); err != nil || got != int(port) {
 				t.Errorf("got port %d, %v after the step ended; want %d", got, err, port)
