@@ -25,7 +25,7 @@ import (
 
 // TestGuestJob is one job as the runner would run it, through the hook.
 func TestGuestJob(t *testing.T) {
-	l := newLab(t)
+	l := newLab(t, "RUNNER_KEEP_WORK=true") // whose files are looked at afterwards
 	result := l.job(miniworker.Job{Name: "build",
 		Container: &miniworker.Container{Image: "debian:13", Env: map[string]string{"MODE": "ci"}},
 		Steps: []miniworker.Step{
