@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -70,6 +72,32 @@ func TestWorkMap(t *testing.T) {
 		}
 		if len(seen) != rangeSize {
 			t.Errorf("user %d: %d ids are mapped, want %d", user, len(seen), rangeSize)
+		}
+	}
+}
+
+// TestWorkMapsAgree: the guest of a worker and one of a container know each file
+// that the other can write, and no other number of the host.
+func TestWorkMapsAgree(t *testing.T) {
+	onDisk := func(user int) map[int]bool {
+		known := map[int]bool{}
+		for _, e := range workMap(655360, 900, user) {
+			for i := range e.Size {
+				known[e.ContainerID+i] = true
+			}
+		}
+		return known
+	}
+	for _, user := range []int{0, 1, 999, 1000, 65535} {
+		worker, container := onDisk(layout.WorkerUID), onDisk(user)
+		if len(worker) != rangeSize || len(container) != rangeSize {
+			t.Errorf("user %d: %d and %d numbers are known, want %d each", user, len(worker), len(container), rangeSize)
+		}
+		for id := range container {
+			// The number on disk that no user of the worker's guest has.
+			if !worker[id] {
+				t.Errorf("user %d: %d on disk is not known in the worker's guest", user, id)
+			}
 		}
 	}
 }

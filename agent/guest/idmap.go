@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
@@ -30,7 +31,7 @@ func rangeBase(i int) int { return firstRange + i*rangeSize }
 
 // idMap is the map of a user namespace for both users and groups, in the order
 // of uid_map, user_namespaces(7).
-type idMap [3]syscall.SysProcIDMap
+type idMap [5]syscall.SysProcIDMap
 
 // treeMap returns a map that shows the files of a tree, which belong to owner
 // and the users after it on disk, as the guest's.
@@ -41,12 +42,27 @@ func treeMap(base, owner int) idMap {
 // workMap returns a map that shows files of the host's user owner as those of
 // user in the guest, so that files a job writes belong to the runner on disk,
 // and the guest's other users as subordinate ones, so that chown works.
+//
+// The guest of a worker and those of its job's containers show one directory with
+// different users as owner: layout.WorkerUID and root, say. Each has to know all
+// that the other writes, or not even its root may touch it, so these two change
+// places: a file of the worker's root belongs to WorkerUID in the container.
 func workMap(base, owner, user int) idMap {
-	return idMap{
-		{ContainerID: owner, HostID: base + user, Size: 1},
-		{ContainerID: SubordinateBase, HostID: base, Size: user},
-		{ContainerID: SubordinateBase + user + 1, HostID: base + user + 1, Size: rangeSize - user - 1},
+	m := idMap{{ContainerID: owner, HostID: base + user, Size: 1}}
+	if user != layout.WorkerUID {
+		m[1] = syscall.SysProcIDMap{ContainerID: SubordinateBase + user, HostID: base + layout.WorkerUID, Size: 1}
 	}
+
+	// All others have their own number on disk.
+	first, second := min(user, layout.WorkerUID), max(user, layout.WorkerUID)
+	for i, others := range [...]struct{ from, to int }{
+		{0, first}, {first + 1, second}, {second + 1, rangeSize},
+	} {
+		m[2+i] = syscall.SysProcIDMap{
+			ContainerID: SubordinateBase + others.from, HostID: base + others.from, Size: max(0, others.to-others.from),
+		}
+	}
+	return m
 }
 
 // userNamespace returns a user namespace that exists only for its map:

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
 
@@ -39,6 +40,8 @@ func (g *Guest) argv() []string {
 		"--bind-ro=" + escape(g.manager.Agent) + ":" + guestAgent,
 		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
 		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare,
+		// The guest's root cannot make a directory there, where nspawn made the others.
+		"--bind-ro=" + escape(filepath.Join(g.dir, "empty")) + ":" + filepath.Dir(layout.WorkerSocket),
 	}
 	if pids := g.manager.Limits.Pids; pids > 0 {
 		// Also where there is no controller for processes.

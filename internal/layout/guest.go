@@ -5,6 +5,8 @@ package layout
 const (
 	// WorkerUser is who the worker and its steps are.
 	WorkerUser = "runner"
+	// WorkerUID is the number of WorkerUser, and of its group.
+	WorkerUID = 1001
 	// WorkerRunner is the root directory of the actions runner.
 	WorkerRunner = "/var/lib/runner/actions-runner"
 	// WorkerWork is the work directory of the job.

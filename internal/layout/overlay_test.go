@@ -17,7 +17,7 @@ func TestOverlays(t *testing.T) {
 	user := fmt.Sprintf("u runner %d ", RunnerUID)
 	byLabel := "/dev/disk/by-partlabel/" + VarLabel
 	checkOverlay(t, "guest", []overlayFile{
-		{"user of steps", "usr/lib/sysusers.d/runner.conf", "u " + WorkerUser + " 1001:1001 "},
+		{"user of steps", "usr/lib/sysusers.d/runner.conf", fmt.Sprintf("u %s %[2]d:%[2]d ", WorkerUser, WorkerUID)},
 		{"actions runner", "usr/lib/tmpfiles.d/runner.conf", "d " + WorkerRunner + " "},
 		{"work", "usr/lib/tmpfiles.d/runner.conf", "d " + WorkerWork + " "},
 		{"hook", WorkerHooks, " " + WorkerSocket + "\n"},
