@@ -218,7 +218,7 @@ func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) err
 	}
 	for _, program := range [][]string{
 		{"systemd-sysusers"},
-		// What steps need is there before the guest's own boot makes it.
+		// The directories of steps are there before the guest's own boot makes it.
 		{"systemd-tmpfiles", "--create", "runner.conf"},
 		{"systemctl", "preset-all"},
 	} {

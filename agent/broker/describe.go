@@ -34,8 +34,8 @@ func (j *job) describe(info brokerapi.JobInfo) {
 	}
 }
 
-// pullEarly pulls an image, which then is there when the job asks for it. What
-// goes wrong is said where it asks.
+// pullEarly pulls an image, which then is there when the job asks for it. A
+// failure is reported where it asks.
 func (j *job) pullEarly(image string) {
 	ctx, done, err := j.enter(context.Background())
 	if err != nil {
@@ -55,7 +55,7 @@ func (j *job) pullEarly(image string) {
 // keyPattern is what a key of a service looks like, which is also a host name.
 var keyPattern = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$`)
 
-// nameServices gives services the names that the workflow has for them, of which
+// nameServices adds to services the names that the workflow has for them, of which
 // the container hook is not told.
 func (j *job) nameServices(members []*member) {
 	j.mu.Lock()

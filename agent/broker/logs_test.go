@@ -84,6 +84,7 @@ func TestPruneLogs(t *testing.T) {
 	if err := os.Mkdir(k.to, 0o750); err != nil {
 		t.Fatal(err)
 	}
+
 	now := time.Now()
 	for _, log := range []struct {
 		name string
@@ -98,6 +99,8 @@ func TestPruneLogs(t *testing.T) {
 		{name: "of-the-operator", size: 1, age: 2 * maxLogAge, want: true},
 	} {
 		path := filepath.Join(k.to, log.name)
+		defer checkExists(t, path, log.want)
+
 		f, err := os.Create(path)
 		if err != nil {
 			t.Fatal(err)
@@ -108,11 +111,6 @@ func TestPruneLogs(t *testing.T) {
 		_ = f.Close()
 		if err := os.Chtimes(path, now, now.Add(-log.age)); err != nil {
 			t.Fatal(err)
-		}
-		if log.want {
-			defer checkExists(t, path, true)
-		} else {
-			defer checkExists(t, path, false)
 		}
 	}
 	k.keep()

@@ -256,6 +256,7 @@ func TestHostileHook(t *testing.T) {
 		described := make(chan brokerapi.JobInfo)
 		close(described)
 		_, workerErr := hook.Worker(ctx, brokerapi.WorkerRequest{}, described, wire.Streams{})
+
 		for _, test := range []struct {
 			summary string
 			err     error
@@ -271,6 +272,7 @@ func TestHostileHook(t *testing.T) {
 				t.Errorf("%s: got %v, want %s", test.summary, test.err, test.want)
 			}
 		}
+
 		if err := hook.Cleanup(ctx, "other"); err != nil {
 			t.Errorf("clean-up of a job that is not known: %v", err)
 		}
@@ -282,8 +284,8 @@ func TestHostileHook(t *testing.T) {
 	l.mustWork(nil)
 }
 
-// TestForeignClient: who is no user of the job's guest is not answered, even if
-// the socket lets him connect.
+// TestForeignClient: a process that is not of the job's guest is not answered,
+// even if it can connect.
 func TestForeignClient(t *testing.T) {
 	l := newLab(t)
 	l.guests.foreign = true
