@@ -122,12 +122,14 @@ func newLab(t *testing.T, config ...string) *lab {
 
 	// A spare guest would look like one that was left behind.
 	lines := "RUNNER_SPARE_GUEST=false\n" + strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir) + "\n"
+	lines += "RUNNER_ACTIONS_RUNNER_DIR=" + l.path("registration") + "\n"
 	hook := fmt.Sprintf("#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket)
 	if err := errors.Join(
 		os.Chmod(dir, 0o755),
 		os.Mkdir(l.path("work"), 0o755),
 		os.Chown(l.path("work"), runnerID, runnerID),
 		os.Mkdir(l.path("externals"), 0o755),
+		l.makeActionsRunner(),
 		os.WriteFile(l.path("config.env"), []byte(lines), 0o600),
 		os.WriteFile(l.path("hook.sh"), []byte(hook), 0o755),
 	); err != nil {
@@ -166,7 +168,8 @@ func (l *lab) start() {
 	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
 		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"),
 		"--images-dir", l.path("images"), "--work-root", l.path("work"),
-		"--externals", l.path("externals"), "--runner-uid", id, "--runner-gid", id)
+		"--externals", l.path("externals"), "--actions-runner", l.path("runner"), "--worker-logs", l.path("worker-logs"),
+		"--runner-uid", id, "--runner-gid", id)
 	l.broker.Stderr = log
 	if err := l.broker.Start(); err != nil {
 		l.Fatal(err)
