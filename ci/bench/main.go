@@ -69,6 +69,14 @@ func run(ctx context.Context, base, agent string) error {
 		return err
 	}
 
+	spareWorker, err := b.withBroker(ctx, true, b.workerStart("with a spare guest"))
+	if err != nil {
+		return err
+	}
+	coldWorker, err := b.withBroker(ctx, false, b.workerStart("cold"))
+	if err != nil {
+		return err
+	}
 	spare, err := b.withBroker(ctx, true, b.spareStart)
 	if err != nil {
 		return err
@@ -90,6 +98,7 @@ func run(ctx context.Context, base, agent string) error {
 		return err
 	}
 
+	print(os.Stdout, "start of a job's worker", slices.Concat(spareWorker, coldWorker))
 	print(os.Stdout, "start of a guest", slices.Concat(start, spare, podmanStart))
 	print(os.Stdout, "one step that runs /bin/true", slices.Concat(steps, podmanSteps))
 	print(os.Stdout, "the program of the hook, which starts with every step, alone", programs)
@@ -144,12 +153,16 @@ func noOutput() wire.Streams { return wire.Streams{Stdout: io.Discard, Stderr: i
 func (b *bench) path(name string) string { return filepath.Join(b.dir, name) }
 
 func (b *bench) makeDirs() error {
-	for _, name := range []string{"work", "externals"} {
-		if err := os.Mkdir(b.path(name), 0o755); err != nil {
+	for _, name := range []string{"work", "externals", "runner/bin", "runner/externals", "registration"} {
+		if err := os.MkdirAll(b.path(name), 0o755); err != nil {
 			return err
 		}
 	}
-	return os.Chown(b.path("work"), runnerID, runnerID)
+	return errors.Join(
+		os.WriteFile(b.path("runner/bin/Runner.Worker"), []byte(worker), 0o755),
+		os.WriteFile(b.path("registration/.runner"), []byte("{}"), 0o644),
+		os.Chown(b.path("work"), runnerID, runnerID),
+	)
 }
 
 // measurement are some rows that need a broker.
@@ -159,13 +172,15 @@ type measurement func(context.Context) ([]row, error)
 // does not.
 func (b *bench) withBroker(ctx context.Context, spare bool, measure measurement) ([]row, error) {
 	config := b.path("config.env")
-	if err := os.WriteFile(config, fmt.Appendf(nil, "RUNNER_SPARE_GUEST=%t\n", spare), 0o600); err != nil {
+	if err := os.WriteFile(config, fmt.Appendf(nil,
+		"RUNNER_SPARE_GUEST=%t\nRUNNER_ACTIONS_RUNNER_DIR=%s\n", spare, b.path("registration")), 0o600); err != nil {
 		return nil, err
 	}
 	id := strconv.Itoa(runnerID)
 	b.broker = exec.Command(b.agent, "broker", "--socket", b.client.Socket, "--config", config,
 		"--base", b.base, "--jobs-dir", b.path("jobs"), "--images-dir", b.path("images"),
-		"--work-root", b.path("work"), "--externals", b.path("externals"), "--runner-uid", id, "--runner-gid", id)
+		"--work-root", b.path("work"), "--externals", b.path("externals"),
+		"--actions-runner", b.path("runner"), "--worker-logs", b.path("worker-logs"), "--runner-uid", id, "--runner-gid", id)
 	if err := b.broker.Start(); err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
 // pause lets what the guest before has left to the kernel come to an end.
@@ -51,6 +53,42 @@ func (b *bench) firstStep(ctx context.Context) (row, error) {
 			return err
 		})
 	})
+}
+
+// worker stands for the worker of the actions runner.
+const worker = "#!/bin/sh\necho started\nexit 100\n"
+
+// workerStart returns the measurement of workers from the relay's request to
+// their first output.
+func (b *bench) workerStart(how string) measurement {
+	return func(ctx context.Context) ([]row, error) {
+		r, err := measure("from the request to the worker's first output, "+how, 21, func() (time.Duration, error) {
+			time.Sleep(time.Second) // for the spare guest
+			job := make(chan brokerapi.JobInfo)
+			close(job)
+
+			out := &firstOutput{begin: time.Now()}
+			status, err := b.client.Worker(ctx, brokerapi.WorkerRequest{}, job, wire.Streams{Stdout: out})
+			if err == nil && status != 100 {
+				err = fmt.Errorf("the worker ended with status %d", status)
+			}
+			return out.after, err
+		})
+		return []row{r}, err
+	}
+}
+
+// firstOutput times the first output of a process.
+type firstOutput struct {
+	begin time.Time
+	after time.Duration
+}
+
+func (o *firstOutput) Write(p []byte) (int, error) {
+	if o.after == 0 {
+		o.after = time.Since(o.begin)
+	}
+	return len(p), nil
 }
 
 // spareStart measures jobs for which a guest waits.
