@@ -58,8 +58,8 @@ func (c *Client) Run(ctx context.Context, r RunRequest, s wire.Streams) (int, er
 
 // Worker runs the actions runner's worker in a guest of its own, as the job that
 // runs, and returns its exit status. The worker reads s.Stdin, which is what the
-// listener says to it. What job yields, at most one value, describes the job as
-// soon as the caller knows it.
+// listener says to it. At most one value is taken from job: the description of
+// the job, as soon as the caller knows it.
 //
 // When the worker ends, or the connection, everything of the job ends.
 func (c *Client) Worker(ctx context.Context, r WorkerRequest, job <-chan JobInfo, s wire.Streams) (int, error) {

@@ -62,7 +62,7 @@ func (g *Guest) argv() []string {
 }
 
 // oomScore is the worst that a process of a guest starts with; GitHub's worker
-// gives it to its steps, too. See proc_pid_oom_score_adj(5).
+// sets it for its steps, too. See proc_pid_oom_score_adj(5).
 const oomScore = 500
 
 // escape protects colons in paths, as systemd-nspawn(1) --bind wants it.

@@ -25,7 +25,7 @@ type Process struct {
 	// without CAP_, capabilities(7); ALL stands for all.
 	DropCapabilities []string `json:"drop_capabilities,omitempty"`
 
-	// InputFD gives the process two more descriptors: at 3 a pipe to read, with
+	// InputFD adds two descriptors to the process: at 3 a pipe to read, with
 	// what comes as wire.Stdin frames, and at 4 a pipe to write, whose content
 	// is discarded. The worker of the actions runner is started with such a pair.
 	InputFD bool `json:"input_fd,omitempty"`

@@ -108,7 +108,7 @@ func TestRead(t *testing.T) {
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			message := frame(newJobRequest, `{"jobDisplayName":"build 😀",`+test.members+`,"billingOwnerId":"x"}`)
-			// What follows is the next message, and comes byte by byte.
+			// The next message follows, byte by byte.
 			r := iotest.OneByteReader(io.MultiReader(bytes.NewReader(message), bytes.NewReader(frame(2, ""))))
 			got, err := Read(r)
 			test.want.Name = "build 😀"

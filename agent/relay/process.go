@@ -46,7 +46,7 @@ func Main(ctx context.Context, argv []string, socket string, signals <-chan os.S
 }
 
 // onHost reports whether jobs run on the host, by the value of RUNNER_JOBS that
-// the supervisor gives the listener.
+// the supervisor sets for the listener.
 func onHost(jobs string) bool {
 	// Jobs with a container only: until the broker's guests refuse the others.
 	return jobs == "host" || jobs == "container"
@@ -90,8 +90,8 @@ func closeInherited(keep ...int) error {
 		if fd <= 2 || slices.Contains(keep, fd) {
 			continue
 		}
-		// What was inherited came through execve(2), and so has no such flag. All
-		// of this program's own, the Go runtime's among them, have it.
+		// An inherited descriptor came through execve(2), and so has no such flag.
+		// All of this program's own, the Go runtime's among them, have it.
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
 			_ = unix.Close(fd)
 		}

@@ -104,12 +104,14 @@ func receive(t *testing.T, c *wire.Conn, enough func(received) bool) received {
 	in := wire.NewInput(c)
 	defer in.Close()
 	go func() { _, _ = io.Copy(io.Discard, in) }()
+
 	for !enough(got) {
 		kind, payload, err := c.Receive()
 		if err != nil {
 			t.Errorf("got %v after %d bytes", err, len(got.input))
 			return got
 		}
+
 		switch kind {
 		case wire.Stdin:
 			got.input = append(got.input, payload...)

@@ -6,8 +6,8 @@ import (
 )
 
 // maxSpool is more than the largest message has, in bytes. The listener kills
-// the worker if a message is not taken from the pipe within 30 s, which is no
-// fault of a guest that is slow to start.
+// the worker if a message is not taken from the pipe within 30 s, also
+// while its guest starts slowly.
 const maxSpool = 64 << 20
 
 // spool keeps what the listener sends until the guest takes it. Writing waits

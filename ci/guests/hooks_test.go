@@ -339,8 +339,8 @@ func (l *lab) alpineJob(s *shelf) {
 func (l *lab) nonRootJob(s *shelf) {
 	r := l.job(miniworker.Job{Name: "non-root", Container: &miniworker.Container{Image: s.nonRoot},
 		Steps: []miniworker.Step{
-			{Name: "user", Run: "id -u; id -Gn; echo x >file; echo x >/share/file; echo out=1 >>$GITHUB_OUTPUT; touch /data/x; " +
-				"grep CapEff /proc/self/status; stat -c %u /__w /github/home"},
+			{Name: "user", Run: "id -u; id -Gn; echo x >file; echo x >/share/file; echo out=1 >>$GITHUB_OUTPUT; " +
+				"touch /data/x; grep CapEff /proc/self/status; stat -c %u /__w /github/home"},
 		}})
 	l.said(r, map[string]string{"user": "1001\napp staff\nCapEff:\t0000000000000000\n1001\n1001"})
 	if out := r.Step("user").Outputs["out"]; out != "1" {
