@@ -91,10 +91,12 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		return err
 	}
 
-	// A spare guest would look like one that a job left behind.
+	// A spare guest would look like one that a job left behind, and tests look at
+	// what a job has written.
 	config := strings.Join([]string{
 		"# written by cloud-init",
 		"RUNNER_SPARE_GUEST=false",
+		"RUNNER_KEEP_WORK=true",
 		"RUNNER_JOB_MEMORY=512M",
 		fmt.Sprintf("RUNNER_JOB_PIDS=%d", JobPids),
 		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubHost, Repository),

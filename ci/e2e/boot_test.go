@@ -57,6 +57,7 @@ func TestBoot(t *testing.T) {
 		{summary: "Escape", test: (*life).escape},
 		{summary: "Surface", test: (*life).surface},
 		{summary: "RunByHand", test: (*life).runByHand},
+		{summary: "OwnGuest", test: (*life).ownGuest},
 		{summary: "RegisterAgain", test: (*life).registerAgain},
 		{summary: "Reboot", test: (*life).reboot},
 		{summary: "Secrets", test: (*life).secrets},
@@ -360,6 +361,57 @@ func (m *life) runByHand() {
 		m.Errorf("ci-nspawn-run printed %q", out)
 	}
 	m.noResidue()
+}
+
+// ownGuest: with RUNNER_JOBS=guest the worker runs in a guest as well, also that of
+// a job without a container, whose steps are who they are on GitHub's machines.
+func (m *life) ownGuest() {
+	m.sh("cp -p /etc/runner/config.env /root/config.env; echo RUNNER_JOBS=guest >>/etc/runner/config.env; " +
+		"systemctl restart runner-guestd.service runner.service")
+
+	result := m.runJob(miniworker.Job{Name: "plain", Steps: []miniworker.Step{
+		{Name: "who", Run: "id -un; sudo id -u; cat /proc/1/comm; ls -d /usr/lib/runner/base || echo no base here; " +
+			"echo $HOME; systemctl is-active dbus.service"},
+		{Name: "fail", Run: "exit 7"},
+	}})
+	who := strings.Join(result.Step("who").Output, "\n")
+	for _, want := range []string{"runner\n0\nsystemd\n", "no base here\n/home/runner\nactive"} {
+		if !strings.Contains(who, want) {
+			m.Errorf("no %q in\n%s", want, who)
+		}
+	}
+	if step := result.Step("fail"); step.Exit != 7 {
+		m.Errorf("step fail: %v", step)
+	}
+	if len(result.Annotations) > 1 || strings.Contains(fmt.Sprint(result.Annotations), "disk space") {
+		m.Errorf("want one annotation, that of exit 7; got %q", result.Annotations)
+	}
+
+	result = m.runJob(miniworker.Job{Name: "container", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{
+			{Name: "write", Run: "id -u; echo hello >made"},
+			{Name: "read", Run: "cat made; cat /proc/1/comm"},
+		}})
+	if step := result.Step("read"); strings.Join(step.Output, "\n") != "hello\nsystemd" {
+		m.Errorf("step read: %v", step)
+	}
+
+	m.sh("test ! -e /var/lib/runner/work/repo/repo/made; cp -p /root/config.env /etc/runner/config.env; " +
+		"systemctl restart runner-guestd.service runner.service")
+}
+
+// runJob runs a job to its end, which leaves nothing.
+func (m *life) runJob(job miniworker.Job) miniworker.JobResult {
+	m.Helper()
+	result, err := m.lab.GitHub.Wait(m.ctx, m.lab.GitHub.Enqueue(job))
+	if err != nil {
+		m.Fatal(err)
+	}
+	for _, step := range result.Steps {
+		m.Log(step)
+	}
+	m.noResidue()
+	return result
 }
 
 // registerAgain: without the marker the unit registers once more, although the
