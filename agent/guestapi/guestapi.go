@@ -27,12 +27,14 @@ type Process struct {
 
 	// InputFD adds two descriptors to the process: at 3 a pipe to read, with
 	// what comes as wire.Stdin frames, and at 4 a pipe to write, whose content
-	// is discarded. The worker of the actions runner is started with such a pair.
+	// is discarded. The worker of the actions runner is started with such a pair. In
+	// a guest that boots, the process starts at once, and its input waits until the
+	// init system is ready.
 	InputFD bool `json:"input_fd,omitempty"`
 }
 
 // Config makes a running guest the one that a container asks for. The broker
-// sends it once, before any process of a job.
+// sends it before any process of a job, and later again with Files alone.
 type Config struct {
 	Hostname string            `json:"hostname,omitempty"`
 	Files    map[string]string `json:"files,omitempty"` // path: content, replaced as a whole

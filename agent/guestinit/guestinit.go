@@ -26,7 +26,8 @@ type Server struct {
 	// own; empty if there is none that can be written.
 	Cgroup string
 	// AwaitInit is set where an init system starts beside the agent. The first
-	// process waits until it is ready, which the runner leaves it time for.
+	// process waits until it is ready, which the runner leaves it time for; of a
+	// worker the input waits.
 	AwaitInit bool
 
 	booted    sync.Once
@@ -71,8 +72,8 @@ func (s *Server) handle(conn net.Conn) {
 func (s *Server) answer(c *wire.Conn, r guestapi.Request) error {
 	switch {
 	case r.Exec != nil:
-		if s.AwaitInit {
-			s.booted.Do(awaitInit)
+		if !r.Exec.InputFD { // else the input waits
+			s.awaitBoot()
 		}
 		return s.run(c, *r.Exec)
 	case r.Configure != nil:
@@ -82,6 +83,13 @@ func (s *Server) answer(c *wire.Conn, r guestapi.Request) error {
 		return c.SendJSON(wire.Reply, struct{}{})
 	}
 	return errors.New("cannot read request: it asks for nothing")
+}
+
+// awaitBoot waits until the init system can be reached, if there is one.
+func (s *Server) awaitBoot() {
+	if s.AwaitInit {
+		s.booted.Do(awaitInit)
+	}
 }
 
 // OwnCgroup finds the caller's cgroup2 directory, cgroups(7), if it may make

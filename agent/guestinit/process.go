@@ -42,7 +42,12 @@ func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
 	input := wire.NewInput(c)
 	defer input.Close()
 	if request.InputFD {
-		go p.feed(input)
+		go func() {
+			// The worker runs no step before it has a job, and takes long enough to
+			// start that both may begin at once.
+			s.awaitBoot()
+			p.feed(input)
+		}()
 		go func() { _, _ = io.Copy(io.Discard, p.unused) }()
 	}
 

@@ -134,6 +134,7 @@ func (l *lab) workerFiles() {
 // workerSystem: systemd runs, and steps use it.
 func (l *lab) workerSystem() {
 	status, out := l.work(`set -e
+		sudo systemctl daemon-reload
 		until test -S /run/dbus/system_bus_socket; do sleep 0.05; done # the guest has just begun to boot
 		sudo systemd-run --quiet --wait --unit=probe touch /run/probe
 		test -e /run/probe
