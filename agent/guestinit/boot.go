@@ -55,18 +55,42 @@ func openCgroup() (*os.File, error) {
 	return os.Open(agentCgroup)
 }
 
-// initSocket is where systemctl(1) reaches systemd without a bus.
-const initSocket = "/run/systemd/private"
+// Where systemctl(1) reaches systemd: root without a bus, other users by D-Bus.
+const (
+	initSocket = "/run/systemd/private"
+	busSocket  = "/run/dbus/system_bus_socket"
+	busUnit    = "/usr/lib/systemd/system/dbus.socket" // makes busSocket
+)
 
-// initWait is longer than systemd takes to make its socket. If one never
-// does, steps are not refused: they need it rarely.
+// initWait is longer than systemd takes to make its sockets. If it never does,
+// steps are not refused: they need it rarely.
 const initWait = 5 * time.Second
 
+// awaitInit waits until systemd answers, and until D-Bus does in guests that
+// have it.
 func awaitInit() {
-	for deadline := time.Now().Add(initWait); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if conn, err := net.Dial("unix", initSocket); err == nil {
-			_ = conn.Close()
-			return
+	deadline := time.Now().Add(initWait)
+	await(deadline, func() bool {
+		conn, err := net.Dial("unix", initSocket)
+		if err != nil {
+			return false
 		}
+		_ = conn.Close()
+		return true
+	})
+
+	if _, err := os.Stat(busUnit); err == nil {
+		await(deadline, func() bool {
+			// Not connected to: that would start the bus for nobody.
+			_, err := os.Stat(busSocket)
+			return err == nil
+		})
+	}
+}
+
+// await waits for a condition until the deadline.
+func await(deadline time.Time, done func() bool) {
+	for !done() && time.Now().Before(deadline) {
+		time.Sleep(2 * time.Millisecond)
 	}
 }

@@ -372,7 +372,7 @@ func (m *life) ownGuest() {
 
 	result := m.runJob(miniworker.Job{Name: "plain", Steps: []miniworker.Step{
 		{Name: "who", Run: "id -un; sudo id -u; cat /proc/1/comm; ls -d /usr/lib/runner/base || echo no base here; " +
-			"echo $HOME; systemctl is-active dbus.service"},
+			"echo $HOME; systemctl is-active dbus.socket"},
 		{Name: "fail", Run: "exit 7"},
 	}})
 	who := strings.Join(result.Step("who").Output, "\n")
