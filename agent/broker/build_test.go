@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -94,6 +95,44 @@ func TestBuild(t *testing.T) {
 	if build.Tree != l.settings.Base || step.Tree != l.images.tree {
 		t.Errorf("built in %s, ran in %s", build.Tree, step.Tree)
 	}
+}
+
+// TestBuildInJob builds for a job whose worker runs in a guest: from the job's own
+// work directory, by the guest's path of it.
+func TestBuildInJob(t *testing.T) {
+	l := newLab(t)
+	outside := newBuild(l).Build.Dockerfile
+	l.guests.onExec = func(ctx context.Context, _ *fakeGuest, p guestapi.Process, _ wire.Streams) (int, error) {
+		switch {
+		case isBuild(p):
+			return 0, leaveArchive(l)
+		case !p.InputFD:
+			return 9, nil // the built image
+		}
+
+		work, err := filepath.Glob(filepath.Join(l.settings.JobsDir, "w-*/work"))
+		if err != nil || len(work) != 1 {
+			return 0, fmt.Errorf("found %q, %w", work, err)
+		}
+		if err := os.WriteFile(filepath.Join(work[0], "Dockerfile"), []byte("FROM scratch\n"), 0o644); err != nil {
+			return 0, err
+		}
+		r := brokerapi.ContainerRequest{Container: brokerapi.Container{Args: []string{"true"}}}
+		r.Build = &brokerapi.Build{Dockerfile: layout.WorkerWork + "/Dockerfile"}
+		if status, err := l.hook().Container(ctx, r, wire.Streams{}); status != 9 || err != nil {
+			t.Errorf("got status %d, %v", status, err)
+		}
+
+		for _, path := range []string{outside, filepath.Join(work[0], "Dockerfile"), "/etc/passwd"} {
+			r.Build.Dockerfile = path
+			if _, err := l.hook().Container(ctx, r, wire.Streams{}); err == nil {
+				t.Errorf("%s of the host was built", path)
+			}
+		}
+		return 100, nil
+	}
+	l.serve()
+	l.mustWork(nil)
 }
 
 func TestBuildFails(t *testing.T) {

@@ -23,11 +23,11 @@ func (w workDir) name(path string) (name string, beneath bool) {
 	return workroot.Root{Path: w.shown}.Name(path)
 }
 
-// onHost returns the path on the host of a path in a request. One that is not
-// beneath the work directory stays what it is.
+// onHost returns the path on the host of a path in a request, or "" if that is not
+// beneath the work directory.
 func (w workDir) onHost(path string) string {
 	if name, beneath := w.name(path); beneath {
 		return filepath.Join(w.Path, name)
 	}
-	return path
+	return ""
 }

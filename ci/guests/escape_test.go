@@ -28,12 +28,16 @@ func TestEscapes(t *testing.T) {
 	l.run("BashOfTheJob", (*lab).bashOfTheJob)
 	l.run("Responses", (*lab).responses)
 	l.run("Probes", (*lab).probes)
-	l.run("Workspace", (*lab).hostileWorkspace)
 	l.run("Processes", (*lab).processLimit)
 	l.run("ForkBomb", (*lab).forkBomb)
 	l.run("ManyFiles", (*lab).manyFiles)
 	l.run("IgnoresSignals", (*lab).ignoresSignals)
 	l.run("PowerOff", (*lab).powerOff)
+}
+
+// TestKeptWorkspace has a lab of its own: elsewhere workspaces go with their jobs.
+func TestKeptWorkspace(t *testing.T) {
+	newLab(t, "RUNNER_KEEP_WORK=true").hostileWorkspace()
 }
 
 // TestDiskLimit has a lab of its own: whatever else fills this disk counts.

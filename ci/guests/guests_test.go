@@ -3,6 +3,7 @@ package guests
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -135,12 +136,12 @@ func (l *lab) prepareTwice() {
 // linkInWorkRoot: a job may leave a link where the next job has a volume.
 func (l *lab) linkInWorkRoot() {
 	canary := l.TempDir()
-	link := l.path("work/_link") // another would be removed
-	if err := os.Symlink(canary, link); err != nil {
+	link := l.path("work/_temp/link") // elsewhere it would be removed
+	if err := errors.Join(os.MkdirAll(filepath.Dir(link), 0o755), os.Symlink(canary, link)); err != nil {
 		l.Fatal(err)
 	}
 	defer os.Remove(link)
-	for _, name := range []string{"_link", "_link/sub"} {
+	for _, name := range []string{"_temp/link", "_temp/link/sub"} {
 		err := l.mount(l.path("work/" + name))
 		if err == nil || !strings.HasPrefix(err.Error(), "cannot mount /x: cannot open ") {
 			l.Errorf("%s: got %v, want a refusal", name, err)

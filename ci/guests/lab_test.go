@@ -122,7 +122,7 @@ func newLab(t *testing.T, config ...string) *lab {
 
 	// A spare guest would look like one that was left behind.
 	lines := "RUNNER_SPARE_GUEST=false\n" + strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir) + "\n"
-	lines += "RUNNER_ACTIONS_RUNNER_DIR=" + l.path("registration") + "\n"
+	lines += "RUNNER_ACTIONS_RUNNER_DIR=" + l.path("registered") + "\n"
 	hook := fmt.Sprintf("#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket)
 	if err := errors.Join(
 		os.Chmod(dir, 0o755),

@@ -34,9 +34,9 @@ func (l *lab) makeActionsRunner() error {
 		os.MkdirAll(l.path("runner/bin"), 0o755),
 		os.MkdirAll(l.path("runner/externals"), 0o755),
 		os.WriteFile(l.path("runner/bin/Runner.Worker"), []byte(scriptWorker), 0o755),
-		os.Mkdir(l.path("registration"), 0o755),
-		os.WriteFile(l.path("registration/.runner"), []byte("\ufeff{\"agentName\":\"a\",\"workFolder\":\"_work\"}"), 0o644),
-		os.WriteFile(l.path("registration/.credentials"), []byte("secret"), 0o644),
+		os.Mkdir(l.path("registered"), 0o755),
+		os.WriteFile(l.path("registered/.runner"), []byte("\ufeff{\"agentName\":\"a\",\"workFolder\":\"_work\"}"), 0o644),
+		os.WriteFile(l.path("registered/.credentials"), []byte("secret"), 0o644),
 	)
 }
 
@@ -175,7 +175,7 @@ func (l *lab) workerFreeSpace() {
 // workerLog: what the worker logged is kept, and nothing that a job puts in its
 // place.
 func (l *lab) workerLog() {
-	secret := l.path("registration/.credentials")
+	secret := l.path("registered/.credentials")
 	l.work(`cd /var/lib/runner/actions-runner/_diag
 		echo logged >Worker_20260101-000000-utc.log
 		ln -s ` + secret + ` Worker_20260101-000001-utc.log
