@@ -15,7 +15,7 @@ import (
 // TestJavaScript runs an action that is made of GitHub's own toolkit, from npm,
 // in a guest: its outputs, state and files reach the runner.
 func TestJavaScript(t *testing.T) {
-	l := newLab(t)
+	l := newLab(t, "RUNNER_KEEP_WORK=true") // to look at it afterwards
 	l.addNode()
 	action := l.path("action")
 	if err := os.CopyFS(action, os.DirFS("testdata/action")); err != nil {
