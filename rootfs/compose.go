@@ -219,7 +219,8 @@ func (c *Composer) composeGuest(ctx context.Context, s TreeSpec, dir string) err
 	for _, program := range [][]string{
 		{"systemd-sysusers"},
 		// The directories of steps are there before the guest's own boot makes it.
-		{"systemd-tmpfiles", "--create", "runner.conf"},
+		// A tree without an overlay that asks for them has none.
+		{"systemd-tmpfiles", "--create", "--prefix=/var/lib/runner", "--prefix=/home/runner"},
 		{"systemctl", "preset-all"},
 	} {
 		if err := c.runInTree(ctx, dir, program...); err != nil {
