@@ -243,8 +243,8 @@ func TestInputUnread(t *testing.T) {
 
 // TestInputWithoutFD: input for a process that has not asked for it does no harm.
 func TestInputWithoutFD(t *testing.T) {
-	// Whoever started this test may have left descriptors open to it, which an
-	// agent in a guest has none of.
+	// A caller may have left descriptors open to this test. An agent in a guest
+	// has none of those.
 	for fd := 3; fd < 10; fd++ {
 		syscall.CloseOnExec(fd)
 	}
