@@ -2,7 +2,6 @@ package config_test
 
 import (
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/internal/golden"
 )
 
 const token = "AABF3JGZDX3P5PMEXLND6TS6FCWO6"
@@ -197,27 +197,7 @@ func TestBadFiles(t *testing.T) {
 			fmt.Fprintf(&messages, "%s\n  %v\n", tt.summary, err)
 		})
 	}
-	checkGolden(t, "messages.txt", messages.String())
-}
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// checkGolden compares got with testdata/NAME.
-func checkGolden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
-	}
+	golden.Check(t, "messages.txt", messages.String())
 }
 
 func TestCheckRegistration(t *testing.T) {

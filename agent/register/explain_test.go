@@ -2,16 +2,12 @@ package register
 
 import (
 	"bytes"
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/internal/golden"
 )
 
 // TestExplain compares the messages with testdata/messages.txt.
@@ -53,27 +49,7 @@ func TestExplain(t *testing.T) {
 		}
 		fmt.Fprintf(&messages, "%q\n  %v\n", output, err)
 	}
-	checkGolden(t, "messages.txt", messages.String())
-}
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// checkGolden compares got with testdata/NAME.
-func checkGolden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
-	}
+	golden.Check(t, "messages.txt", messages.String())
 }
 
 func TestRelayHidesToken(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/internal/golden"
 )
 
 // TestDecide compares the decisions with testdata/decisions.txt.
@@ -54,27 +54,7 @@ func TestDecide(t *testing.T) {
 		}
 		fmt.Fprintf(&decisions, "%s\n  %s\n", tt.summary, text)
 	}
-	checkGolden(t, "decisions.txt", decisions.String())
-}
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// checkGolden compares got with testdata/NAME.
-func checkGolden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
-	}
+	golden.Check(t, "decisions.txt", decisions.String())
 }
 
 func TestListenerArgsAndEnv(t *testing.T) {

@@ -11,9 +11,30 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
+
+// Check fails t if got is not the content of testdata/NAME.
+func Check(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
+	}
+}
 
 // Messages is a file of messages, a line each, as "KEY: MESSAGE". Keys hold no
 // colon. Use NewMessages.
