@@ -12,8 +12,8 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 	"github.com/mkappliance/mkappliance/internal/layout"
-	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // WorkerSettings are those of jobs whose worker runs in a guest.
@@ -179,10 +179,9 @@ func (w *worker) remove() error {
 }
 
 // removeTree removes a directory that a job wrote to, and does nothing if there
-// is none. rm(1) takes a bounded number of descriptors, however deep it is.
+// is none.
 func removeTree(dir string) error {
-	rm := run.Cmd{Args: []string{"rm", "--recursive", "--force", "--one-file-system", "--", dir}}
-	if err := (run.Local{}).Exec(context.Background(), rm); err != nil {
+	if err := workroot.RemoveTree(dir); err != nil {
 		return fmt.Errorf("cannot remove what a job wrote: %w", err)
 	}
 	return nil

@@ -1,14 +1,13 @@
 package guest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/mkappliance/mkappliance/internal/run"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
 // Sweep removes the processes, cgroups, mounts and directories of the guests of
@@ -49,15 +48,13 @@ func (h *Manager) Sweep() error {
 
 // removeDir deletes a guest's directory once nothing is mounted in it.
 //
-// A job may have nested directories to any depth. rm(1) takes a bounded number
-// of descriptors for them, os.RemoveAll one a level: a broker that runs out of
-// them could not end the job, nor start again.
+// A job may have nested directories to any depth: a broker that ran out of
+// descriptors could not end the job, nor start again.
 func removeDir(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
-	rm := run.Cmd{Args: []string{"rm", "--recursive", "--force", "--one-file-system", "--", dir}}
-	if err := (run.Local{}).Exec(context.Background(), rm); err != nil {
+	if err := workroot.RemoveTree(dir); err != nil {
 		return fmt.Errorf("cannot remove the directory of a guest: %w", err)
 	}
 	return nil

@@ -1,6 +1,7 @@
 package workroot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/internal/run"
 )
 
 // Remove removes the root with everything in it. It is not an error if there is
@@ -61,4 +64,12 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
+}
+
+// RemoveTree removes a directory that a job wrote to, and does nothing if there
+// is none. rm(1) takes a bounded number of descriptors, however deep it is;
+// os.RemoveAll takes one a level. A file system mounted in it stays.
+func RemoveTree(dir string) error {
+	rm := run.Cmd{Args: []string{"rm", "--recursive", "--force", "--one-file-system", "--", dir}}
+	return run.Local{}.Exec(context.Background(), rm)
 }
