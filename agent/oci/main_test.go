@@ -36,6 +36,10 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	// Under the race detector each helper would otherwise end a second later.
+	if err := os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	if len(os.Args) > 2 && os.Args[1] == unpackVerb {
 		if err := unpack(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
