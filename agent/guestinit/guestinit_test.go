@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
+
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -65,11 +67,17 @@ func TestLookPath(t *testing.T) {
 // serve starts an agent and returns a connection to it.
 func serve(t *testing.T) net.Conn {
 	t.Helper()
+	return serveIn(t, "")
+}
+
+// serveIn starts an agent with a cgroup.
+func serveIn(t *testing.T, cgroup string) net.Conn {
+	t.Helper()
 	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = (&Server{}).Serve(t.Context(), l) }()
+	go func() { _ = (&Server{Cgroup: cgroup}).Serve(t.Context(), l) }()
 
 	conn, err := net.Dial("unix", l.Addr().String())
 	if err != nil {
@@ -186,6 +194,56 @@ func TestHangUp(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
+}
+
+// TestCancelled: when the status of a cancelled step is known, nothing that it
+// started is left.
+func TestCancelled(t *testing.T) {
+	cgroup := makeCgroup(t)
+	signals := make(chan os.Signal, 1)
+	ready := &firstLine{done: func() { signals <- syscall.SIGINT }}
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	// Ending many processes, each with memory of its own, takes a while.
+	request := guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"bash", "-c", `for i in {1..50}; do
+			(trap "" INT; x=$(head -c 1000000 /dev/zero | tr '\0' x); sleep 100; : $x) & done; sleep 0.5; echo ready; wait`},
+		Env: []string{"PATH=" + os.Getenv("PATH")},
+	}}
+	status, err := peer.Exec(t.Context(), serveIn(t, cgroup), request, wire.Streams{Stdout: ready, Signals: signals})
+	if err != nil || status != 128+int(syscall.SIGINT) {
+		t.Errorf("got status %d, %v", status, err)
+	}
+
+	left, err := filepath.Glob(filepath.Join(cgroup, "step-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left %q, %v", left, err)
+	}
+}
+
+// makeCgroup makes a cgroup, or skips the test.
+func makeCgroup(t *testing.T) string {
+	t.Helper()
+	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
+	if err != nil || len(mounts) == 0 {
+		t.Skipf("needs cgroup2: %v", err)
+	}
+	dir, err := os.MkdirTemp(mounts[0].Mountpoint, "guestinit-")
+	if err != nil {
+		t.Skipf("needs a cgroup: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+		for deadline := time.Now().Add(10 * time.Second); populated(dir) && time.Now().Before(deadline); {
+			time.Sleep(time.Millisecond)
+		}
+		below, _ := filepath.Glob(filepath.Join(dir, "step-*"))
+		for _, dir := range append(below, dir) {
+			if err := os.Remove(dir); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return dir
 }
 
 // TestInputFD: a process reads at descriptor 3 what the broker sends, and what it

@@ -287,12 +287,27 @@ func (p *process) wait() int {
 	return run.ExitStatus(state)
 }
 
-// kill ends the process and everything it has started.
+// kill ends the process and everything it has started. With a cgroup it returns
+// when all of that is gone: a cancelled step has ended when its status is known.
 func (p *process) kill() {
-	if p.cgroup != "" && os.WriteFile(filepath.Join(p.cgroup, "cgroup.kill"), []byte("1"), 0) == nil {
+	if p.cgroup == "" || os.WriteFile(filepath.Join(p.cgroup, "cgroup.kill"), []byte("1"), 0) != nil {
+		_ = syscall.Kill(-p.Pid, syscall.SIGKILL)
 		return
 	}
-	_ = syscall.Kill(-p.Pid, syscall.SIGKILL)
+	for deadline := time.Now().Add(killWait); populated(p.cgroup) && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// killWait is how long killed processes may take to disappear. With killAfter it
+// is less than the runner leaves the hook after SIGTERM.
+const killWait = 400 * time.Millisecond
+
+// populated reports whether there are processes in a cgroup or beneath it,
+// cgroups(7).
+func populated(cgroup string) bool {
+	events, err := os.ReadFile(filepath.Join(cgroup, "cgroup.events"))
+	return err == nil && strings.Contains(string(events), "populated 1")
 }
 
 // close releases what the agent itself holds of the process.
