@@ -217,30 +217,37 @@ func (n *Network) leave(a netip.Addr) error {
 	for _, r := range n.guests[a] {
 		r.Close()
 	}
-	delete(n.guests, a)
-	return removeLink(n.veth(a))
+	if err := removeLink(n.veth(a)); err != nil {
+		return err
+	}
+	delete(n.guests, a) // its link is gone, so that the address is free
+	return nil
 }
 
-// Close disconnects all guests and removes the network. It may be called again.
+// Close disconnects all guests and removes the network. It may be called again,
+// also to go on where it failed: until all is removed no other network gets the
+// names.
 func (n *Network) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.closed {
 		return nil
 	}
-	n.closed = true
 
 	var failed error
 	for a := range n.guests {
 		failed = errors.Join(failed, n.leave(a))
 	}
-	failed = errors.Join(failed, removeLink(n.ID()))
+	if err := errors.Join(failed, removeLink(n.ID())); err != nil {
+		return err
+	}
+	n.closed = true
 	n.manager.warn(forget(n.manager.subnet(n.subnetIndex)))
 
 	n.manager.mu.Lock()
 	defer n.manager.mu.Unlock()
 	n.manager.networks[n.subnetIndex] = nil
-	return failed
+	return nil
 }
 
 // veth returns the name of the host's side of a guest's link: 15 bytes at most.

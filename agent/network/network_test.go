@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -801,6 +802,55 @@ func TestNetworks(t *testing.T) {
 	if n := newNetwork(t, w.manager); n.ID() != networks[3].ID() {
 		t.Errorf("got network %s, want %s again", n.ID(), networks[3].ID())
 	}
+}
+
+// TestCloseAgain: a network whose links cannot be removed keeps its name until they
+// are.
+func TestCloseAgain(t *testing.T) {
+	w := newWorld(t)
+	n := newNetwork(t, w.manager)
+	g := newGuest(t, n)
+
+	withoutNetAdmin(t, func() {
+		if err := n.Leave(g.addr); err == nil {
+			t.Error("a link was removed without the right to")
+		}
+		if err := n.Close(); err == nil {
+			t.Error("a network was removed without the right to")
+		}
+	})
+	if other := newNetwork(t, w.manager); other.ID() == n.ID() {
+		t.Errorf("two networks are called %s", n.ID())
+	}
+
+	must(t, n.Close())
+	if links := ownLinks(t, n.ID()); len(links) > 0 {
+		t.Errorf("links are left: %q", links)
+	}
+	if again := newNetwork(t, w.manager); again.ID() != n.ID() {
+		t.Errorf("got network %s, want %s again", again.ID(), n.ID())
+	}
+}
+
+// withoutNetAdmin calls do on a thread without CAP_NET_ADMIN. The thread is not
+// used again.
+func withoutNetAdmin(t *testing.T, do func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var sets [2]unix.CapUserData
+		err := unix.Capget(&header, &sets[0])
+		sets[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		if err := errors.Join(err, unix.Capset(&header, &sets[0])); err != nil {
+			t.Error(err)
+			return
+		}
+		do()
+	}()
+	<-done
 }
 
 func TestClose(t *testing.T) {
