@@ -40,7 +40,7 @@ type Host struct {
 // Run is the broker's program. It removes what an earlier one left, sets up the
 // network of guests and serves until ctx ends. Call EnterPrivateMounts before.
 func (h Host) Run(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
-	guests, err := h.guests(cfg)
+	guests, err := h.guests(cfg, log)
 	if err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (h Host) settings(cfg *config.Config) Settings {
 const delegateSubgroup = "broker"
 
 // guests returns what starts guests, with the limits of config.env.
-func (h Host) guests(cfg *config.Config) (*guest.Manager, error) {
+func (h Host) guests(cfg *config.Config, log *slog.Logger) (*guest.Manager, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the agent for guests: %w", err)
@@ -124,7 +124,7 @@ func (h Host) guests(cfg *config.Config) (*guest.Manager, error) {
 	}
 	return &guest.Manager{
 		Agent: agent, JobsDir: h.JobsDir, ReadyTimeout: cfg.ReadyTimeout, Limits: limits,
-		Cgroup: filepath.Join(parent, "guests-"+h.instance()),
+		Cgroup: filepath.Join(parent, "guests-"+h.instance()), Log: log,
 	}, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -49,6 +50,7 @@ type Manager struct {
 	Cgroup       string        // cgroup2 directory to make the guests' cgroups in
 	ReadyTimeout time.Duration // how long a guest may take to answer
 	Limits       Limits        // of all guests together
+	Log          *slog.Logger
 
 	mu       sync.Mutex
 	idRanges [MaxGuests]bool // which are taken

@@ -12,38 +12,49 @@ import (
 
 // Sweep removes the processes, cgroups, mounts and directories of the guests of
 // an earlier broker, and prepares the cgroup and the directory for new ones.
-func (h *Manager) Sweep() error {
-	if err := os.MkdirAll(h.JobsDir, 0o700); err != nil {
+//
+// A job decides what it leaves. None of it may keep the broker from starting: what
+// cannot be removed is logged, and tried again by the next broker.
+func (m *Manager) Sweep() error {
+	if err := os.MkdirAll(m.JobsDir, 0o700); err != nil {
 		return fmt.Errorf("cannot make directory for guests: %w", err)
 	}
 
 	// From the top down: a cgroup limits its children only if its parent lets it.
-	delegate(filepath.Dir(h.Cgroup))
-	if err := os.Mkdir(h.Cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+	delegate(filepath.Dir(m.Cgroup))
+	if err := os.Mkdir(m.Cgroup, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot make cgroup for guests: %w", err)
 	}
-	delegate(h.Cgroup)
-	if err := h.Limits.set(h.Cgroup); err != nil {
+	delegate(m.Cgroup)
+	if err := m.Limits.set(m.Cgroup); err != nil {
 		return err
 	}
 
 	// Processes before mounts: a process keeps a mount busy.
-	groups, err := os.ReadDir(h.Cgroup)
+	groups, err := os.ReadDir(m.Cgroup)
 	if err != nil {
 		return fmt.Errorf("cannot sweep: %w", err)
 	}
 	for _, e := range groups {
 		if e.IsDir() {
-			err = errors.Join(err, killCgroup(filepath.Join(h.Cgroup, e.Name())))
+			m.logLeft(killCgroup(filepath.Join(m.Cgroup, e.Name())))
 		}
 	}
 
-	jobs, readErr := os.ReadDir(h.JobsDir)
-	err = errors.Join(err, readErr)
-	for _, e := range jobs {
-		err = errors.Join(err, removeDir(filepath.Join(h.JobsDir, e.Name())))
+	jobs, err := os.ReadDir(m.JobsDir)
+	if err != nil {
+		return fmt.Errorf("cannot sweep: %w", err)
 	}
-	return err
+	for _, e := range jobs {
+		m.logLeft(removeDir(filepath.Join(m.JobsDir, e.Name())))
+	}
+	return nil
+}
+
+func (m *Manager) logLeft(err error) {
+	if err != nil {
+		m.Log.Error("something of an earlier guest is left", "error", err)
+	}
 }
 
 // removeDir deletes a guest's directory once nothing is mounted in it.
