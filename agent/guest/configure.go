@@ -116,6 +116,7 @@ func (g *Guest) mountBind(target string, b Bind) error {
 	if err != nil {
 		return err
 	}
+	defer ids.Close()
 	return cloneMount(b.Source, target, attributes, ids)
 }
 

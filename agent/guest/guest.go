@@ -157,6 +157,7 @@ func (g *Guest) mountLow(base int) error {
 	if err != nil {
 		return err
 	}
+	defer ids.Close()
 	return cloneMount(tree, filepath.Join(g.dir, "low"), unix.MOUNT_ATTR_RDONLY, ids)
 }
 

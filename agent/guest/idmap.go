@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -65,25 +67,46 @@ func workMap(base, owner, user int) idMap {
 	return m
 }
 
+// maxMaps bounds the user namespaces that are kept. Most jobs need two or three of
+// each range of ids; a workflow can name a new user in each of its steps.
+const maxMaps = 4 * MaxGuests
+
 // userNamespace returns a user namespace that exists only for its map:
-// mount_setattr(2) takes the map of an id-mapped mount from one. There are few
-// different ones, and making one takes a process, so they are kept.
-func (h *Manager) userNamespace(m idMap) (*os.File, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if ns := h.maps[m]; ns != nil {
-		return ns, nil
+// mount_setattr(2) takes the map of an id-mapped mount from one. Making one takes a
+// process, so they are kept. The caller closes the file.
+func (m *Manager) userNamespace(ids idMap) (*os.File, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ns := m.maps[ids]
+	if ns == nil {
+		var err error
+		if ns, err = newUserNamespace(ids); err != nil {
+			return nil, fmt.Errorf("cannot make user namespace: %w", err)
+		}
+		m.keep(ids, ns)
 	}
 
-	ns, err := newUserNamespace(m)
+	fd, err := unix.FcntlInt(ns.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("cannot make user namespace: %w", err)
+		return nil, fmt.Errorf("cannot open user namespace: %w", err)
 	}
-	if h.maps == nil {
-		h.maps = map[idMap]*os.File{}
+	return os.NewFile(uintptr(fd), ns.Name()), nil
+}
+
+// keep keeps a user namespace, in the place of some other if there are many. The
+// caller holds mu.
+func (m *Manager) keep(ids idMap, ns *os.File) {
+	if m.maps == nil {
+		m.maps = map[idMap]*os.File{}
 	}
-	h.maps[m] = ns
-	return ns, nil
+	for old, kept := range m.maps {
+		if len(m.maps) < maxMaps {
+			break
+		}
+		_ = kept.Close()
+		delete(m.maps, old)
+	}
+	m.maps[ids] = ns
 }
 
 func newUserNamespace(m idMap) (*os.File, error) {
