@@ -31,6 +31,7 @@ type fakeGuests struct {
 	onExec      func(ctx context.Context, g *fakeGuest, p guestapi.Process, s wire.Streams) (int, error)
 	onStop      func(g *fakeGuest) error
 	foreign     bool // no process of this host belongs to any guest
+	silent      bool // no process is ever reported to run
 
 	mu      sync.Mutex
 	started []*fakeGuest
@@ -95,6 +96,9 @@ func (g *fakeGuest) Exec(ctx context.Context, p guestapi.Process, s wire.Streams
 	case <-g.exited:
 		return 0, errors.New("cannot reach guest")
 	default:
+	}
+	if s.Started != nil && !g.guests.silent {
+		close(s.Started)
 	}
 	if g.guests.onExec == nil {
 		return 0, nil

@@ -15,9 +15,10 @@ import (
 // service is a container whose own process runs beside the steps of a job.
 type service struct {
 	*container
-	output tail.Buffer
-	exited chan struct{} // closed when its process has ended
-	err    error         // why it ended, once exited is closed
+	output  tail.Buffer
+	started chan struct{} // closed when its process runs
+	exited  chan struct{} // closed when its process has ended
+	err     error         // why it ended, once exited is closed
 }
 
 // outputLimit is enough for the last words of a service, in bytes.
@@ -34,10 +35,13 @@ func (j *job) startService(ctx context.Context, m *member, report reporter) erro
 	}
 
 	s := &service{
-		container: m.container, output: tail.Buffer{Limit: outputLimit}, exited: make(chan struct{}),
+		container: m.container, output: tail.Buffer{Limit: outputLimit},
+		started: make(chan struct{}), exited: make(chan struct{}),
 	}
 	if len(argv) > 0 {
 		go s.run(argv)
+	} else {
+		close(s.started) // the guest's own init system runs
 	}
 	if err := s.awaitHealth(ctx, m.health(), m.spec.Image, report); err != nil {
 		return fmt.Errorf("cannot start service %s: %w%s", m.spec.Image, err, s.lastWords())
@@ -48,7 +52,9 @@ func (j *job) startService(ctx context.Context, m *member, report reporter) erro
 // run runs the service's process, which ends with its guest.
 func (s *service) run(argv []string) {
 	defer close(s.exited)
-	status, err := s.exec(context.Background(), argv, wire.Streams{Stdout: &s.output, Stderr: &s.output})
+	status, err := s.exec(context.Background(), argv, wire.Streams{
+		Stdout: &s.output, Stderr: &s.output, Started: s.started,
+	})
 
 	var closed *wire.ClosedError
 	switch {
@@ -78,15 +84,22 @@ const (
 	healthRetries  = 3
 )
 
-// settleTime is how long a service without a health command has to stay up: a
-// wrong command line shows at once.
+// settleTime is how long a service without a health command has to stay up once its
+// process runs: many programs refuse a wrong command line within that.
 const settleTime = 20 * time.Millisecond
 
 // awaitHealth waits until a service can be used. It is asked sooner and more
 // often than Docker does, since a job waits; it has as long as there.
 func (s *service) awaitHealth(ctx context.Context, h dockeropts.Health, name string, report reporter) error {
 	if h.Cmd == "" {
-		return s.stayUp(ctx, settleTime)
+		select {
+		case <-s.started:
+			return s.stayUp(ctx, settleTime)
+		case <-s.exited:
+			return s.err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 
 	limit := h.StartPeriod + time.Duration(cmp.Or(h.Retries, healthRetries))*cmp.Or(h.Interval, healthInterval)

@@ -32,6 +32,8 @@ func TestServices(t *testing.T) {
 		serve func(ctx context.Context, g *fakeGuest, out io.Writer) (int, error)
 		check func(n int, out io.Writer) (int, error)
 		want  string // error; "" for success
+		// silent: the process is not reported to run.
+		silent bool
 	}{{
 		summary: "without a health command",
 	}, {
@@ -96,6 +98,14 @@ func TestServices(t *testing.T) {
 		},
 		want: `cannot start service oci/db: cannot start process: command "serve" is not in the guest's PATH`,
 	}, {
+		summary: "cannot be run, as it turns out late",
+		silent:  true,
+		serve: func(context.Context, *fakeGuest, io.Writer) (int, error) {
+			time.Sleep(3 * settleTime)
+			return 0, &wire.Error{Message: `cannot start process: command "serve" is not in the guest's PATH`}
+		},
+		want: `cannot start service oci/db: cannot start process: command "serve" is not in the guest's PATH`,
+	}, {
 		summary: "its guest dies",
 		serve: func(ctx context.Context, g *fakeGuest, _ io.Writer) (int, error) {
 			g.Kill()
@@ -106,6 +116,7 @@ func TestServices(t *testing.T) {
 		t.Run(test.summary, func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
+			l.guests.silent = test.silent
 			var mu sync.Mutex
 			checks := 0
 			l.guests.onExec = func(ctx context.Context, g *fakeGuest, p guestapi.Process, s wire.Streams) (int, error) {

@@ -39,6 +39,8 @@ func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
 		return err
 	}
 
+	_ = c.Send(wire.Started, nil) // a broker that is gone shows elsewhere
+
 	input := wire.NewInput(c)
 	defer input.Close()
 	if request.InputFD {

@@ -23,6 +23,7 @@ type Streams struct {
 	Stdout, Stderr io.Writer        // nil discards
 	Signals        <-chan os.Signal // sent to the process; nil for none
 	Job            <-chan any       // the first is sent as a Job frame; nil for none
+	Started        chan<- struct{}  // closed when the guest reports that the process runs; nil for none
 }
 
 // ClosedError says that the peer hung up before it answered.
@@ -67,6 +68,11 @@ func (p Peer) Exec(ctx context.Context, conn io.ReadWriteCloser, request any, s 
 			return 0, err
 		case kind == Window && in != nil:
 			err = in.grant(payload)
+		case kind == Started && len(payload) == 0:
+			if s.Started != nil {
+				close(s.Started)
+				s.Started = nil // a hostile peer may repeat itself
+			}
 		case kind == Stdout:
 			err = write(s.Stdout, payload)
 		case kind == Stderr:

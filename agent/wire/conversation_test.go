@@ -50,6 +50,26 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestStarted: a process that runs is reported once, whatever the peer repeats.
+func TestStarted(t *testing.T) {
+	started := make(chan struct{})
+	status, err := converse(t, t.Context(), Streams{Started: started}, func(c *Conn) {
+		_ = c.Send(Started, nil)
+		<-started
+		_ = c.Send(Started, nil)
+		_ = c.SendExit(7)
+	})
+	if status != 7 || err != nil {
+		t.Errorf("got status %d, %v", status, err)
+	}
+	if status, err := converse(t, t.Context(), Streams{}, func(c *Conn) {
+		_ = c.Send(Started, nil)
+		_ = c.SendExit(7)
+	}); status != 7 || err != nil {
+		t.Errorf("where nobody asks: got status %d, %v", status, err)
+	}
+}
+
 // TestHostilePeer: whatever a guest sends in place of an exit status is an
 // error, and none of it is taken for one.
 func TestHostilePeer(t *testing.T) {

@@ -26,6 +26,7 @@ const (
 	Stdin   Kind = 'i' // bytes for the process to read; none end its input
 	Window  Kind = 'w' // a number of bytes in network order: that much more input may be sent
 	Job     Kind = 'j' // JSON; describes the job that the process works on
+	Started Kind = 'b' // empty; the process runs
 	Exit    Kind = 'x' // one byte, the exit status; ends the conversation
 )
 
