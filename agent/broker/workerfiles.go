@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
 	"strings"
 
 	"github.com/mkappliance/mkappliance/agent/workroot"
 	"github.com/mkappliance/mkappliance/internal/layout"
+	"github.com/mkappliance/mkappliance/internal/osrelease"
 )
 
 // stubCredentials make the worker print runner, group and machine in "Set up
@@ -126,10 +126,10 @@ func setupInfo(appliance, base string) string {
 		Detail string `json:"detail"`
 	}
 	var groups []group
-	if guest := readRelease(base); guest["PRETTY_NAME"] != "" {
+	if guest := osrelease.Read(base); guest["PRETTY_NAME"] != "" {
 		groups = append(groups, group{"Operating System", guest["PRETTY_NAME"]})
 	}
-	if host := readRelease(appliance); host["IMAGE_ID"] != "" {
+	if host := osrelease.Read(appliance); host["IMAGE_ID"] != "" {
 		groups = append(groups, group{"Runner Image", fmt.Sprintf(
 			"Image: %s\nVersion: %s\nActions runner: %s\nAgent: %s (%s)\nGuest base: %s",
 			host["IMAGE_ID"], host["IMAGE_VERSION"], host["RUNNER_VERSION"],
@@ -143,25 +143,4 @@ func setupInfo(appliance, base string) string {
 		panic(err) // strings always marshal
 	}
 	return string(data) + "\n"
-}
-
-// readRelease returns the assignments of a root's os-release(5), none if there is
-// no such file. Quotes are taken off; the images' values hold no others.
-func readRelease(root string) map[string]string {
-	tree, err := os.OpenRoot(root)
-	if err != nil {
-		return nil
-	}
-	defer tree.Close()
-	data, err := tree.ReadFile("usr/lib/os-release")
-	if err != nil {
-		return nil
-	}
-
-	release := map[string]string{}
-	for line := range strings.Lines(string(data)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		release[key] = strings.Trim(value, `"`)
-	}
-	return release
 }
