@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/control"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/run"
 )
@@ -48,10 +49,15 @@ func listenerEnv(cfg *config.Config, home string) []string {
 // them and may hold anything, line breaks too.
 var (
 	readyPattern    = regexp.MustCompile(`^(\S+ \S+Z: )?Listening for Jobs$`) // it has a session
-	jobStartPattern = regexp.MustCompile(`^\S+ \S+Z: Running job: `)
+	jobStartPattern = regexp.MustCompile(`^\S+ \S+Z: Running job: (.*)`)
 	jobEndPattern   = regexp.MustCompile( // the worker of a job has ended
-		` completed with result: (Succeeded|Failed|Canceled|Skipped|Abandoned)$`)
+		` completed with result: (Succeeded|SucceededWithIssues|Failed|Canceled|Skipped|Abandoned)$`)
+	versionPattern  = regexp.MustCompile(`^Current runner version: '([0-9A-Za-z.+-]{1,64})'$`)
+	conflictPattern = regexp.MustCompile(`^A session for this runner already exists\.$`)
 )
+
+// maxJobName is how many bytes of a job's name are shown.
+const maxJobName = 256
 
 // stopWait is how long the listener may take to cancel its job and end. The
 // actions runner itself waits 30 s for the job.
@@ -68,16 +74,17 @@ func (s *Supervisor) listen(ctx context.Context) (outcome, error) {
 	}
 	defer output.Close()
 
+	var o outcome
+	listener := processGroup{process, s.Config.ActionsRunnerDir}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.forwardStop(ctx, processGroup{process})
+		o.drained = s.forwardStop(ctx, listener)
 	}()
-	var o outcome
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		o.output = s.follow(output)
+		o.output = s.follow(output, listener.hasWorker)
 	}()
 
 	o.status = process.Status()
@@ -132,32 +139,44 @@ func drain(output io.Closer, read <-chan struct{}) {
 	}
 }
 
-// stoppable is a process that can be stopped.
+// stoppable is a listener that can be stopped.
 type stoppable interface {
 	interrupt()
 	kill()
 	Done() <-chan struct{} // closed when it has ended
+	hasWorker() bool       // it has a child that runs a job
+	receivesJob() bool     // it has read a message that no worker runs for yet
 }
 
 // processGroup is a process that leads a group. It may have ended already, so
 // errors do not matter.
-type processGroup struct{ *run.Process }
+type processGroup struct {
+	*run.Process
+	root string // directory of the actions runner
+}
 
-func (p processGroup) interrupt() { _ = p.Signal(os.Interrupt) }
-func (p processGroup) kill()      { _ = syscall.Kill(-p.Pid(), syscall.SIGKILL) }
+func (p processGroup) interrupt()        { _ = p.Signal(os.Interrupt) }
+func (p processGroup) kill()             { _ = syscall.Kill(-p.Pid(), syscall.SIGKILL) }
+func (p processGroup) hasWorker() bool   { return hasWorker(p.Pid()) }
+func (p processGroup) receivesJob() bool { return messageInFlight(filepath.Join(p.root, "_diag")) }
 
 // forwardStop interrupts the listener when ctx ends, as the actions runner's
 // own service wrapper does: the job under way is cancelled and the session
-// closed. It kills a listener that has not ended after stopWait.
-func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) {
-	select {
-	case <-listener.Done():
-		return
-	case <-ctx.Done():
+// closed. It does the same for a drain, when no job is under way, and reports
+// whether it did. It kills a listener that has not ended after stopWait.
+func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) (drained bool) {
+	switch s.awaitStop(ctx, listener) {
+	case ended:
+		return false
+	case stopping:
+		s.Notify("STOPPING=1\nSTATUS=stopping the listener")
+		s.logf("stopping the listener")
+	case draining:
+		drained = true
+		s.Notify("STATUS=draining")
+		s.logf("stopping the listener to drain")
 	}
 
-	s.Notify("STOPPING=1\nSTATUS=stopping the listener")
-	s.logf("stopping the listener")
 	listener.interrupt()
 	select {
 	case <-listener.Done():
@@ -165,6 +184,7 @@ func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) {
 		s.logf("the listener did not stop within %s; killing it", stopWait)
 		listener.kill()
 	}
+	return drained
 }
 
 // follow logs the listener's output, acts on the events it shows, and returns
@@ -173,7 +193,7 @@ func (s *Supervisor) forwardStop(ctx context.Context, listener stoppable) {
 // A job's name may have line breaks, so from the first job on any line may be a
 // workflow's. Symptoms are not looked for any more then: what stops the listener
 // stops the next one as well, before it has a job.
-func (s *Supervisor) follow(output io.Reader) symptoms {
+func (s *Supervisor) follow(output io.Reader, hasWorker func() bool) symptoms {
 	var found symptoms
 	hadJob := false
 	lines := bufio.NewScanner(output)
@@ -185,20 +205,50 @@ func (s *Supervisor) follow(output io.Reader) symptoms {
 		}
 		s.logf("runner: %s", line)
 
-		switch {
-		case jobStartPattern.MatchString(line):
+		switch start := jobStartPattern.FindStringSubmatch(line); {
+		case start != nil:
 			hadJob = true
+			s.state.startJob(bounded(start[1]))
 		case jobEndPattern.MatchString(line):
-			// The job may have kept the actions runner from calling its clean-up.
-			s.resetGuests(context.Background())
+			s.followEnd(hasWorker)
 		case readyPattern.MatchString(line):
 			s.Notify("READY=1\nSTATUS=listening for jobs")
+			s.state.fire(listening, "")
 		case !hadJob:
 			found.add(line)
+			s.followStart(line)
 		}
 	}
 
 	// A line that is too long ends the loop, but must not stop the listener.
 	_, _ = io.Copy(io.Discard, output)
 	return found
+}
+
+// followEnd acts on a line that looks like the end of a job.
+func (s *Supervisor) followEnd(hasWorker func() bool) {
+	if hasWorker() {
+		return // a name with a line break
+	}
+	s.state.endJob()
+	// The job may have kept the actions runner from calling its clean-up.
+	s.resetGuests(context.Background())
+}
+
+// followStart acts on a line from before the first job.
+func (s *Supervisor) followStart(line string) {
+	if version := versionPattern.FindStringSubmatch(line); version != nil {
+		s.state.update(func(status *control.Status) { status.RunnerVersion = version[1] })
+	}
+	if day := Deadline(line, handler{s.state}.Status().RunnerVersion, time.Now()); !day.IsZero() {
+		s.state.update(func(status *control.Status) { status.RunnerDeadline = day })
+	}
+	if conflictPattern.MatchString(line) {
+		s.state.fire(sessionConflict, restartReasons[statusConflict])
+	}
+}
+
+// bounded returns the beginning of a job's name, as text.
+func bounded(name string) string {
+	return strings.ToValidUTF8(name[:min(len(name), maxJobName)], "")
 }

@@ -22,10 +22,22 @@ type StopError struct {
 
 func (e *StopError) Error() string { return e.Reason }
 
+func (e *StopError) event() event {
+	if e.Status == StatusTooOld {
+		return tooOld
+	}
+	return notRegistered
+}
+
+// statusConflict is the listener's exit status when another session stayed open
+// for four minutes.
+const statusConflict = 5
+
 // outcome is how one run of the listener ended.
 type outcome struct {
 	status     int      // exit status, or 128 + signal
 	registered bool     // .runner is still there
+	drained    bool     // it was interrupted for a drain
 	output     symptoms // what its output shows
 }
 
@@ -105,7 +117,7 @@ var restartReasons = map[int]string{
 	4: updateReason,
 	// The other session may be our own from before a power cut,
 	// https://github.com/actions/runner/issues/1506.
-	5: "another session with this runner's registration is open; " +
+	statusConflict: "another session with this runner's registration is open; " +
 		"if this goes on, another machine uses a copy of this disk",
 	6: "the listener got new settings from GitHub",
 }

@@ -1,6 +1,3 @@
-// Package supervise keeps the actions runner's listener running. It starts
-// bin/Runner.Listener itself: run.sh hides the exit statuses, and each of them
-// has a meaning here (see decide).
 package supervise
 
 import (
@@ -16,19 +13,24 @@ import (
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
 )
 
-// Supervisor runs the listener for the service. All fields but Guests are
-// required.
+// Supervisor runs the listener for the service. All fields but ControlDir and
+// Guests are required.
 type Supervisor struct {
 	Config *config.Config
 	Home   string // HOME of the runner's user
 	// BakedDir is the actions runner as the image carries it. Its files that do
 	// not lie in bin or externals are copied into Config.ActionsRunnerDir.
 	BakedDir string
+	// ControlDir is where the status is saved and control requests are served;
+	// empty for neither.
+	ControlDir string
 
 	Log    io.Writer                        // receives one line an event
 	Notify func(state string)               // sd_notify(3)
 	Guests guestResetter                    // nil: there is no broker
 	Delay  func(failures int) time.Duration // before the next start; Backoff
+
+	state *machine // made by Run
 }
 
 // guestResetter stops every guest: a listener that is stopped does not call its
@@ -58,7 +60,18 @@ func Backoff(failures int) time.Duration {
 // Run supervises until ctx ends, and then returns nil. It returns a *StopError
 // as soon as starting the listener again cannot help.
 func (s *Supervisor) Run(ctx context.Context) error {
+	s.state = newMachine(s.save)
+	if s.ControlDir != "" {
+		server, err := s.openControl()
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+		go server.Serve()
+	}
+
 	if err := s.refresh(); err != nil {
+		s.state.fire(gaveUp, err.Error())
 		return err
 	}
 	return s.supervise(ctx, s.listen)
@@ -67,23 +80,36 @@ func (s *Supervisor) Run(ctx context.Context) error {
 // supervise calls listen, which runs the listener once, again and again.
 func (s *Supervisor) supervise(ctx context.Context, listen func(context.Context) (outcome, error)) error {
 	for failures := 0; ; failures++ {
+		s.awaitResume(ctx)
 		s.resetGuests(ctx)
+		s.state.fire(listenerStarted, "")
 		started := time.Now()
 		end, err := listen(ctx)
+		s.state.fire(listenerEnded, "")
 		// After a stop too: the job's guest is still there.
 		s.resetGuests(context.WithoutCancel(ctx))
 		if err != nil {
+			s.state.fire(gaveUp, err.Error())
 			return err
 		}
 		if ctx.Err() != nil {
+			s.state.fire(stopAsked, "")
 			s.logf("stopped")
 			return nil
 		}
 
 		restart, stop := decide(end)
 		if stop != nil {
+			s.state.fire(stop.event(), stop.Reason)
 			s.Notify("STATUS=" + stop.Reason)
 			return stop
+		}
+		if end.drained {
+			failures = -1
+			continue
+		}
+		if end.status == statusConflict {
+			s.state.fire(sessionConflict, restart)
 		}
 
 		if time.Since(started) >= soundRun {
@@ -92,10 +118,25 @@ func (s *Supervisor) supervise(ctx context.Context, listen func(context.Context)
 		delay := s.Delay(failures)
 		s.Notify("STATUS=" + restart)
 		s.logf("%s; starting again in %s", restart, delay)
+		s.pause(ctx, delay)
+	}
+}
+
+// pause waits before the next start, not longer than until a stop or a drain.
+func (s *Supervisor) pause(ctx context.Context, delay time.Duration) {
+	timer := time.NewTimer(delay)
+	defer timer.Stop()
+	for {
+		status, changed := s.state.current()
+		if status.Drain != nil {
+			return
+		}
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-time.After(delay):
+			return
+		case <-timer.C:
+			return
+		case <-changed:
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/agent/config"
+	"github.com/mkappliance/mkappliance/agent/control"
 	"github.com/mkappliance/mkappliance/internal/golden"
 )
 
@@ -131,8 +133,11 @@ func newSupervisor(t *testing.T, script string) (*Supervisor, *log) {
 		Guests:   l,
 		Notify:   l.notify,
 		Delay:    func(n int) time.Duration { return time.Duration(n+1) * time.Millisecond },
+		state:    newMachine(func(control.Status) {}),
 	}, l
 }
+
+func noWorker() bool { return false }
 
 func TestRestartsUntilItCannotHelp(t *testing.T) {
 	s, l := newSupervisor(t, `echo x >> count
@@ -265,9 +270,9 @@ func TestJobNameIsNotASymptom(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.summary, func(t *testing.T) {
 			s, _ := newSupervisor(t, "")
-			found := s.follow(strings.NewReader("2026-11-24 08:22:20Z: Listening for Jobs\n" +
-				"2026-11-24 08:22:24Z: Running job: " + tt.name + "\n" +
-				"2026-11-24 08:22:26Z: Job " + tt.name + " completed with result: Succeeded\n"))
+			found := s.follow(strings.NewReader("2026-11-24 08:22:20Z: Listening for Jobs\n"+
+				"2026-11-24 08:22:24Z: Running job: "+tt.name+"\n"+
+				"2026-11-24 08:22:26Z: Job "+tt.name+" completed with result: Succeeded\n"), noWorker)
 			if found != (symptoms{}) {
 				t.Errorf("got %+v", found)
 			}
@@ -279,7 +284,7 @@ func TestJobNameIsNotASymptom(t *testing.T) {
 // and does not make the service look ready.
 func TestJobNameIsNotAnEnd(t *testing.T) {
 	s, l := newSupervisor(t, "")
-	s.follow(strings.NewReader("2026-11-24 08:22:24Z: Running job: x completed with result: Listening for Jobs\n"))
+	s.follow(readerOf("2026-11-24 08:22:24Z: Running job: x completed with result: Listening for Jobs\n"), noWorker)
 	if got := l.String(); strings.Contains(got, "(") {
 		t.Errorf("got\n%s", got)
 	}
@@ -301,8 +306,10 @@ func TestSymptoms(t *testing.T) {
 	}
 	for _, tt := range tests {
 		s, _ := newSupervisor(t, "")
-		if got := s.follow(strings.NewReader(tt.line + "\n")); got != tt.want {
+		if got := s.follow(strings.NewReader(tt.line+"\n"), noWorker); got != tt.want {
 			t.Errorf("%s: got %+v", tt.line, got)
 		}
 	}
 }
+
+func readerOf(lines ...string) io.Reader { return strings.NewReader(strings.Join(lines, "")) }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"io"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mkappliance/mkappliance/agent/control"
 )
 
 func TestBackoff(t *testing.T) {
@@ -45,7 +48,7 @@ func TestDelaysGrowUntilASoundRun(t *testing.T) {
 			return outcome{status: 2, registered: true}, nil
 		}
 
-		s := &Supervisor{Log: io.Discard, Notify: func(string) {}, Delay: Backoff}
+		s := &Supervisor{Log: io.Discard, Notify: func(string) {}, Delay: Backoff, state: newMachine(ignore)}
 		if err := s.supervise(t.Context(), listen); err == nil {
 			t.Error("does not end with the listener that is too old")
 		}
@@ -66,7 +69,7 @@ func TestStopDuringDelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		s := &Supervisor{Log: io.Discard, Notify: func(string) {}, Delay: Backoff}
+		s := &Supervisor{Log: io.Discard, Notify: func(string) {}, Delay: Backoff, state: newMachine(ignore)}
 		started := time.Now()
 		err := s.supervise(ctx, func(context.Context) (outcome, error) {
 			return outcome{status: 2, registered: true}, nil
@@ -82,6 +85,7 @@ type fakeListener struct {
 	takes             time.Duration
 	done              chan struct{}
 	interrupts, kills int
+	worker, receives  atomic.Bool
 }
 
 func (f *fakeListener) interrupt() {
@@ -97,6 +101,11 @@ func (f *fakeListener) kill() {
 	f.kills++
 	close(f.done)
 }
+
+func (f *fakeListener) hasWorker() bool   { return f.worker.Load() }
+func (f *fakeListener) receivesJob() bool { return f.receives.Load() }
+
+func ignore(control.Status) {}
 
 func (f *fakeListener) Done() <-chan struct{} { return f.done }
 
@@ -117,7 +126,7 @@ func TestForwardStop(t *testing.T) {
 				cancel()
 				listener := &fakeListener{takes: tt.takes, done: make(chan struct{})}
 				started := time.Now()
-				s := &Supervisor{Log: io.Discard, Notify: func(string) {}}
+				s := &Supervisor{Log: io.Discard, Notify: func(string) {}, state: newMachine(ignore)}
 				s.forwardStop(ctx, listener)
 
 				if after := time.Since(started); after != tt.after {
@@ -135,7 +144,7 @@ func TestForwardStop(t *testing.T) {
 func TestForwardStopReturnsWithTheListener(t *testing.T) {
 	listener := &fakeListener{done: make(chan struct{})}
 	close(listener.done)
-	s := &Supervisor{Log: io.Discard, Notify: func(string) {}}
+	s := &Supervisor{Log: io.Discard, Notify: func(string) {}, state: newMachine(ignore)}
 	s.forwardStop(t.Context(), listener)
 	if listener.interrupts != 0 || listener.kills != 0 {
 		t.Errorf("%d interrupts and %d kills, want none", listener.interrupts, listener.kills)
