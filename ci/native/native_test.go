@@ -96,7 +96,7 @@ func newApplianceOf(t *testing.T, scheme string, l net.Listener) *appliance {
 	github := fakegithub.New(fakegithub.Options{Tokens: []string{token}, PollTimeout: time.Second})
 	a := &appliance{t: t, dir: dir, scheme: scheme, github: github}
 
-	for _, d := range []string{"", "state", "state/work", "runner", "hooks"} {
+	for _, d := range []string{"", "state", "state/work", "runner", "hooks", "control"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -105,7 +105,7 @@ func newApplianceOf(t *testing.T, scheme string, l net.Listener) *appliance {
 		}
 	}
 	unpack(t, built.tarball, filepath.Join(dir, "runner"))
-	a.chown("runner", "state/work")
+	a.chown("runner", "state/work", "control")
 
 	a.addr, _, _ = net.SplitHostPort(l.Addr().String())
 	a.serve(l)

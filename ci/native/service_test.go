@@ -57,7 +57,8 @@ func (a *appliance) startService(more ...string) *service {
 	}
 	s.notify = conn
 
-	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"), "--socket", "")
+	s.cmd = exec.Command(built.agent, "service", "--baked-dir", a.path("none"), "--socket", "",
+		"--control-dir", a.path("control"))
 	s.cmd.Env = append([]string{
 		"PATH=/usr/bin:/bin", "HOME=" + a.path("state"), "NOTIFY_SOCKET=" + socket, "RUNNER_NAME=rack-4",
 		"RUNNER_ACTIONS_RUNNER_DIR=" + a.path("runner"), "RUNNER_HOOKS_DIR=" + a.path("hooks"),

@@ -16,8 +16,9 @@ import (
 )
 
 type serviceOptions struct {
-	bakedDir string
-	socket   string
+	bakedDir   string
+	controlDir string
+	socket     string
 }
 
 func newServiceCommand() *cobra.Command {
@@ -33,6 +34,10 @@ in config.env: the user of this service may not read that file.
 Unless RUNNER_REQUIRE_JOB_CONTAINER=false lets steps run on the host, neither
 this program nor its children can execute a file of the work directory, where
 jobs write.
+
+The status is saved in the directory of --control-dir, and requests are served at
+a socket there: see runner-agent status and runner-agent drain. A drain that was
+asked for before this service started holds, and the listener is not started.
 
 SIGTERM or SIGINT cancels the job under way and stops the listener. Before each
 start of the listener and after its end the broker stops all guests, because a
@@ -52,6 +57,8 @@ Exit status:
 	f := c.Flags()
 	f.StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner,
 		"`DIR` of the actions runner as the image carries it")
+	f.StringVar(&o.controlDir, "control-dir", os.Getenv("RUNTIME_DIRECTORY"),
+		"`DIR` for status and control requests, by default $RUNTIME_DIRECTORY; empty for neither")
 	f.StringVar(&o.socket, "socket", brokerapi.DefaultSocket,
 		"unix socket `PATH` of the broker, which stops leftover guests; empty for none")
 	return c
@@ -70,10 +77,11 @@ func (o *serviceOptions) run(c *cobra.Command) error {
 	}
 
 	s := &supervise.Supervisor{
-		Config:   cfg,
-		Home:     os.Getenv("HOME"),
-		BakedDir: o.bakedDir,
-		Log:      c.OutOrStdout(),
+		Config:     cfg,
+		Home:       os.Getenv("HOME"),
+		BakedDir:   o.bakedDir,
+		ControlDir: o.controlDir,
+		Log:        c.OutOrStdout(),
 		// It fails if systemd did not start us, and then nobody waits for it.
 		Notify: func(state string) { _, _ = daemon.SdNotify(false, state) },
 		Delay:  supervise.Backoff,
