@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/agent/guest"
 )
 
 // privateMark is set in the environment of a broker that has entered a mount
@@ -13,7 +15,8 @@ import (
 const privateMark = "RUNNER_BROKER_PRIVATE_MOUNTS"
 
 // EnterPrivateMounts moves the process to a mount namespace of its own, so that
-// the mounts of guests vanish with it, however it ends. A thread alone can
+// the mounts of guests vanish with it, however it ends; cgroups of version 1 are
+// not seen there. A thread alone can
 // enter one, so it executes the program again from there, with the same
 // arguments, and returns nil in the new one. It needs root.
 func EnterPrivateMounts() error {
@@ -29,6 +32,10 @@ func EnterPrivateMounts() error {
 	// Mounts of the host still arrive; those of guests do not reach the host.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("cannot make a mount namespace: %w", err)
+	}
+
+	if err := guest.UnifyCgroups(); err != nil {
+		return err
 	}
 
 	self, err := os.Executable()

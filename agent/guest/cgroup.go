@@ -11,13 +11,34 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
+
+// UnifyCgroups shows version 2 of cgroups alone to this process and to what it
+// starts, in the mount namespace of its own that it has to have. A host may still
+// use version 1 beside it, a hybrid: there systemd-nspawn makes cgroups for a guest
+// in the hierarchy name=systemd as well, which it never removes.
+func UnifyCgroups() error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(cgroupRoot, &stat); err != nil {
+		return fmt.Errorf("cannot find cgroups: %w", err)
+	}
+	if stat.Type == unix.CGROUP2_SUPER_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("cgroup2", cgroupRoot, "cgroup2", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot mount cgroup2: %w", err)
+	}
+	return nil
+}
+
+// cgroupRoot is where every init system mounts cgroups, file-hierarchy(7).
+const cgroupRoot = "/sys/fs/cgroup"
 
 // FindCgroup returns the cgroup2 directory beneath which the caller may make
 // cgroups for guests. Under systemd that is its delegated unit (Delegate=yes),
 // whose own processes are in the sub-cgroup that DelegateSubgroup= names.
 func FindCgroup(subgroup string) (string, error) {
-	// Not always /sys/fs/cgroup: a host may still use version 1 beside it.
 	mounts, err := mountinfo.GetMounts(mountinfo.FSTypeFilter("cgroup2"))
 	if err != nil {
 		return "", fmt.Errorf("cannot find cgroup2: %w", err)
@@ -33,7 +54,8 @@ func FindCgroup(subgroup string) (string, error) {
 	for line := range strings.Lines(string(data)) {
 		// The entry of cgroup2, cgroups(7).
 		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-			dir := filepath.Join(mounts[0].Mountpoint, path)
+			// The last one may cover others, see UnifyCgroups.
+			dir := filepath.Join(mounts[len(mounts)-1].Mountpoint, path)
 			if filepath.Base(dir) == subgroup {
 				dir = filepath.Dir(dir)
 			}
