@@ -15,12 +15,13 @@ import (
 )
 
 // Bounds of the logs of workers that are kept: of one file and of all in bytes,
-// of their age, and of how many files one job may leave.
+// of their age, and of how many files one job may leave, and all together.
 const (
 	maxLogSize  = 8 << 20
 	maxLogsSize = 64 << 20
 	maxLogAge   = 14 * 24 * time.Hour
 	maxLogs     = 4
+	maxAllLogs  = 1000
 )
 
 // logKeeper keeps the logs of a worker.
@@ -130,9 +131,9 @@ func prune(dir *os.Root) error {
 	slices.SortFunc(logs, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
 
 	var size int64
-	for _, log := range logs {
+	for i, log := range logs {
 		size += log.Size()
-		if size > maxLogsSize || time.Since(log.ModTime()) > maxLogAge {
+		if i >= maxAllLogs || size > maxLogsSize || time.Since(log.ModTime()) > maxLogAge {
 			err = errors.Join(err, dir.Remove(log.Name()))
 		}
 	}

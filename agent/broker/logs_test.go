@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -114,6 +115,27 @@ func TestPruneLogs(t *testing.T) {
 		}
 	}
 	k.keep()
+}
+
+// TestPruneManyLogs: jobs leave a bounded number of files together, however small.
+func TestPruneManyLogs(t *testing.T) {
+	k, _ := newLogs(t)
+	if err := os.Mkdir(k.to, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxAllLogs + 10 {
+		path := filepath.Join(k.to, fmt.Sprintf("Worker_20260101-%06d-utc.log", i))
+		age := time.Now().Add(-time.Duration(i) * time.Second)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, age, age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	k.keep()
+	kept, err := os.ReadDir(k.to)
+	if err != nil || len(kept) != maxAllLogs || kept[0].Name() != "Worker_20260101-000000-utc.log" {
+		t.Errorf("kept %d, %v, want the newest %d", len(kept), err, maxAllLogs)
+	}
 }
 
 func checkExists(t *testing.T, path string, want bool) {
