@@ -5,7 +5,7 @@
 # make lint    golangci-lint, ci/rules, shellcheck, dependencies
 # make         the programs and their manual pages, in bin/
 #
-# make test-slow   each fuzz target for minutes
+# make test-slow   hundreds of jobs and of kills, which needs root, and each fuzz target for minutes
 
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.
@@ -45,8 +45,8 @@ check:
 	ci/lint fast
 	$(GO) test ./...
 
-test-slow:
-	ci/fuzz $(FUZZTIME)
+test-slow: deps all
+	ci/test-slow
 
 lint:
 	ci/lint

@@ -42,6 +42,14 @@ const jobVariable = "GUESTS_TEST_RUN_JOB"
 const programsVariable = "GUESTS_TEST_PROGRAMS"
 
 func TestMain(m *testing.M) {
+	if program := os.Getenv(listenerVariable); program != "" {
+		status, err := listenOnce(program)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(status)
+	}
 	if options := os.Getenv(jobVariable); options != "" {
 		if err := runJob(options); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -109,8 +117,13 @@ func newLab(t *testing.T, config ...string) *lab {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
-	if !strings.Contains(strings.Join(config, "\n"), "RUNNER_INSECURE_REGISTRIES=") {
-		config = append(slices.Clone(config), "RUNNER_INSECURE_REGISTRIES="+registryAddr)
+	for key, value := range map[string]string{
+		"RUNNER_INSECURE_REGISTRIES=": registryAddr,
+		"RUNNER_SPARE_GUEST=":         "false", // it would look like a guest that was left behind
+	} {
+		if !strings.Contains(strings.Join(config, "\n"), key) {
+			config = append(slices.Clone(config), key+value)
+		}
 	}
 
 	build := exec.Command("go", "build", "-ldflags=-s -w", "-o", dir,
@@ -120,8 +133,7 @@ func newLab(t *testing.T, config ...string) *lab {
 		t.Fatalf("%v\n%s", err, out)
 	}
 
-	// A spare guest would look like one that was left behind.
-	lines := "RUNNER_SPARE_GUEST=false\n" + strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir) + "\n"
+	lines := strings.ReplaceAll(strings.Join(config, "\n"), "LAB", dir) + "\n"
 	lines += "RUNNER_ACTIONS_RUNNER_DIR=" + l.path("registered") + "\n"
 	hook := fmt.Sprintf("#!/bin/bash\nexec %s hook %s\n", l.path("runner-shim"), l.client.Socket)
 	if err := errors.Join(
@@ -164,17 +176,24 @@ func (l *lab) start() {
 		l.Fatal(err)
 	}
 	defer log.Close()
-	id := strconv.Itoa(runnerID)
-	l.broker = l.command(l.agent, "broker", "--socket", l.client.Socket, "--config", l.path("config.env"),
-		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"),
-		"--images-dir", l.path("images"), "--work-root", l.path("work"),
-		"--externals", l.path("externals"), "--actions-runner", l.path("runner"), "--worker-logs", l.path("worker-logs"),
-		"--runner-uid", id, "--runner-gid", id)
+	l.broker = l.command(l.agent, append(l.brokerArgs()[1:], "--socket", l.client.Socket)...)
 	l.broker.Stderr = log
 	if err := l.broker.Start(); err != nil {
 		l.Fatal(err)
 	}
 	l.eventually("the broker answers", func() bool { return l.client.Reset(l.Context()) == nil })
+}
+
+// brokerArgs returns the argument vector of a broker that is handed its socket.
+func (l *lab) brokerArgs() []string {
+	id := strconv.Itoa(runnerID)
+	return []string{
+		l.agent, "broker", "--config", l.path("config.env"),
+		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"),
+		"--images-dir", l.path("images"), "--work-root", l.path("work"),
+		"--externals", l.path("externals"), "--actions-runner", l.path("runner"), "--worker-logs", l.path("worker-logs"),
+		"--runner-uid", id, "--runner-gid", id,
+	}
 }
 
 // stop ends the broker in order, and shows its log if the test failed.
@@ -288,12 +307,17 @@ func (l *lab) noResidue() {
 // guestCgroups lists the cgroups of this broker's guests.
 func (l *lab) guestCgroups() []string {
 	var groups []string
-	sum := sha256.Sum256([]byte(l.path("jobs"))) // as the broker names its cgroup
 	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-		found, _ := filepath.Glob(filepath.Join(mount, "guests-"+hex.EncodeToString(sum[:4]), "j-*"))
+		found, _ := filepath.Glob(filepath.Join(mount, l.cgroupName(), "j-*"))
 		groups = append(groups, found...)
 	}
 	return groups
+}
+
+// cgroupName returns the name of the broker's cgroup for guests.
+func (l *lab) cgroupName() string {
+	sum := sha256.Sum256([]byte(l.path("jobs")))
+	return "guests-" + hex.EncodeToString(sum[:4])
 }
 
 // children lists the broker's child processes: one nspawn a guest.
