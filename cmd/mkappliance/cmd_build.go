@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/cli"
+	"github.com/mkappliance/mkappliance/internal/release"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -106,7 +107,7 @@ func (o *buildOptions) image(name string) (*spec.Image, error) {
 		return nil, err
 	}
 	if o.version != "" {
-		if err := spec.CheckVersion(o.version); err != nil {
+		if err := release.CheckVersion(o.version); err != nil {
 			return nil, fmt.Errorf("cannot use --version: %w", err)
 		}
 		img.Version = o.version

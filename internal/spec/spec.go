@@ -16,6 +16,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"github.com/mkappliance/mkappliance/internal/arch"
+	"github.com/mkappliance/mkappliance/internal/release"
 	"github.com/mkappliance/mkappliance/internal/suggest"
 )
 
@@ -149,7 +150,7 @@ func (d *decoder) image(name string, t *table) Image {
 	if img.Suite != "" && img.Suite != "trixie" {
 		d.fail(t.sub("suite"), "suite %q is not supported; use \"trixie\" (Debian 13)", img.Suite)
 	}
-	if err := CheckVersion(img.Version); img.Version != "" && err != nil {
+	if err := release.CheckVersion(img.Version); img.Version != "" && err != nil {
 		d.fail(t.sub("version"), "%v", err)
 	}
 	if img.Mirror != "" && !urlPattern.MatchString(img.Mirror) {

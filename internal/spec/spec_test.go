@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/internal/golden"
+	"github.com/mkappliance/mkappliance/internal/release"
 )
 
 // goodDocument has every key; the tests break it one by one.
@@ -459,7 +460,7 @@ func FuzzParse(f *testing.F) {
 // checkInvariants asserts what the build relies on.
 func checkInvariants(t *testing.T, img *Image) {
 	if !namePattern.MatchString(img.Name) || img.Architecture != "amd64" || img.Suite != "trixie" ||
-		CheckVersion(img.Version) != nil {
+		release.CheckVersion(img.Version) != nil {
 		t.Errorf("got %+v", img)
 	}
 
