@@ -34,7 +34,7 @@ func TestDefaults(t *testing.T) {
 		GitHubURL:        "https://github.com/acme",
 		ActionsRunnerDir: "/var/lib/runner/actions-runner",
 		HooksDir:         "/usr/local/lib/runner",
-		Jobs:             config.JobsContainer,
+		Jobs:             config.JobsGuest,
 		BaseRootfs:       "/usr/lib/runner/base",
 		ReadyTimeout:     2 * time.Minute,
 		Guests:           config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},

@@ -16,7 +16,7 @@ const (
 )
 
 // defaultJobs holds if config.env does not say.
-const defaultJobs = JobsContainer
+const defaultJobs = JobsGuest
 
 func parseJobs(v string) (Jobs, error) {
 	switch jobs := Jobs(v); jobs {

@@ -20,7 +20,7 @@ import (
 //
 // Where jobs run on the host, it becomes the real worker instead.
 func Main(ctx context.Context, argv []string, socket string, signals <-chan os.Signal) (int, error) {
-	if onHost(os.Getenv("RUNNER_JOBS")) {
+	if os.Getenv("RUNNER_JOBS") == "host" { // as the supervisor says to the listener
 		return 0, becomeReal(argv)
 	}
 
@@ -43,13 +43,6 @@ func Main(ctx context.Context, argv []string, socket string, signals <-chan os.S
 		Input: input, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals,
 	}
 	return r.Run(ctx)
-}
-
-// onHost reports whether jobs run on the host, by the value of RUNNER_JOBS that
-// the supervisor sets for the listener.
-func onHost(jobs string) bool {
-	// Jobs with a container only: until the broker's guests refuse the others.
-	return jobs == "host" || jobs == "container"
 }
 
 // becomeReal executes the real worker with the same arguments, environment and

@@ -27,6 +27,12 @@ type Run struct {
 // lockTime is how long a job is the runner's without a renewal.
 const lockTime = 10 * time.Minute
 
+// jobKey returns a key of jobs: in a workflow these are letters, digits, - and _,
+// whereas the name can be anything.
+func jobKey(name string) string {
+	return regexp.MustCompile(`[^0-9A-Za-z_-]`).ReplaceAllString(name, "_")
+}
+
 // NewJobMessage returns the message for a job.
 func NewJobMessage(j miniworker.Job, r Run) JobMessage {
 	m := JobMessage{
@@ -42,7 +48,7 @@ func NewJobMessage(j miniworker.Job, r Run) JobMessage {
 			launchVariable:           {Value: r.Launch},
 			lowDiskVariable:          {Value: "100"},
 			"system.runnerGroupName": {Value: "Default"},
-			"system.orchestrationId": {Value: r.PlanID + "." + j.Name + ".__default"},
+			"system.orchestrationId": {Value: r.PlanID + "." + jobKey(j.Name) + ".__default"},
 			"DistributedTask.AllowRunnerContainerHooks": {Value: "true"},
 		},
 		ContextData: contextData(j),

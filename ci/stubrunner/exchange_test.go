@@ -460,7 +460,7 @@ func TestWorkerAlone(t *testing.T) {
 		},
 		{
 			summary: "failure", status: 102, want: miniworker.Failure,
-			job: miniworker.Job{Steps: []miniworker.Step{{Run: "exit 1"}}},
+			job: miniworker.Job{Name: "of two\nlines", Steps: []miniworker.Step{{Run: "exit 1"}}},
 		},
 		{
 			summary: "cancel", stop: protocol.CancelRequest, status: 103, want: miniworker.Cancelled,

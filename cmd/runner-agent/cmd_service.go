@@ -31,7 +31,7 @@ keep it running until the service is stopped. systemd is notified when the
 listener waits for jobs. Settings come from the environment, under their names
 in config.env: the user of this service may not read that file.
 
-Unless RUNNER_REQUIRE_JOB_CONTAINER=false lets steps run on the host, neither
+Unless RUNNER_JOBS=host lets steps run on the host, neither
 this program nor its children can execute a file of the work directory, where
 jobs write.
 

@@ -93,14 +93,18 @@ func (r *record) current() *stepRecord {
 	return r.steps[len(r.steps)-1]
 }
 
-// line adds a line to the log: miniworker.Options.Line.
+// line adds a line to the log: miniworker.Options.Line. The name of a job may have
+// several.
 func (r *record) line(text string) {
-	line := time.Now().UTC().Format(protocol.LogTime) + " " + text
+	at := time.Now().UTC().Format(protocol.LogTime)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, line)
-	if s := r.current(); s != nil && s.completed.IsZero() {
-		s.lines = append(s.lines, line)
+	for part := range strings.SplitSeq(text, "\n") {
+		line := at + " " + part
+		r.all = append(r.all, line)
+		if s := r.current(); s != nil && s.completed.IsZero() {
+			s.lines = append(s.lines, line)
+		}
 	}
 }
 
