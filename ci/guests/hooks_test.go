@@ -63,9 +63,38 @@ var progressLine = regexp.MustCompile(`^127\.0\.0\.1:.*: (pulling|ready after) `
 
 var hexID = regexp.MustCompile(`^[0-9a-f]+$`)
 
-// TestHooks are the portable tests of the reference hooks, by their numbers in
+// hookTests are the portable tests of the reference hooks, by their numbers in
 // the order of actions/runner-container-hooks' own (D: docker, K: k8s), as whole
-// jobs of the runner against real guests.
+// jobs of the runner against real guests. They expect the same of a job on the
+// host and of one in a guest; differs names what is not the same.
+var hookTests = []struct {
+	summary string
+	test    func(*lab, *shelf)
+	differs string
+}{
+	{
+		summary: "Job_D1-D5_D7_K3_K4_K6_K12", test: (*lab).jobWithServices,
+		differs: "in a guest the job knows its services by the workflow's names, too",
+	},
+	{
+		summary: "ServicesOnly_D6", test: (*lab).servicesOnly,
+		differs: "in a guest the job knows its services by the workflow's names, and at ::1",
+	},
+	{summary: "Steps_D8-D11_K13-K17", test: (*lab).scriptSteps},
+	{
+		summary: "Payloads_K10", test: (*lab).payloads,
+		differs: "in a guest the hook is called by a step, and the response lies in the job's own work directory",
+	},
+	{summary: "ContainerStep_D14_D15_K18", test: (*lab).containerSteps},
+	{summary: "Volumes_K2", test: (*lab).volumes},
+	{summary: "Alpine_D3_K7", test: (*lab).alpineJob},
+	{summary: "NonRoot_K11", test: (*lab).nonRootJob},
+	{summary: "Options", test: (*lab).optionsJob},
+	{summary: "Health", test: (*lab).healthJob},
+	{summary: "Registry", test: (*lab).registryJob},
+	{summary: "Offline", test: (*lab).offlineJob}, // the last: it closes the registry
+}
+
 func TestHooks(t *testing.T) {
 	l := newLab(t, "RUNNER_NSPAWN_BIND=LAB/share:/share")
 	if err := errors.Join(os.Mkdir(l.path("share"), 0o755), os.Chown(l.path("share"), runnerID, runnerID)); err != nil {
@@ -73,26 +102,19 @@ func TestHooks(t *testing.T) {
 	}
 	l.addNode()
 	s := l.newShelf()
-	run := func(name string, test func(*lab, *shelf)) {
-		l.run(name, func(l *lab) {
-			test(l, s)
-			l.noResidue()
+	l.serveGitHub()
+	for _, test := range hookTests {
+		l.run(test.summary, func(l *lab) {
+			l.inBoth(func(l *lab) {
+				test.test(l, s)
+				l.noResidue()
+			})
 		})
 	}
-	run("Job_D1-D5_D7_K3_K4_K6_K12", (*lab).jobWithServices)
-	run("ServicesOnly_D6", (*lab).servicesOnly)
-	run("Steps_D8-D11_K13-K17", (*lab).scriptSteps)
-	run("ContainerStep_D14_D15_K18", (*lab).containerSteps)
-	run("Volumes_K2", (*lab).volumes)
-	run("Alpine_D3_K7", (*lab).alpineJob)
-	run("NonRoot_K11", (*lab).nonRootJob)
-	run("Options", (*lab).optionsJob)
-	run("Health", (*lab).healthJob)
-	run("Registry", (*lab).registryJob)
 }
 
 func (l *lab) jobWithServices(s *shelf) {
-	r := l.job(miniworker.Job{Name: "services",
+	job := miniworker.Job{Name: "services",
 		Container: &miniworker.Container{Image: s.debian, Env: map[string]string{"CI": "false", "CLASH": "job"},
 			Ports: []string{"8080:80"}, Volumes: []string{"env:/v"}},
 		Services: []miniworker.Container{
@@ -109,7 +131,20 @@ func (l *lab) jobWithServices(s *shelf) {
 			{Name: "env", Run: "echo $CI $GITHUB_ACTIONS $IMAGE_ENV $CLASH $STEP $HOME", Env: map[string]string{"STEP": "s"}},
 			{Name: "service env", Run: "cat /v/env"},
 			{Name: "override", Run: "echo $CLASH $IMAGE_ENV", Env: map[string]string{"CLASH": "step", "IMAGE_ENV": "step"}},
-		}})
+		}}
+	said := map[string]string{
+		"alias": "hello from app", "second alias": "hello from app\nhello from app",
+		"env": "false true from-image job s /github/home", "override": "step step",
+		"service env": "true true from-image",
+	}
+	if l.place == inGuest {
+		job.Services[1].Key = "the-second"
+		job.Steps = append(job.Steps, miniworker.Step{Name: "keys", Shell: "bash",
+			Run: "exec 3<>/dev/tcp/service1/80; cat <&3; exec 3<>/dev/tcp/the-second/81; cat <&3"})
+		said["keys"] = "hello from app\nhello from app"
+	}
+	r := l.job(job)
+	l.said(r, said)
 
 	answer := l.response(r)
 	c := answer.Context.Container
@@ -133,23 +168,29 @@ func (l *lab) jobWithServices(s *shelf) {
 		}
 		seen[service.ID] = true
 	}
-	l.said(r, map[string]string{
-		"alias": "hello from app", "second alias": "hello from app\nhello from app",
-		"env": "false true from-image job s /github/home", "override": "step step",
-		"service env": "true true from-image",
-	})
 }
 
-// servicesOnly: the steps run on the host, where ports are published.
+// servicesOnly: the steps run beside the worker, where ports are published.
 func (l *lab) servicesOnly(s *shelf) {
-	service := miniworker.Container{Image: s.scratch, Command: "serve 80", Ports: []string{"8080:80"}}
-	r := l.job(miniworker.Job{Name: "services-only", Services: []miniworker.Container{service},
-		Steps: []miniworker.Step{{Name: "port", Shell: "bash", Run: "exec 3<>/dev/tcp/127.0.0.1/8080; cat <&3"}}})
+	service := miniworker.Container{Key: "web", Image: s.scratch, Command: "serve 80", Ports: []string{"8080:80"}}
+	addresses := []string{"127.0.0.1/8080"}
+	if l.place == inGuest {
+		addresses = append(addresses, "::1/8080", "localhost/8080", "web/80")
+	}
+	job := miniworker.Job{Name: "services-only", Services: []miniworker.Container{service}}
+	said := map[string]string{}
+	for _, address := range addresses {
+		job.Steps = append(job.Steps,
+			miniworker.Step{Name: address, Shell: "bash", Run: "exec 3<>/dev/tcp/" + address + "; cat <&3"})
+		said[address] = "hello from app"
+	}
+
+	r := l.job(job)
 	answer := l.response(r)
 	if answer.Context.Container != nil || answer.IsAlpine != nil || len(answer.Context.Services) != 1 {
 		l.Errorf("got %+v", answer)
 	}
-	l.said(r, map[string]string{"port": "hello from app"})
+	l.said(r, said)
 }
 
 func (l *lab) scriptSteps(s *shelf) {
@@ -190,7 +231,42 @@ func (l *lab) scriptSteps(s *shelf) {
 			l.Errorf("step %v\nwant %d, %s", step, test.exit, test.text)
 		}
 	}
-	l.said(l.payloads(s), map[string]string{
+}
+
+// hookCall is a request as its text is, without the state of the answer before.
+type hookCall struct {
+	summary string
+	command string
+	args    string
+}
+
+// payloads calls the hook with what older runners and the reference's examples
+// send, in one job.
+func (l *lab) payloads(s *shelf) {
+	var calls []hookCall
+	for i, ports := range []string{`null`, `[]`, `["80"]`} {
+		calls = append(calls, hookCall{fmt.Sprintf("ports %d", i), "prepare_job",
+			`{"container":{"image":"` + s.debian + `","portMappings":` + ports + `}}`})
+	}
+	calls = append(calls, []hookCall{
+		{summary: "no ports", command: "prepare_job", args: `{"container":{"image":"` + s.debian + `"},"services":[]}`},
+		{summary: "string", command: "run_script_step",
+			args: `{"entryPoint":"sh","entryPointArgs":["-c","'echo $PATH'"],"prependPath":"/some/path"}`},
+		{summary: "octocat", command: "run_script_step",
+			args: `{"entryPoint":"echo","entryPointArgs":["\"Mona","the","Octocat\""]}`},
+		{summary: "nested", command: "run_script_step",
+			args: `{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`},
+		{summary: "clean", command: "cleanup_job", args: `{}`},
+		{summary: "clean again", command: "cleanup_job", args: `{}`},
+	}...)
+
+	r := l.callHook(calls)
+	for _, c := range calls {
+		if step := r.Step(c.summary); step.Conclusion != miniworker.Success {
+			l.Errorf("step %v", step)
+		}
+	}
+	l.said(r, map[string]string{
 		"string":   "/some/path:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"octocat":  "Mona the Octocat",
 		"nested":   "it's \"quoted\" $HOME",
@@ -198,24 +274,32 @@ func (l *lab) scriptSteps(s *shelf) {
 	})
 }
 
-// payloads calls the hook with what older runners and the reference's examples
-// send, in one job.
-func (l *lab) payloads(s *shelf) miniworker.JobResult {
-	var r miniworker.JobResult
+// callHook calls the hook without what the runner adds: a step for each call.
+func (l *lab) callHook(calls []hookCall) (r miniworker.JobResult) {
+	if l.place == inGuest {
+		job := miniworker.Job{Name: "payloads"}
+		for _, c := range calls {
+			request := payload(c.command, json.RawMessage(c.args), `"STATE"`)
+			job.Steps = append(job.Steps, miniworker.Step{Name: c.summary, Shell: "bash",
+				Run: hookScript + "hook " + quote(request)})
+		}
+		return l.job(job)
+	}
+
 	var state struct{ State json.RawMessage }
-	call := func(name, command, args string) {
-		file := l.path("work/" + name + ".json")
-		payload, err := json.Marshal(map[string]any{
-			"command": command, "responseFile": file, "args": json.RawMessage(args), "state": state.State,
+	for _, c := range calls {
+		file := l.path("work/" + c.summary + ".json")
+		request, err := json.Marshal(map[string]any{
+			"command": c.command, "responseFile": file, "args": json.RawMessage(c.args), "state": state.State,
 		})
 		if err != nil {
 			l.Fatal(err)
 		}
 		hook := l.asRunner("bash", "-e", l.path("hook.sh"))
-		hook.Stdin = strings.NewReader(string(payload) + "\n")
+		hook.Stdin = strings.NewReader(string(request) + "\n")
 		out, err := hook.CombinedOutput()
 
-		step := miniworker.StepResult{Name: name, Conclusion: miniworker.Success}
+		step := miniworker.StepResult{Name: c.summary, Conclusion: miniworker.Success}
 		if err != nil {
 			step.Conclusion, step.Exit = miniworker.Failure, hook.ProcessState.ExitCode()
 		}
@@ -224,28 +308,10 @@ func (l *lab) payloads(s *shelf) miniworker.JobResult {
 		}
 		r.Steps = append(r.Steps, step)
 
-		if data, err := os.ReadFile(file); err == nil && command == "prepare_job" {
+		if data, err := os.ReadFile(file); err == nil && c.command == "prepare_job" {
 			if err := json.Unmarshal(data, &state); err != nil {
 				l.Fatal(err)
 			}
-		}
-	}
-
-	for i, ports := range []string{`null`, `[]`, `["80"]`} { // K10
-		call(fmt.Sprintf("ports %d", i), "prepare_job", `{"container":{"image":"`+s.debian+`","portMappings":`+ports+`}}`)
-	}
-	call("no ports", "prepare_job", `{"container":{"image":"`+s.debian+`"},"services":[]}`)
-	call("string", "run_script_step",
-		`{"entryPoint":"sh","entryPointArgs":["-c","'echo $PATH'"],"prependPath":"/some/path"}`)
-	call("octocat", "run_script_step", `{"entryPoint":"echo","entryPointArgs":["\"Mona","the","Octocat\""]}`)
-	call("nested", "run_script_step",
-		`{"entryPoint":"sh","entryPointArgs":["-c","'echo","\"it'\\''s","\\\"quoted\\\"","\\$HOME\"'"]}`)
-	call("clean", "cleanup_job", `{}`)
-	call("clean again", "cleanup_job", `{}`)
-
-	for _, step := range r.Steps {
-		if step.Conclusion != miniworker.Success {
-			l.Errorf("step %v", step)
 		}
 	}
 	return r
@@ -432,7 +498,7 @@ func (l *lab) healthJob(s *shelf) {
 	}
 }
 
-// registryJob: credentials, and images without a registry.
+// registryJob: images that need credentials.
 func (l *lab) registryJob(s *shelf) {
 	private := func(password string) miniworker.JobResult {
 		c := &miniworker.Container{Image: s.private}
@@ -450,17 +516,20 @@ func (l *lab) registryJob(s *shelf) {
 	}
 	l.said(private("s3cret-of-the-registry"), map[string]string{"run": "ran"})
 
-	_ = s.Close()
+	found, err := exec.Command("grep", "-rl", "s3cret-of-the-registry", l.path("images"), l.path("jobs")).Output()
+	if len(found) > 0 || err == nil || strings.Contains(l.log(), "s3cret") {
+		l.Errorf("the password is in %s, or in the broker's log", found)
+	}
+}
+
+// offlineJob: images that were pulled serve without their registry.
+func (l *lab) offlineJob(s *shelf) {
+	_ = s.Close() // may be closed already
 	r := l.job(miniworker.Job{Name: "offline", Container: &miniworker.Container{Image: s.debian},
 		Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
 	l.said(r, map[string]string{"run": "ran"})
 	if out := strings.Join(r.Step("Initialize containers").Output, "\n"); !strings.Contains(out,
 		"the registry cannot be reached, using the image of ") {
 		l.Errorf("the user does not learn of it:\n%s", out)
-	}
-
-	found, err := exec.Command("grep", "-rl", "s3cret-of-the-registry", l.path("images"), l.path("jobs")).Output()
-	if len(found) > 0 || err == nil || strings.Contains(l.log(), "s3cret") {
-		l.Errorf("the password is in %s, or in the broker's log", found)
 	}
 }

@@ -63,15 +63,15 @@ func (l *lab) addNode() {
 	l.Helper()
 	for _, version := range []string{"node20", "node24"} {
 		for _, name := range []string{version, version + "_alpine"} {
-			if err := os.MkdirAll(l.path("externals/"+name+"/bin"), 0o755); err != nil {
+			if err := os.MkdirAll(l.path("runner/externals/"+name+"/bin"), 0o755); err != nil {
 				l.Fatal(err)
 			}
 		}
 		const script = "#!/bin/sh\nexec /usr/bin/node \"$@\"\n"
-		if err := os.WriteFile(l.path("externals/"+version+"/bin/node"), []byte(script), 0o755); err != nil {
+		if err := os.WriteFile(l.path("runner/externals/"+version+"/bin/node"), []byte(script), 0o755); err != nil {
 			l.Fatal(err)
 		}
-		musl := exec.Command("musl-gcc", "-o", l.path("externals/"+version+"_alpine/bin/node"),
+		musl := exec.Command("musl-gcc", "-o", l.path("runner/externals/"+version+"_alpine/bin/node"),
 			filepath.Join("testdata", "musl.c"))
 		if out, err := musl.CombinedOutput(); err != nil {
 			l.Fatalf("%v\n%s", err, out)

@@ -88,6 +88,9 @@ type lab struct {
 	// programs are what jobs may execute on the host besides the system's.
 	programs []string
 	client   *brokerapi.Client
+	internet string  // network namespace of the internet, see makeInternet; empty if there is none
+	place    place   // of the worker of job
+	github   *github // what workers in guests report to; nil before serveGitHub
 }
 
 // newLab starts a broker with lines of config.env, in which LAB stands for the
@@ -114,6 +117,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	l := &lab{
 		T: t, dir: dir, agent: filepath.Join(dir, "runner-agent"),
 		client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")},
+		place:  onHost,
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	l.makeNetwork()
@@ -140,7 +144,6 @@ func newLab(t *testing.T, config ...string) *lab {
 		os.Chmod(dir, 0o755),
 		os.Mkdir(l.path("work"), 0o755),
 		os.Chown(l.path("work"), runnerID, runnerID),
-		os.Mkdir(l.path("externals"), 0o755),
 		l.makeActionsRunner(),
 		os.WriteFile(l.path("config.env"), []byte(lines), 0o600),
 		os.WriteFile(l.path("hook.sh"), []byte(hook), 0o755),
@@ -191,7 +194,8 @@ func (l *lab) brokerArgs() []string {
 		l.agent, "broker", "--config", l.path("config.env"),
 		"--base", os.Getenv("MKAPPLIANCE_TEST_BASE"), "--jobs-dir", l.path("jobs"),
 		"--images-dir", l.path("images"), "--work-root", l.path("work"),
-		"--externals", l.path("externals"), "--actions-runner", l.path("runner"), "--worker-logs", l.path("worker-logs"),
+		"--externals", l.path("runner/externals"), "--actions-runner", l.path("runner"),
+		"--worker-logs", l.path("worker-logs"),
 		"--runner-uid", id, "--runner-gid", id,
 	}
 }
@@ -349,51 +353,4 @@ func childrenOf(t *testing.T, pid int) []int {
 func (l *lab) asRunner(argv ...string) *exec.Cmd {
 	id := strconv.Itoa(runnerID)
 	return l.command("setpriv", append([]string{"--reuid", id, "--regid", id, "--clear-groups"}, argv...)...)
-}
-
-// job runs a whole job as the runner's user would.
-func (l *lab) job(job miniworker.Job) miniworker.JobResult {
-	l.Helper()
-	options, err := json.Marshal(map[string]any{
-		"Hook": l.path("hook.sh"), "Root": l.dir, "Work": l.path("work"), "Job": job.Name,
-	})
-	if err != nil {
-		l.Fatal(err)
-	}
-	input, err := json.Marshal(job)
-	if err != nil {
-		l.Fatal(err)
-	}
-
-	// The test binary lies where only root may look.
-	worker := l.path("worker")
-	self, err := os.Executable()
-	if err != nil {
-		l.Fatal(err)
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		l.Fatal(err)
-	}
-	if err := os.WriteFile(worker, data, 0o755); err != nil {
-		l.Fatal(err)
-	}
-
-	programs := append([]string{l.path("runner-shim"), l.path("hook.sh")}, l.programs...)
-	cmd := l.asRunner(worker)
-	cmd.Env = []string{
-		jobVariable + "=" + string(options), programsVariable + "=" + strings.Join(programs, ":"),
-		"PATH=" + os.Getenv("PATH"), "HOME=" + l.path("work"),
-	}
-	cmd.Stdin, cmd.Stderr, cmd.Dir = bytes.NewReader(input), os.Stderr, l.dir
-	out, err := cmd.Output()
-	if err != nil {
-		l.Fatal(err)
-	}
-
-	var result miniworker.JobResult
-	if err := json.Unmarshal(out, &result); err != nil {
-		l.Fatal(err)
-	}
-	return result
 }

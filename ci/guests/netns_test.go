@@ -67,11 +67,15 @@ func (l *lab) dial(_ context.Context, network, address string) (conn net.Conn, e
 // internetAddr is an address of the internet, RFC 5737.
 const internetAddr = "203.0.113.1"
 
-// makeInternet makes a second namespace, which the lab's reaches by a route as
+// makeInternet makes a second namespace, once, which the lab's reaches by a route as
 // hosts reach the internet, and returns its name.
 func (l *lab) makeInternet() string {
 	l.Helper()
+	if l.internet != "" {
+		return l.internet
+	}
 	name := l.netns + "-inet"
+	l.internet = name
 	l.ip("netns", "add", name)
 	l.Cleanup(func() { l.ip("netns", "delete", name) })
 	l.ip("-netns", l.netns, "link", "add", "uplink", "type", "veth", "peer", "name", "eth0", "netns", name)

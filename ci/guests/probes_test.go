@@ -106,7 +106,7 @@ func (l *lab) hostProbes() []probe {
 		},
 		{
 			summary: "the runner's externals", script: writable,
-			guest: "target=/__e\n", host: "target=" + l.path("externals") + "\n" + readOnly,
+			guest: "target=/__e\n", host: "target=" + l.path("runner/externals") + "\n" + readOnly,
 			outside: "written",
 		},
 		{

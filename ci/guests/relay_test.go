@@ -42,14 +42,31 @@ type relayed struct {
 // relay starts a job whose steps are a script, with a service named db.
 func (l *lab) relay(script, mark string) *relayed {
 	l.Helper()
+	body, err := json.Marshal(map[string]any{
+		"jobDisplayName": "build", "script": script,
+		"jobServiceContainers": map[string]any{"type": 2, "map": []any{map[string]any{
+			"Key":   "db",
+			"Value": map[string]any{"type": 2, "map": []any{map[string]any{"Key": "image", "Value": "debian:13"}}},
+		}}},
+	})
+	if err != nil {
+		l.Fatal(err)
+	}
+	return l.relayMessage([]byte(messageWorker), string(body), mark)
+}
+
+// relayMessage starts a job by its message, which a program that stands for the
+// worker reads.
+func (l *lab) relayMessage(worker []byte, message, mark string) *relayed {
+	l.Helper()
 	program := l.path("Runner.Worker")
-	data, err := os.ReadFile(l.path("runner-shim"))
+	relay, err := os.ReadFile(l.path("runner-shim"))
 	if err != nil {
 		l.Fatal(err)
 	}
 	if err := errors.Join(
-		os.WriteFile(program, data, 0o755),
-		os.WriteFile(l.path("runner/bin/Runner.Worker"), []byte(messageWorker), 0o755),
+		os.WriteFile(program, relay, 0o755),
+		os.WriteFile(l.path("runner/bin/Runner.Worker"), worker, 0o755),
 	); err != nil {
 		l.Fatal(err)
 	}
@@ -77,18 +94,7 @@ func (l *lab) relay(script, mark string) *relayed {
 	for _, end := range []*os.File{toWorker, fromWorker, unused} {
 		_ = end.Close()
 	}
-
-	body, err := json.Marshal(map[string]any{
-		"jobDisplayName": "build", "script": script,
-		"jobServiceContainers": map[string]any{"type": 2, "map": []any{map[string]any{
-			"Key":   "db",
-			"Value": map[string]any{"type": 2, "map": []any{map[string]any{"Key": "image", "Value": "debian:13"}}},
-		}}},
-	})
-	if err != nil {
-		l.Fatal(err)
-	}
-	if _, err := pipe.Write(frame(1, string(body))); err != nil {
+	if _, err := pipe.Write(frame(1, message)); err != nil {
 		l.Fatal(err)
 	}
 	return &relayed{lab: l, process: cmd, pipe: pipe, out: out}
@@ -105,6 +111,9 @@ func frame(kind uint32, body string) []byte {
 	return data
 }
 
+// relayTime is how long a test waits for the end of a job.
+const relayTime = time.Minute
+
 // wait waits for the relay's end and returns its exit status, -1 after a signal.
 func (r *relayed) wait() int {
 	r.Helper()
@@ -115,8 +124,8 @@ func (r *relayed) wait() int {
 	}()
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
-		r.Fatal("the relay does not end")
+	case <-time.After(relayTime):
+		r.Fatalf("the relay does not end:\n%s", &r.out.text)
 	}
 	_ = r.pipe.Close()
 	return r.process.ProcessState.ExitCode()

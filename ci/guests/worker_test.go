@@ -205,7 +205,7 @@ func (l *lab) workerFresh() {
 
 // payload is a request of the runner to the hook, whose response goes to the file
 // r in the work directory.
-func payload(command string, args map[string]any, state string) string {
+func payload(command string, args any, state string) string {
 	request := map[string]any{"command": command, "responseFile": "/var/lib/runner/work/r", "args": args}
 	if state != "" {
 		request["state"] = json.RawMessage(state)
