@@ -12,33 +12,54 @@ import (
 	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
+// alpineOnInternet starts a registry on the internet, where builds reach it, and
+// returns the name of an image of it that has a shell.
+func (l *lab) alpineOnInternet() string {
+	l.Helper()
+	shelf := registry.Serve(l.listenIn(l.makeInternet(), internetAddr+":5000"), l.TempDir(), l.dial)
+	l.Cleanup(func() { _ = shelf.Close() })
+	alpine, err := registry.Alpine()
+	if err != nil {
+		l.Fatal(err)
+	}
+	alpine, err = registry.Derive(alpine, func(c *v1.Config) { c.Env = append(c.Env, "FROM_BASE=yes") })
+	if err != nil {
+		l.Fatal(err)
+	}
+	name, err := shelf.Push(l.Context(), "alpine:3.22", alpine)
+	if err != nil {
+		l.Fatal(err)
+	}
+	return name
+}
+
 // TestDockerfile are D13 and D16 of the reference hooks: an action that comes as
 // a Dockerfile is built, from an image of a registry on the internet, and run.
 // Built once, it is not built again.
 func TestDockerfile(t *testing.T) {
 	l := newLab(t, "RUNNER_INSECURE_REGISTRIES="+internetAddr+":5000")
-	internet := l.makeInternet()
-	shelf := registry.Serve(l.listenIn(internet, internetAddr+":5000"), t.TempDir(), l.dial)
-	defer shelf.Close()
+	base := l.alpineOnInternet()
+	l.serveGitHub()
+	l.inBoth(func(l *lab) {
+		l.dockerfileAction(base, &miniworker.Container{Image: "debian:13"})
+		l.noResidue()
+	})
+	l.run("NoContainer", func(l *lab) {
+		l.place = inGuest
+		l.dockerfileAction(base, nil)
+		l.noResidue()
+	})
+}
 
-	alpine, err := registry.Alpine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	alpine, err = registry.Derive(alpine, func(c *v1.Config) { c.Env = append(c.Env, "FROM_BASE=yes") })
-	if err != nil {
-		t.Fatal(err)
-	}
-	base, err := shelf.Push(t.Context(), "alpine:3.22", alpine)
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	dockerfile := l.path("work/repo/repo/action/Dockerfile")
+// dockerfileAction runs an action of a Dockerfile in jobs with a container, or
+// without one, in which case its files are made beside the worker.
+func (l *lab) dockerfileAction(base string, container *miniworker.Container) {
+	built := "in " + l.Name() // not what another test has built
+	dockerfile := l.workDir() + "/repo/repo/action/Dockerfile"
 	files := fmt.Sprintf(`mkdir action && cd action
 cat >Dockerfile <<'END'
 FROM %s
-ENV BUILT=indeed
+ENV BUILT="%s"
 COPY entrypoint.sh /entrypoint.sh
 RUN echo at-build-time >/made && chmod 755 /entrypoint.sh
 ENTRYPOINT ["/entrypoint.sh"]
@@ -46,10 +67,10 @@ END
 cat >entrypoint.sh <<'END'
 #!/bin/sh
 echo "$BUILT $FROM_BASE $INPUT_WHO $*"; cat /made; pwd; echo answer=42 >>$GITHUB_OUTPUT
-END`, base)
+END`, base, built)
 
 	run := func(name string, before ...string) miniworker.JobResult {
-		return l.job(miniworker.Job{Name: name, Container: &miniworker.Container{Image: "debian:13"},
+		return l.job(miniworker.Job{Name: name, Container: container,
 			Steps: []miniworker.Step{
 				{Name: "checkout", Run: strings.Join(append([]string{files}, before...), "\n")},
 				{Name: "action", Uses: &miniworker.Container{Dockerfile: dockerfile, Command: "one 'two words'"},
@@ -57,23 +78,22 @@ END`, base)
 			}})
 	}
 
-	want := []string{"indeed yes Mona one two words", "at-build-time", "/github/workspace"}
+	want := []string{built + " yes Mona one two words", "at-build-time", "/github/workspace"}
 	first := run("first").Step("action")
 	if n := len(first.Output); first.Conclusion != miniworker.Success || n < 3 ||
 		!slices.Equal(first.Output[n-3:], want) || first.Outputs["answer"] != "42" {
-		t.Fatalf("step %v", first)
+		l.Fatalf("step %v", first)
 	}
 	if !strings.Contains(strings.Join(first.Output, "\n"), "STEP 4/5: RUN echo at-build-time") {
-		t.Errorf("the build showed nothing of itself: %v", first)
+		l.Errorf("the build showed nothing of itself: %v", first)
 	}
 	if again := run("again").Step("action"); !slices.Equal(again.Output, want) {
-		t.Errorf("want it not to be built again: %v", again)
+		l.Errorf("want it not to be built again: %v", again)
 	}
 
 	changed := run("changed", "echo 'RUN exit 7' >>Dockerfile").Step("action")
 	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"),
 		`::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {
-		t.Errorf("step %v", changed)
+		l.Errorf("step %v", changed)
 	}
-	l.noResidue()
 }
