@@ -56,7 +56,7 @@ func (b *build) makeFileSystems(ctx context.Context, p *plan, t *trees) (*fileSy
 
 	tree, err := stage(b, "verity", func(log io.Writer) (*verity, string, error) {
 		path := b.file("root.verity")
-		rootHash, err := tools(log).makeVerity(ctx, root, path, p.id("verity"), p.salt())
+		rootHash, err := tools(log).makeVerity(ctx, root, path, p.id("verity"))
 		if err != nil {
 			return nil, "", err
 		}
@@ -129,8 +129,9 @@ func (p *plan) partitions(fs *fileSystems) []partition {
 	return partitions
 }
 
-// publish writes the disk image under its final name, and the manifest beside
-// it. The file systems are read once: they are hashed while they are copied.
+// publish writes the disk image under its final name, and the update set and the
+// manifest beside it. The file systems are read once: they are hashed while they
+// are copied.
 func (b *build) publish(outDir string, p *plan, t *rootfs.Tools, fs *fileSystems) (*Result, error) {
 	path := Name(outDir, p.image)
 	return stage(b, "disk image", func(io.Writer) (*Result, string, error) {
@@ -148,18 +149,27 @@ func (b *build) publish(outDir string, p *plan, t *rootfs.Tools, fs *fileSystems
 		if err != nil {
 			return nil, "", err
 		}
-		if err := out.Commit(); err != nil {
-			return nil, "", err
-		}
-
 		m := p.manifest(path, fs.root.rootHash, disk)
 		m.Artefacts = append(m.Artefacts, *uki)
 		m.Tools = t.Digest
+		update, err := p.updateManifest(fs, m.Artefacts)
+		if err != nil {
+			return nil, "", err
+		}
+
+		updatePath, err := writeUpdateSet(outDir, update, fs)
+		if err != nil {
+			return nil, "", err
+		}
+		if err := out.Commit(); err != nil {
+			return nil, "", err
+		}
 		if err := m.write(manifestName(path)); err != nil {
 			return nil, "", err
 		}
-		return &Result{Image: path, Manifest: manifestName(path), Version: m.Version, RootHash: m.RootHash,
-			SHA256: m.SHA256, Bytes: m.Bytes}, path, nil
+		return &Result{Image: path, Manifest: manifestName(path), UpdateManifest: updatePath,
+			Upgradable: len(p.image.Update.Keys) > 0, Version: m.Version, RootHash: m.RootHash, SHA256: m.SHA256,
+			Bytes: m.Bytes}, path, nil
 	})
 }
 

@@ -35,12 +35,16 @@ type Options struct {
 
 // Result describes a finished build.
 type Result struct {
-	Image    string `json:"image"`     // path of the disk image
-	Manifest string `json:"manifest"`  // path of the manifest beside it
-	Version  string `json:"version"`   // of the image
-	RootHash string `json:"root_hash"` // of the verity tree over the root file system, in hex
-	SHA256   string `json:"sha256"`    // of the disk image, in hex
-	Bytes    int64  `json:"bytes"`     // apparent size of the disk image
+	Image    string `json:"image"`    // path of the disk image
+	Manifest string `json:"manifest"` // path of the manifest beside it
+	// UpdateManifest is the path of the manifest of the update set beside the image.
+	UpdateManifest string `json:"update_manifest"`
+	// Upgradable is set if the image carries keys that may sign upgrades.
+	Upgradable bool   `json:"upgradable"`
+	Version    string `json:"version"`   // of the image
+	RootHash   string `json:"root_hash"` // of the verity tree over the root file system, in hex
+	SHA256     string `json:"sha256"`    // of the disk image, in hex
+	Bytes      int64  `json:"bytes"`     // apparent size of the disk image
 }
 
 // Name returns the path of the image file that a build writes.

@@ -14,7 +14,9 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/progress"
+	"github.com/mkappliance/mkappliance/internal/release"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
 	"github.com/mkappliance/mkappliance/internal/spec"
@@ -49,6 +51,9 @@ func (f *fakeTools) exec(_ context.Context, c run.Cmd) error {
 		_, _ = io.WriteString(c.Stdout, "http://archive.test/debian|Debian|Debian\n")
 	case "veritysetup":
 		_, _ = io.WriteString(c.Stdout, "Root hash: "+strings.Repeat("ab", 32)+"\n")
+		return os.WriteFile(hostPath(c, "root.verity"), append([]byte(args[0]), make([]byte, 2*4096-len(args[0]))...), 0o644)
+	case "mkfs.erofs":
+		return os.WriteFile(hostPath(c, "root.erofs"), append([]byte(args[0]), make([]byte, 3*4096-len(args[0]))...), 0o644)
 	case "tar":
 		return unpackTree(args[slices.Index(args, "--directory")+1])
 	}
@@ -101,6 +106,14 @@ func onHost(c run.Cmd, path string) (host string, writable bool) {
 	return host, writable
 }
 
+// hostPath returns the path on the host of the argument that ends in a name.
+func hostPath(c run.Cmd, name string) string {
+	args := inside(c)
+	i := slices.IndexFunc(args, func(word string) bool { return strings.HasSuffix(word, "/"+name) })
+	path, _ := onHost(c, args[i])
+	return path
+}
+
 // unpackTree makes the least of a tree that can be composed.
 func unpackTree(dir string) error {
 	for _, sub := range []string{"usr/lib", "usr/local/bin", "etc", "boot", "home", "root", "var/lib/dpkg", "bin"} {
@@ -131,6 +144,8 @@ func testOptions(t *testing.T, failing string) Options {
 		Spec: &spec.Image{Name: "runner", Architecture: "amd64", Suite: "trixie", Version: "1.0",
 			Host:  spec.Tree{Packages: []string{"systemd", "dracut"}, ExcludePaths: []string{"/usr/share/man/*"}},
 			Guest: spec.Tree{Packages: []string{"git"}},
+			Update: spec.Update{Keys: []spec.UpdateKey{{Name: "a.pub", Content: "key"}}, Channel: "beta",
+				Severity: release.High, MinVersion: "0.9", Delta: true},
 			Runner: spec.Component{Version: "1", Path: filepath.Join(dir, "runner.tar"),
 				SHA256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}, // of the empty file
 			Disk: spec.Disk{ESP: 64 << 20, Root: 16 << 20, Verity: 2 << 20, Var: 32 << 20, Compression: "lz4",
@@ -164,10 +179,61 @@ func TestBuild(t *testing.T) {
 	if want := []string{"esp", "verity", "root", "var", "uki"}; !slices.Equal(roles, want) || m.Schema != 1 {
 		t.Errorf("got artefacts %q of schema %d, want %q of 1", roles, m.Schema, want)
 	}
-	if got := list(t, o.OutDir); !slices.Equal(got, []string{"runner_1.0.img", "runner_1.0.json"}) {
+	want := []string{"runner_1.0.efi", "runner_1.0.img", "runner_1.0.json", "runner_1.0.manifest.json",
+		"runner_1.0.root", "runner_1.0.verity"}
+	if got := list(t, o.OutDir); !slices.Equal(got, want) {
 		t.Errorf("the output has %q", got)
 	}
 	noWorkLeft(t, o)
+}
+
+// TestUpdateSet compares the update set with the image beside it.
+func TestUpdateSet(t *testing.T) {
+	o := testOptions(t, "")
+	result, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(result.UpdateManifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := release.DecodeManifest("m", data)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	baked, err := readManifest(result.Manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range m.Files.Roles() {
+		path := filepath.Join(o.OutDir, r.File.Name)
+		if err := rootfs.CheckFileHash(path, r.File.SHA256); err != nil {
+			t.Error(err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != r.File.Size || info.Mode() != 0o644 {
+			t.Errorf("%s: got %+v, %v; the manifest has %+v", path, info, err, r.File)
+		}
+		if !slices.ContainsFunc(baked.Artefacts, func(a Artefact) bool {
+			return a.Role == r.Name && a.SHA256 == r.File.SHA256
+		}) {
+			t.Errorf("the image has another %s than the update set", r.Name)
+		}
+	}
+	u := o.Spec.Update
+	if m.Channel != u.Channel || m.Severity != u.Severity || m.MinVersion != u.MinVersion || !m.Delta ||
+		m.Verity.Salt != release.VeritySalt || m.Verity.RootHash != baked.RootHash ||
+		m.Verity.HashBlocks != 2 {
+		t.Errorf("got %+v", m)
+	}
+}
+
+func TestUpdateKeysAreBaked(t *testing.T) {
+	o := testOptions(t, "")
+	if got := imageFiles(o.Spec)[strings.TrimPrefix(layout.UpdateKeys, "/")+"/a.pub"]; got != "key" {
+		t.Errorf("got %q", got)
+	}
 }
 
 // TestBuildCommands pins every command of a build: the bytes of an image depend
@@ -222,7 +288,7 @@ func TestErofsUncompressed(t *testing.T) {
 	}
 
 	got := strings.Join(inside(fake.Calls()[0]), " ")
-	want := "mkfs.erofs --quiet -T 7 -U UUID -L runner-root /mnt/root.erofs /mnt/root"
+	want := "mkfs.erofs --quiet -T 7 -U UUID -L runner-root -Enoinline_data /mnt/root.erofs /mnt/root"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

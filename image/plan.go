@@ -2,13 +2,12 @@ package image
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/mkappliance/mkappliance/internal/arch"
+	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
@@ -89,9 +88,19 @@ func newPlan(o Options, r resolved) (*plan, error) {
 			RunnerVersion: s.Runner.Version,
 			ImageID:       s.Name,
 			ImageVersion:  s.Version,
-			Files:         repartFiles(s.Disk),
+			Files:         imageFiles(s),
 		},
 	}, nil
+}
+
+// imageFiles returns the small files of the host's root file system that follow
+// from images.toml: path in the tree -> content.
+func imageFiles(s *spec.Image) map[string]string {
+	files := repartFiles(s.Disk)
+	for _, key := range s.Update.Keys {
+		files[strings.TrimPrefix(layout.UpdateKeys, "/")+"/"+key.Name] = key.Content
+	}
+	return files
 }
 
 func newLayer(name, variant, architecture, suite string, src sources, epoch int64) *rootfs.Layer {
@@ -110,9 +119,3 @@ func (p *plan) id(part string) string { return id(p.image.Name, p.image.Version,
 
 // volumeID returns the serial number of a FAT file system, in hex (mkfs.vfat(8) -i).
 func (p *plan) volumeID(part string) string { return strings.ReplaceAll(p.id(part), "-", "")[:8] }
-
-// salt returns the salt of the verity hash tree, in hex.
-func (p *plan) salt() string {
-	sum := sha256.Sum256([]byte(p.id("salt")))
-	return hex.EncodeToString(sum[:])
-}

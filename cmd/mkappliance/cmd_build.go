@@ -29,8 +29,11 @@ func newBuildCommand() *cobra.Command {
 		Short: "Bake an image that images.toml describes",
 		Long: `Bake an image that images.toml describes.
 
-The disk image is written to OUT/IMAGE_VERSION.img, with a manifest beside it.
-Nothing appears under those names unless the whole build succeeded.
+The disk image is written to OUT/IMAGE_VERSION.img, with a manifest beside it,
+IMAGE_VERSION.json. The update set of the same version, by which appliances are
+upgraded, is written beside them too: IMAGE_VERSION.root, .verity, .efi and
+.manifest.json, for 'mkappliance sign' and 'mkappliance publish'. Nothing appears
+under those names unless the whole build succeeded.
 
 Root is not needed: without it the build runs in a user namespace, for which
 your user needs entries in /etc/subuid and /etc/subgid and the package uidmap.
@@ -83,6 +86,10 @@ func runBuild(c *cobra.Command, o buildOptions, name string) error {
 		return err
 	}
 
+	if len(img.Update.Keys) == 0 && !o.json {
+		fmt.Fprintf(c.ErrOrStderr(), "mkappliance: warning: %s has no update.keys in %s: this image cannot be upgraded\n",
+			name, o.specFile)
+	}
 	result, err := image.Build(c.Context(), image.Options{
 		Environment: *environment, Spec: img, Programs: programs, OutDir: o.outDir})
 	if err != nil {
@@ -109,6 +116,9 @@ func (o *buildOptions) image(name string) (*spec.Image, error) {
 	if o.version != "" {
 		if err := release.CheckVersion(o.version); err != nil {
 			return nil, fmt.Errorf("cannot use --version: %w", err)
+		}
+		if err := img.Update.CheckVersion(o.version); err != nil {
+			return nil, fmt.Errorf("cannot use --version: %w in images.toml", err)
 		}
 		img.Version = o.version
 	}

@@ -9,6 +9,9 @@ const (
 	BakedActionsRunner = "/usr/lib/runner/actions-runner"
 	// Programs is the directory of runner-agent and runner-shim.
 	Programs = "/usr/local/bin"
+	// UpdateKeys is the directory of the public keys, *.pub, that sign what the
+	// appliance may be upgraded to.
+	UpdateKeys = "/usr/lib/runner/update-keys"
 	// Manuals is the directory of their manual pages.
 	Manuals = "/usr/local/share/man/man1"
 

@@ -205,8 +205,10 @@ func (m *Manifest) Check() error {
 	if err := checkOlder("rollback_floor", m.RollbackFloor, m.Version); err != nil {
 		return err
 	}
-	if m.MinAgent != "" && !agentPattern.MatchString(m.MinAgent) {
-		return fmt.Errorf("min_agent: %.80q is not a version", m.MinAgent)
+	if m.MinAgent != "" {
+		if err := CheckAgent(m.MinAgent); err != nil {
+			return fmt.Errorf("min_agent: %w", err)
+		}
 	}
 
 	if err := m.checkFiles(); err != nil {
@@ -236,6 +238,14 @@ func checkRelease(image, version, channel string, severity Severity) error {
 func CheckChannel(channel string) error {
 	if !channelPattern.MatchString(channel) {
 		return fmt.Errorf("%.80q is not a name; use lower-case letters, digits and '-', as \"stable\"", channel)
+	}
+	return nil
+}
+
+// CheckAgent returns an error if the text is not a version of runner-agent.
+func CheckAgent(version string) error {
+	if !agentPattern.MatchString(version) {
+		return fmt.Errorf("%.80q is not a version; use one like \"1.4.0\"", version)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -118,7 +119,12 @@ func ReadKeys(dir string) ([]PublicKey, error) {
 
 // ReadKey reads a public key file.
 func ReadKey(path string) (PublicKey, error) {
-	data, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("cannot read update key: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, MaxSignature+1))
 	if err != nil {
 		return PublicKey{}, fmt.Errorf("cannot read update key: %w", err)
 	}

@@ -131,6 +131,18 @@ func (t *table) optionalText(key string) string {
 	return s
 }
 
+func (t *table) optionalBool(key string, otherwise bool) bool {
+	v, ok := t.take(key)
+	if !ok {
+		return otherwise
+	}
+	b, ok := v.(bool)
+	if !ok {
+		t.wrongType(key, "true or false", v)
+	}
+	return b
+}
+
 func (t *table) list(key string) []string {
 	if _, ok := t.values[key]; !ok {
 		t.known = append(t.known, key)
@@ -205,6 +217,15 @@ func (t *table) child(key string) *table {
 		t.wrongType(key, "a table, ["+t.sub(key)+"]", v)
 	}
 	return t.d.table(t.sub(key), values)
+}
+
+// optionalChild returns a table, which is empty if the document has none.
+func (t *table) optionalChild(key string) *table {
+	if _, ok := t.values[key]; !ok {
+		t.known = append(t.known, key)
+		return t.d.table(t.sub(key), nil)
+	}
+	return t.child(key)
 }
 
 // tables returns the tables [key.NAME] by NAME, of which one is required.

@@ -36,6 +36,7 @@ type Image struct {
 	Host, Guest  Tree
 	Runner       Component
 	Disk         Disk
+	Update       Update
 }
 
 // Tree describes a file tree made of Debian packages and overlays.
@@ -58,6 +59,24 @@ type Disk struct {
 	ESP, Root, Verity, Var int64
 	Compression            string   // of the root file system, mkfs.erofs(1) -z, or "none"
 	KernelArguments        []string // added to what the build itself needs
+}
+
+// Update describes what an image can be upgraded to, and from what.
+type Update struct {
+	Keys []UpdateKey // may sign what the image is upgraded to; none if it cannot be upgraded
+	// Properties of the image as an upgrade of others, as release.Manifest has them.
+	Channel       string
+	Severity      release.Severity
+	MinVersion    string
+	RollbackFloor string
+	MinAgent      string
+	Delta         bool
+}
+
+// UpdateKey is a public key in minisign's format.
+type UpdateKey struct {
+	Name    string // of its file, in which it ends in ".pub"
+	Content string // of its file
 }
 
 // Load reads and checks a file. Messages about its content begin with its path and
@@ -159,6 +178,7 @@ func (d *decoder) image(name string, t *table) Image {
 
 	img.Host, img.Guest = d.tree(t.child("host")), d.tree(t.child("guest"))
 	img.Runner, img.Disk = d.component(t.child("runner")), d.disk(t.child("disk"))
+	img.Update = d.update(t.optionalChild("update"), img.Version)
 	t.end()
 	return img
 }

@@ -52,14 +52,34 @@ verity = "32M"
 var = "256M"
 compression = "lz4"
 kernel-arguments = ["quiet"]
+
+[image.runner.update]
+keys = ["a.pub", "keys/b.pub"]
+channel = "beta"
+severity = "high"
+min-version = "0.8"
+rollback-floor = "0.9"
+min-agent = "0.8-12-gc0ffee"
+delta = false
 `
 
-// specDirectory makes a directory with the overlay that goodDocument names.
+// testKey is a public key.
+const testKey = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"
+
+// specDirectory makes a directory with the overlay and the keys that goodDocument
+// names.
 func specDirectory(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, "overlay"), 0o755); err != nil {
-		t.Fatal(err)
+	for _, sub := range []string{"overlay", "keys"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"a.pub", "keys/a.pub", "keys/b.pub"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("untrusted comment: x\n"+testKey+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return dir
 }
@@ -78,8 +98,28 @@ func TestParse(t *testing.T) {
 		Runner: Component{Version: "2.337.0", Path: "runner.tar.gz", SHA256: strings.Repeat("0", 64)},
 		Disk: Disk{ESP: 512 << 20, Root: 2 << 30, Verity: 32 << 20, Var: 256 << 20, Compression: "lz4",
 			KernelArguments: []string{"quiet"}},
+		Update: Update{
+			Keys: []UpdateKey{
+				{Name: "a.pub", Content: "untrusted comment: minisign public key: E7620F1842B4E81F\n" + testKey + "\n"},
+				{Name: "b.pub", Content: "untrusted comment: minisign public key: E7620F1842B4E81F\n" + testKey + "\n"},
+			},
+			Channel: "beta", Severity: release.High, MinVersion: "0.8", RollbackFloor: "0.9", MinAgent: "0.8-12-gc0ffee",
+		},
 	}}}
 	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("got (+), want (-):\n%s", diff)
+	}
+}
+
+func TestUpdateDefaults(t *testing.T) {
+	t.Chdir(specDirectory(t))
+	document, _, _ := strings.Cut(goodDocument, "[image.runner.update]")
+	got, err := Parse("images.toml", []byte(document))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Update{Channel: "stable", Severity: release.Low, Delta: true}
+	if diff := cmp.Diff(want, got.Images[0].Update); diff != "" {
 		t.Errorf("got (+), want (-):\n%s", diff)
 	}
 }
@@ -179,6 +219,17 @@ func TestParseRefuses(t *testing.T) {
 			old:     `["quiet"]`,
 			new:     "[\"\"\"\\\n  quiet\"\"\", '''x''''', \n\"c d\"]",
 		},
+		{summary: "update a list", old: "[image.runner.update]", new: "[[image.runner.update]]"},
+		{summary: "unknown key of update", old: "channel =", new: "chanel ="},
+		{summary: "update key missing", old: `"a.pub"`, new: `"c.pub"`},
+		{summary: "update key of another name", old: `"a.pub"`, new: `"overlay"`},
+		{summary: "update keys of one name", old: `"keys/b.pub"`, new: `"keys/a.pub"`},
+		{summary: "channel", old: `"beta"`, new: `"Beta"`},
+		{summary: "severity", old: `"high"`, new: `"urgent"`},
+		{summary: "stepping stone newer than the image", old: `"0.8"`, new: `"1.1"`},
+		{summary: "floor not a version", old: `"0.9"`, new: `"v0.9"`},
+		{summary: "agent", old: `"0.8-12-gc0ffee"`, new: `"devel"`},
+		{summary: "delta a string", old: `delta = false`, new: `delta = "no"`},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			t.Chdir(specDirectory(t))
