@@ -13,10 +13,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
@@ -30,11 +28,18 @@ const runnerID = layout.RunnerUID
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("bench: ")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if isWorker() {
+		if err := asWorker(ctx); err != nil {
+			log.Fatal(err)
+		}
+		os.Exit(succeeded)
+	}
+
 	if len(os.Args) != 3 {
 		log.Fatal("usage: bench GUEST-BASE RUNNER-AGENT (as root)")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	if err := run(ctx, os.Args[1], os.Args[2]); err != nil {
 		log.Fatal(err)
 	}
@@ -49,13 +54,6 @@ type bench struct {
 	client *brokerapi.Client
 }
 
-// row is one line of the result.
-type row struct {
-	what   string
-	median time.Duration
-	runs   int
-}
-
 func run(ctx context.Context, base, agent string) error {
 	base, baseErr := filepath.Abs(base)
 	agent, agentErr := filepath.Abs(agent)
@@ -65,71 +63,48 @@ func run(ctx context.Context, base, agent string) error {
 	}
 	defer os.RemoveAll(dir)
 	b := &bench{base: base, agent: agent, dir: dir, client: &brokerapi.Client{Socket: filepath.Join(dir, "socket")}}
-	if err := b.makeDirs(); err != nil {
+	// A worker in a guest passes the directories on the way to it.
+	if err := errors.Join(os.Chmod(dir, 0o755), b.makeDirs()); err != nil {
 		return err
 	}
 
-	spareWorker, err := b.withBroker(ctx, true, b.workerStart("with a spare guest"))
+	r, err := b.measureAll(ctx)
 	if err != nil {
 		return err
 	}
-	coldWorker, err := b.withBroker(ctx, false, b.workerStart("cold"))
-	if err != nil {
-		return err
-	}
-	spare, err := b.withBroker(ctx, true, b.spareStart)
-	if err != nil {
-		return err
-	}
-	start, err := b.withBroker(ctx, false, b.starts)
-	if err != nil {
-		return err
-	}
-	steps, err := b.withBroker(ctx, false, b.steps)
-	if err != nil {
-		return err
-	}
-	podmanStart, podmanSteps, err := b.podman(ctx)
-	if err != nil {
-		return err
-	}
-	programs, err := b.programs(ctx)
-	if err != nil {
-		return err
-	}
-
-	print(os.Stdout, "start of a job's worker", slices.Concat(spareWorker, coldWorker))
-	print(os.Stdout, "start of a guest", slices.Concat(start, spare, podmanStart))
-	print(os.Stdout, "one step that runs /bin/true", slices.Concat(steps, podmanSteps))
-	print(os.Stdout, "the program of the hook, which starts with every step, alone", programs)
+	r.print(os.Stdout)
 	return nil
 }
 
-// print writes rows with their ratio to the first, which is ours.
-func print(w io.Writer, title string, rows []row) {
-	fmt.Fprintf(w, "\n%s\n", title)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "median\tratio\truns\t  what")
-	first := rows[0].median.Seconds()
-	for _, r := range rows {
-		s := r.median.Seconds()
-		fmt.Fprintf(t, "%.2f ms\t%.1fx\t%d\t  %s\n", s*1000, s/first, r.runs, r.what)
-	}
-	_ = t.Flush()
-}
-
-// measure returns the median of n runs.
-func measure(what string, n int, do func() (time.Duration, error)) (row, error) {
-	var times []time.Duration
-	for range n {
-		d, err := do()
-		if err != nil {
-			return row{}, fmt.Errorf("cannot measure %q: %w", what, err)
+// measureAll measures everything, with a broker of its own for each part.
+func (b *bench) measureAll(ctx context.Context) (r results, err error) {
+	for _, part := range []struct {
+		spare   bool
+		measure func(context.Context) error
+	}{
+		{spare: true, measure: func(ctx context.Context) (err error) {
+			r.spareWorker, err = b.workerStart(ctx, "with a spare guest", aimWithSpare)
+			return err
+		}},
+		{spare: false, measure: func(ctx context.Context) (err error) {
+			r.coldWorker, err = b.workerStart(ctx, "without one", aimCold)
+			return err
+		}},
+		{spare: true, measure: func(ctx context.Context) (err error) { r.spare, err = b.spareStart(ctx); return err }},
+		{spare: false, measure: func(ctx context.Context) (err error) { r.starts, err = b.starts(ctx); return err }},
+		{spare: false, measure: func(ctx context.Context) (err error) { r.steps, err = b.steps(ctx); return err }},
+		{spare: false, measure: func(ctx context.Context) (err error) { r.inside, err = b.inside(ctx); return err }},
+	} {
+		if err := b.withBroker(ctx, part.spare, part.measure); err != nil {
+			return r, err
 		}
-		times = append(times, d)
 	}
-	slices.Sort(times)
-	return row{what: what, median: times[n/2], runs: n}, nil
+
+	if r.podman, err = b.podman(ctx); err != nil {
+		return r, err
+	}
+	r.programs, err = b.programs(ctx)
+	return r, err
 }
 
 // clocked times do.
@@ -159,22 +134,19 @@ func (b *bench) makeDirs() error {
 		}
 	}
 	return errors.Join(
-		os.WriteFile(b.path("runner/bin/Runner.Worker"), []byte(worker), 0o755),
+		os.WriteFile(b.path(workerPath), []byte(worker), 0o755),
 		os.WriteFile(b.path("registration/.runner"), []byte("{}"), 0o644),
 		os.Chown(b.path("work"), runnerID, runnerID),
 	)
 }
 
-// measurement are some rows that need a broker.
-type measurement func(context.Context) ([]row, error)
-
 // withBroker measures with a broker of our own, which keeps a spare guest or
 // does not.
-func (b *bench) withBroker(ctx context.Context, spare bool, measure measurement) ([]row, error) {
+func (b *bench) withBroker(ctx context.Context, spare bool, measure func(context.Context) error) error {
 	config := b.path("config.env")
 	if err := os.WriteFile(config, fmt.Appendf(nil,
 		"RUNNER_SPARE_GUEST=%t\nRUNNER_ACTIONS_RUNNER_DIR=%s\n", spare, b.path("registration")), 0o600); err != nil {
-		return nil, err
+		return err
 	}
 	id := strconv.Itoa(runnerID)
 	b.broker = exec.Command(b.agent, "broker", "--socket", b.client.Socket, "--config", config,
@@ -182,7 +154,7 @@ func (b *bench) withBroker(ctx context.Context, spare bool, measure measurement)
 		"--work-root", b.path("work"), "--externals", b.path("externals"),
 		"--actions-runner", b.path("runner"), "--worker-logs", b.path("worker-logs"), "--runner-uid", id, "--runner-gid", id)
 	if err := b.broker.Start(); err != nil {
-		return nil, err
+		return err
 	}
 	defer b.stop()
 
@@ -192,7 +164,7 @@ func (b *bench) withBroker(ctx context.Context, spare bool, measure measurement)
 			return measure(ctx)
 		}
 		if time.Now().After(deadline) {
-			return nil, err
+			return err
 		}
 	}
 }
