@@ -61,7 +61,7 @@ func (h Host) Run(ctx context.Context, cfg *config.Config, log *slog.Logger) err
 	settings := h.settings(cfg)
 	settings.Resolvers = networks.Resolvers
 	server := NewServer(settings, NewParts(guests, networks, images), log)
-	return errors.Join(server.Serve(ctx, listener), networks.Close())
+	return errors.Join(server.Serve(ctx, listener), networks.Close(), guests.Close())
 }
 
 // settings returns the broker's settings without the name servers.

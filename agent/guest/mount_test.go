@@ -10,12 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestUnmountBelow mounts one tmpfs in another, and one beside them that stays.
-func TestUnmountBelow(t *testing.T) {
+// privateMounts moves the test to a mount namespace of its own, or skips it. The
+// namespace is the thread's, which ends with the test.
+func privateMounts(t *testing.T) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	// The mount namespace is the thread's, which ends with the test.
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		t.Skip("no mount namespace:", err)
@@ -23,6 +24,11 @@ func TestUnmountBelow(t *testing.T) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestUnmountBelow mounts one tmpfs in another, and one beside them that stays.
+func TestUnmountBelow(t *testing.T) {
+	privateMounts(t)
 
 	root := t.TempDir()
 	dir := filepath.Join(root, `a b\c`)

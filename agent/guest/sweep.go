@@ -51,6 +51,14 @@ func (m *Manager) Sweep() error {
 	return nil
 }
 
+// Close removes the cgroup of the guests, all of which have been stopped.
+func (m *Manager) Close() error {
+	if err := removeCgroup(m.Cgroup); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (m *Manager) logLeft(err error) {
 	if err != nil {
 		m.Log.Error("something of an earlier guest is left", "error", err)

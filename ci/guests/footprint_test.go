@@ -18,7 +18,8 @@ import (
 // job if nothing is left of it.
 type footprint struct {
 	Guests      int // cgroups of guests
-	Mirrored    int // their directories in version 1 hierarchies
+	Cgroups     int // of the broker, for all guests
+	Mirrored    int // directories of guests in version 1 hierarchies
 	Children    int // processes of the broker's own
 	Processes   int // of the host's side: those in the network namespace that stands for the host's
 	Mounts      int // of the broker's mount namespace that are not the host's, and of its directories there
@@ -78,7 +79,7 @@ func (e *endurance) processes() []process {
 func (e *endurance) footprint() footprint {
 	broker := e.pid()
 	f := footprint{
-		Guests: len(e.guestCgroups()), Mirrored: e.countMirrored(), Mounts: e.countMounts(broker),
+		Guests: len(e.guestCgroups()), Cgroups: e.countCgroups(), Mirrored: e.countMirrored(), Mounts: e.countMounts(broker),
 		Links: e.countLines("ip", "-oneline", "link"), Rules: e.countLines("nft", "list", "ruleset"),
 		Jobs: entries(e.path("jobs")), Work: entries(e.path("work")), Images: entries(e.path("images")),
 		Temp: entries(e.path("tmp")),
@@ -130,6 +131,17 @@ func (e *endurance) descriptors() []string {
 		}
 	}
 	return targets
+}
+
+// countCgroups counts the cgroups that the broker has for its guests.
+func (e *endurance) countCgroups() int {
+	count := 0
+	for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
+		if _, err := os.Stat(filepath.Join(mount, e.cgroupName())); err == nil {
+			count++
+		}
+	}
+	return count
 }
 
 // countMirrored counts what guests have in version 1 hierarchies of a hybrid
