@@ -60,6 +60,31 @@ func peer(conn net.Conn) (int, error) {
 	return int(cred.Pid), nil
 }
 
+// watchAgent ends the guest with its agent, without which it is of no use: a spare
+// one would wait for a job that has to fail.
+func (g *Guest) watchAgent() error {
+	fd, err := unix.PidfdOpen(g.leader, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("cannot watch the guest's agent: %w", err)
+	}
+	agent := os.NewFile(uintptr(fd), "agent")
+	conn, err := agent.SyscallConn()
+	if err != nil {
+		return errors.Join(err, agent.Close())
+	}
+
+	go func() {
+		defer agent.Close()
+		// Its end makes it readable, pidfd_open(2); the runtime waits without a thread.
+		_ = conn.Read(func(fd uintptr) bool {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+		})
+		g.markEnded()
+	}()
+	return nil
+}
+
 // dial connects to the agent in the guest. The guest could have put anything in
 // the socket's place, so no link is followed.
 func (g *Guest) dial() (net.Conn, error) {

@@ -66,6 +66,8 @@ type Guest struct {
 	cgroup  string
 	leader  int           // process id of the agent in it, as the host sees it
 	exited  chan struct{} // closed when nspawn has ended
+	ended   chan struct{} // closed when nspawn or the agent has ended
+	end     sync.Once     // closes ended
 	output  *tail.Buffer
 }
 
@@ -80,7 +82,7 @@ func (m *Manager) Start(ctx context.Context, spec Spec) (*Guest, error) {
 	g := &Guest{
 		manager: m, spec: spec, idRange: idRange,
 		dir: filepath.Join(m.JobsDir, spec.ID), cgroup: filepath.Join(m.Cgroup, spec.ID),
-		exited: make(chan struct{}), output: &tail.Buffer{Limit: outputLimit},
+		exited: make(chan struct{}), ended: make(chan struct{}), output: &tail.Buffer{Limit: outputLimit},
 	}
 	if err := g.start(ctx); err != nil {
 		err = fmt.Errorf("cannot start guest: %w", err)
@@ -96,7 +98,10 @@ func (g *Guest) start(ctx context.Context) error {
 			return err
 		}
 	}
-	return g.waitReady(ctx)
+	if err := g.waitReady(ctx); err != nil {
+		return err
+	}
+	return g.watchAgent()
 }
 
 // makeRoot makes the guest's directory and mounts its root:
@@ -185,8 +190,15 @@ func (g *Guest) Owns(uid uint32) bool {
 // ID returns the guest's machine name.
 func (g *Guest) ID() string { return g.spec.ID }
 
-// Exited is closed when the guest has ended, by itself or by Stop.
-func (g *Guest) Exited() <-chan struct{} { return g.exited }
+// Exited is closed when nothing can run in the guest any more: it has ended, by
+// itself or by Stop, or is about to.
+func (g *Guest) Exited() <-chan struct{} { return g.ended }
+
+// markEnded has Exited closed and ends every process of the guest.
+func (g *Guest) markEnded() {
+	g.end.Do(func() { close(g.ended) })
+	g.Kill()
+}
 
 // Kill ends every process of the guest, and leaves the rest to Stop.
 func (g *Guest) Kill() {

@@ -107,7 +107,7 @@ func (g *Guest) spawn() error {
 		<-nspawn.Done()
 		// A killed nspawn leaves the guest's processes running, and steps
 		// waiting for them.
-		g.Kill()
+		g.markEnded()
 		close(g.exited)
 	}()
 	return nil

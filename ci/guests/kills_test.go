@@ -1,9 +1,11 @@
 package guests
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -124,8 +126,11 @@ func (k *kill) carryOut(usual time.Duration) bool {
 	time.Sleep(time.Duration(k.moment * float64(usual)))
 	for {
 		if pids := k.target.of(k, k.processes()); len(pids) > 0 {
+			pid := pids[int(k.choice*float64(len(pids)))]
 			k.when = time.Now()
-			_ = syscall.Kill(pids[int(k.choice*float64(len(pids)))], syscall.SIGKILL)
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+			// It may take a while to end. A guest that lives is rightly used.
+			k.eventually("it ends", func() bool { return syscall.Kill(pid, 0) != nil || isZombie(pid) })
 			return true
 		}
 		select {
@@ -134,6 +139,13 @@ func (k *kill) carryOut(usual time.Duration) bool {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// isZombie reports whether a process has ended and is not waited for yet,
+// proc_pid_stat(5).
+func isZombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && bytes.Contains(stat, []byte(") Z "))
 }
 
 // recovers waits for the end of the job, runs another, and returns how long the
