@@ -212,11 +212,11 @@ func (j *job) stop() error {
 	for _, root := range roots {
 		root.release()
 	}
-	if err := removeTree(j.volumes.Path); err != nil {
-		return err
-	}
+	j.removeTree(j.volumes.Path)
 	if j.worker != nil { // the work directory goes, too
-		return j.worker.remove()
+		j.worker.logs.keep()
+		j.removeTree(j.worker.dir)
+		return nil
 	}
 	j.restoreOwnership()
 	return nil

@@ -2,10 +2,12 @@ package broker
 
 import (
 	"github.com/mkappliance/mkappliance/agent/guest"
+	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
-// A job decides what lies in the work root. None of it may keep the next job from
-// starting: what fails here is logged, unless another job would see the files.
+// A job decides what lies in the work root, and in directories of its own. None of it
+// may keep the next job from starting: what fails here is logged, unless another job
+// would see the files.
 
 // removeLeftovers removes what earlier jobs left, before a job with a workspace
 // starts.
@@ -37,5 +39,13 @@ func (s *Server) logLeft(left []string, err error) error {
 func (j *job) restoreOwnership() {
 	if err := j.work.RestoreOwnership(guest.SubordinateBase); err != nil {
 		j.log.Warn("the runner may be unable to remove what a job left", "job", j.id, "error", err)
+	}
+}
+
+// removeTree removes a directory of the job's own, to which nobody writes any more,
+// and does nothing if there is none. The next broker tries again if that fails.
+func (j *job) removeTree(dir string) {
+	if err := workroot.RemoveTree(dir); err != nil {
+		j.log.Error("cannot remove what a job wrote", "job", j.id, "error", err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
-	"github.com/mkappliance/mkappliance/agent/workroot"
 	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
@@ -169,20 +168,4 @@ func (w *worker) close() {
 		_ = w.socket.Close()
 	}
 	w.served.Wait()
-}
-
-// remove keeps the worker's log and removes all else. The guests are gone, so
-// nobody writes to it.
-func (w *worker) remove() error {
-	w.logs.keep()
-	return removeTree(w.dir)
-}
-
-// removeTree removes a directory that a job wrote to, and does nothing if there
-// is none.
-func removeTree(dir string) error {
-	if err := workroot.RemoveTree(dir); err != nil {
-		return fmt.Errorf("cannot remove what a job wrote: %w", err)
-	}
-	return nil
 }

@@ -486,3 +486,23 @@ func TestWorkerStopFails(t *testing.T) {
 	}
 	l.mustWork(nil)
 }
+
+// TestWorkerLeavesFiles: what cannot be removed of a job does not keep the next one
+// from starting.
+func TestWorkerLeavesFiles(t *testing.T) {
+	l := newLab(t)
+	rm := filepath.Join(t.TempDir(), "rm")
+	if err := os.WriteFile(rm, []byte("#!/bin/sh\necho busy >&2; exit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Dir(rm))
+
+	l.leaves = true
+	l.hooking(func(context.Context, *brokerapi.Client) {})
+	l.serve()
+	l.mustWork(nil)
+	l.mustWork(nil)
+	if left, err := os.ReadDir(l.settings.JobsDir); err != nil || len(left) != 2 {
+		t.Errorf("left %v, %v, want the directories of both jobs", left, err)
+	}
+}

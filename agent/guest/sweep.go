@@ -61,7 +61,7 @@ func (m *Manager) Close() error {
 
 func (m *Manager) logLeft(err error) {
 	if err != nil {
-		m.Log.Error("something of an earlier guest is left", "error", err)
+		m.Log.Error("something of a guest is left", "error", err)
 	}
 }
 
