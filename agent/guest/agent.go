@@ -60,21 +60,21 @@ func peer(conn net.Conn) (int, error) {
 	return int(cred.Pid), nil
 }
 
-// watchAgent ends the guest with its agent, without which it is of no use: a spare
-// one would wait for a job that has to fail.
-func (g *Guest) watchAgent() error {
-	fd, err := unix.PidfdOpen(g.leader, unix.PIDFD_NONBLOCK)
+// watch ends the guest with a process without which it is of no use: a spare one
+// would wait for a job that has to fail.
+func (g *Guest) watch(pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("cannot watch the guest's agent: %w", err)
+		return fmt.Errorf("cannot watch process of guest: %w", err)
 	}
-	agent := os.NewFile(uintptr(fd), "agent")
-	conn, err := agent.SyscallConn()
+	process := os.NewFile(uintptr(fd), "process")
+	conn, err := process.SyscallConn()
 	if err != nil {
-		return errors.Join(err, agent.Close())
+		return errors.Join(err, process.Close())
 	}
 
 	go func() {
-		defer agent.Close()
+		defer process.Close()
 		// Its end makes it readable, pidfd_open(2); the runtime waits without a thread.
 		_ = conn.Read(func(fd uintptr) bool {
 			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)

@@ -101,7 +101,7 @@ func (g *Guest) start(ctx context.Context) error {
 	if err := g.waitReady(ctx); err != nil {
 		return err
 	}
-	return g.watchAgent()
+	return g.watch(g.leader)
 }
 
 // makeRoot makes the guest's directory and mounts its root:

@@ -105,11 +105,12 @@ func (g *Guest) spawn() error {
 
 	go func() {
 		<-nspawn.Done()
-		// A killed nspawn leaves the guest's processes running, and steps
-		// waiting for them.
 		g.markEnded()
 		close(g.exited)
 	}()
+	// A killed nspawn leaves the guest's processes running, and steps waiting for
+	// them. Done would notice as well, but waits for the output, which is theirs.
+	_ = g.watch(nspawn.Pid())
 	return nil
 }
 
