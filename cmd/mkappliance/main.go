@@ -25,6 +25,9 @@ func newRootCommand() *cobra.Command {
 		newGuestBaseCommand(),
 		newVerifyCommand(),
 		newCheckCommand(),
+		newKeygenCommand(),
+		newSignCommand(),
+		newPublishCommand(),
 	)
 	cli.AddVersion(root)
 	manpage.Add(root)
