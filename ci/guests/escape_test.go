@@ -16,6 +16,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // TestEscapes are attempts of a job to get beyond its guest; rows G2, G3 and G5
@@ -25,8 +26,9 @@ func TestEscapes(t *testing.T) {
 	if err := os.Mkdir(l.path("shown"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	l.run("BashOfTheJob", (*lab).bashOfTheJob)
-	l.run("Responses", (*lab).responses)
+	l.serveGitHub()
+	l.run("BashOfTheJob", func(l *lab) { l.inBoth((*lab).bashOfTheJob) })
+	l.run("Responses", func(l *lab) { l.inBoth((*lab).responses) })
 	l.run("Probes", (*lab).probes)
 	l.run("Processes", (*lab).processLimit)
 	l.run("ForkBomb", (*lab).forkBomb)
@@ -42,26 +44,36 @@ func TestKeptWorkspace(t *testing.T) {
 
 // TestDiskLimit has a lab of its own: whatever else fills this disk counts.
 func TestDiskLimit(t *testing.T) {
-	l := newLab(t, "RUNNER_JOB_DISK=256M")
+	l := newLab(t, "RUNNER_JOB_DISK=256M", "RUNNER_INSECURE_REGISTRIES="+internetAddr+":5000")
 	l.run("Step", (*lab).fillDisk)
 	l.run("ContainerStep", (*lab).fillDiskBeside)
+	base := l.alpineOnInternet()
+	l.serveGitHub()
+	l.run("Guest", func(l *lab) { l.fillDiskOfWorker(base) })
 }
 
 // bashOfTheJob: the runner looks for bash, which starts the next hook, in what
 // the job has added to GITHUB_PATH. The program it finds there cannot be executed.
 func (l *lab) bashOfTheJob() {
-	workspace := l.path("work/repo/repo")
+	workspace := l.workDir() + "/repo/repo"
 	r := l.job(miniworker.Job{Name: "escape", Container: &miniworker.Container{Image: "debian:13"},
 		Steps: []miniworker.Step{
-			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + l.path("work/escaped") +
-				"; echo escaped\\n' >bash; chmod 755 bash; cp bash node; echo " + workspace + " >>$GITHUB_PATH"},
+			{Name: "plant", Run: "printf '#!/bin/sh\\ntouch " + l.workDir() +
+				"/escaped; echo escaped\\n' >bash; chmod 755 bash; cp bash node; echo " + workspace + " >>$GITHUB_PATH"},
 			{Name: "victim", Run: "echo ran"},
 		}})
 	if step := r.Step("plant"); step.Conclusion != miniworker.Success {
 		l.Fatal(step)
 	}
-	if _, err := os.Stat(l.path("work/escaped")); err == nil || strings.Contains(fmt.Sprint(r), "escaped") {
+	if _, err := os.Stat(l.path("work/escaped")); err == nil ||
+		l.place == onHost && strings.Contains(fmt.Sprint(r), "escaped") {
 		l.Errorf("the job's bash ran on the host:\n%s", r)
+	}
+	if l.place == inGuest {
+		// It replaces the hook of its own job alone, which goes with its guest.
+		l.said(r, map[string]string{"victim": "escaped"})
+		l.noResidue()
+		return
 	}
 	if step := r.Step("victim"); !strings.Contains(strings.Join(step.Errors, "\n"), "permission denied") {
 		l.Errorf("want the hook not to start: %v", step)
@@ -208,7 +220,7 @@ func (l *lab) forkBomb() {
 }
 
 // fillForever writes to a guest's root file system until it is ended.
-const fillForever = "while :; do head -c 40M /dev/zero >>/fill; sync; sleep 0.1; done"
+const fillForever = "while :; do head -c 40m /dev/zero >>/fill; sync; sleep 0.1; done"
 
 // fillDisk: the broker ends the job, and its step says why.
 func (l *lab) fillDisk() {
@@ -244,6 +256,46 @@ func (l *lab) fillDiskBeside() {
 	}
 	l.cleanup(job)
 	l.noResidue()
+}
+
+// fillDiskOfWorker: what a worker's guest and the others of its job write counts
+// together, and the relay reports why the job ended.
+func (l *lab) fillDiskOfWorker(base string) {
+	debian := &miniworker.Container{Image: "debian:13"}
+	fill := miniworker.Step{Name: "fill", Run: strings.ReplaceAll(fillForever, "/fill", "fill")}
+	for _, test := range []struct {
+		summary string
+		job     miniworker.Job
+	}{
+		{summary: "Step", job: miniworker.Job{Steps: []miniworker.Step{fill}}},
+		{summary: "Root", job: miniworker.Job{Steps: []miniworker.Step{{Run: "sudo sh -c '" + fillForever + "'"}}}},
+		{summary: "Container", job: miniworker.Job{Container: debian, Steps: []miniworker.Step{{Run: fillForever}}}},
+		{summary: "ContainerStep", job: miniworker.Job{Steps: []miniworker.Step{{Uses: &miniworker.Container{
+			Image: "debian:13", Entrypoint: "sh", Command: `-c "` + fillForever + `"`}}}}},
+		{summary: "Service", job: miniworker.Job{
+			Services: []miniworker.Container{{Image: "debian:13", Entrypoint: "sh", Command: `-c "` + fillForever + `"`}},
+			Steps:    []miniworker.Step{{Run: "sleep 60"}}}},
+		{summary: "Build", job: miniworker.Job{Steps: []miniworker.Step{
+			{Run: "printf 'FROM " + base + "\nRUN " + fillForever + "\n' >Dockerfile"},
+			{Uses: &miniworker.Container{Dockerfile: layout.WorkerWork + "/repo/repo/Dockerfile"}}}}},
+		{summary: "Together", job: miniworker.Job{Container: debian,
+			Services: []miniworker.Container{{Image: "debian:13", Entrypoint: "sh", Command: "-c " +
+				`"head -c 100M /dev/zero >/a; sync; sleep 1000"`}},
+			Steps: []miniworker.Step{
+				{Run: "head -c 100M /dev/zero >/a; head -c 100M /dev/zero >a; sync; sleep 60"},
+			}}},
+	} {
+		l.run(test.summary, func(l *lab) {
+			test.job.Name = test.summary
+			job := l.startJob(test.job)
+			status := job.wait()
+			want := "the job was ended: it wrote more than 256 MiB to disk (RUNNER_JOB_DISK in config.env)"
+			if out := job.out.text.String(); status != 1 || !strings.Contains(out, want) || strings.Count(out, "\n") != 1 {
+				l.Errorf("the relay ended with %d, want 1, and printed\n%s\nwant one line with %s", status, out, want)
+			}
+			l.noResidue()
+		})
+	}
 }
 
 func (l *lab) manyFiles() {

@@ -27,6 +27,17 @@ import (
 // TestGuestJob is one job as the runner would run it, through the hook.
 func TestGuestJob(t *testing.T) {
 	l := newLab(t, "RUNNER_KEEP_WORK=true") // whose files are looked at afterwards
+	l.serveGitHub()
+	l.inBoth(func(l *lab) {
+		l.guestJob()
+		if l.place == onHost {
+			l.filesOfGuestJob()
+		}
+		l.noResidue()
+	})
+}
+
+func (l *lab) guestJob() {
 	result := l.job(miniworker.Job{Name: "build",
 		Container: &miniworker.Container{Image: "debian:13", Env: map[string]string{"MODE": "ci"}},
 		Steps: []miniworker.Step{
@@ -39,7 +50,7 @@ func TestGuestJob(t *testing.T) {
 			{Name: "fail", Run: "exit 7"},
 		}})
 	for _, step := range result.Steps {
-		t.Log(step)
+		l.Log(step)
 	}
 
 	l.said(result, map[string]string{
@@ -47,33 +58,36 @@ func TestGuestJob(t *testing.T) {
 		"env":   "<a\nb 'c' \"d\" $HOME ${HOME} $(id)>",
 	})
 	if got := result.Step("write").Outputs["result"]; got != "7" {
-		t.Errorf("output is %q, want 7", got)
+		l.Errorf("output is %q, want 7", got)
 	}
 
 	look := result.Step("look").Output
 	if !slices.Contains(look, "runner-shim") || slices.Contains(look, "guests.test") ||
 		!strings.Contains(strings.Join(look, "\n"), "No such file or directory") {
-		t.Errorf("the step saw %q", look)
+		l.Errorf("the step saw %q", look)
 	}
 	for _, name := range []string{"write", "state", "look", "env", "others", "Initialize containers", "Stop containers"} {
 		if step := result.Step(name); step.Conclusion != miniworker.Success {
-			t.Errorf("step %v", step)
+			l.Errorf("step %v", step)
 		}
 	}
 
 	if step := result.Step("fail"); step.Exit != 7 {
-		t.Errorf("step fail exited %d, want 7", step.Exit)
+		l.Errorf("step fail exited %d, want 7", step.Exit)
 	}
+}
+
+// filesOfGuestJob: what the container wrote on the host is the runner's.
+func (l *lab) filesOfGuestJob() {
 	for _, name := range []string{"file", "open", "open/dir", "open/dir/f"} {
 		info, err := os.Stat(filepath.Join(l.path("work/repo/repo"), name))
 		if err != nil {
-			t.Fatal(err)
+			l.Fatal(err)
 		}
 		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != runnerID || stat.Gid != runnerID {
-			t.Errorf("%s belongs to %d:%d, want the runner", name, stat.Uid, stat.Gid)
+			l.Errorf("%s belongs to %d:%d, want the runner", name, stat.Uid, stat.Gid)
 		}
 	}
-	l.noResidue()
 }
 
 // request asks for a container just as it is.

@@ -52,6 +52,9 @@ func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	return l.jobOnHost(job)
 }
 
+// githubAddr is where workers in guests reach it.
+const githubAddr = internetAddr + ":8080"
+
 // github is what the lab has of GitHub: jobs, and services that a worker calls.
 type github struct {
 	*fakegithub.Server
@@ -74,7 +77,7 @@ func (l *lab) serveGitHub() {
 	}
 
 	l.github = &github{Server: fakegithub.New(fakegithub.Options{}), worker: worker}
-	listener := l.listenIn(l.makeInternet(), internetAddr+":80")
+	listener := l.listenIn(l.makeInternet(), githubAddr)
 	server := &http.Server{Handler: l.github, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	l.Cleanup(func() { _ = server.Close() })
@@ -90,7 +93,7 @@ type guestJob struct {
 // guest.
 func (l *lab) startJob(job miniworker.Job) guestJob {
 	l.Helper()
-	id, message, err := l.github.Start(job, "http://"+internetAddr)
+	id, message, err := l.github.Start(job, "http://"+githubAddr)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -107,7 +110,8 @@ func (j guestJob) result() miniworker.JobResult {
 	if err != nil {
 		j.Fatalf("the relay ended with %d, and the worker reported nothing: %v\n%s", status, err, &j.out.text)
 	}
-	if want := map[string]int{miniworker.Success: 100, miniworker.Failure: 102}[result.Conclusion]; status != want {
+	statuses := map[string]int{miniworker.Success: 100, miniworker.Failure: 102, miniworker.Cancelled: 103}
+	if want := statuses[result.Conclusion]; status != want {
 		j.Errorf("the relay ended with %d, want %d, for %v", status, want, result)
 	}
 	return result
