@@ -90,6 +90,8 @@ func (l *listener) acquire(ctx context.Context, request protocol.JobRequest) err
 	l.mu.Lock()
 	l.job = job
 	l.mu.Unlock()
+	l.setStatus("Busy")
+	say("Running job: " + job.name)
 	l.jobs.Go(func() { l.runJob(ctx, job) })
 	return nil
 }
@@ -114,14 +116,16 @@ func (j *runningJob) requestStop(r stopRequest) {
 }
 
 func (l *listener) runJob(ctx context.Context, j *runningJob) {
+	defer l.setStatus("Online")
 	defer l.forget(j)
 	work := context.WithoutCancel(ctx) // outlives a stop of the listener
 	if err := j.renew(work); err != nil {
 		fmt.Fprintln(os.Stderr, "An error occurred:", err)
 		return
 	}
-	say("Running job: " + j.name)
-	l.setStatus("Busy")
+	if ctx.Err() != nil {
+		return // the job is lost: nobody reports it
+	}
 	stopShutdown := context.AfterFunc(ctx, func() {
 		j.requestStop(stopRequest{protocol.RunnerShutdown, shutdownWait})
 	})
@@ -140,7 +144,6 @@ func (l *listener) runJob(ctx context.Context, j *runningJob) {
 		j.forceFail(work, output)
 	}
 	say(fmt.Sprintf("Job %s completed with result: %s", j.name, result))
-	l.setStatus("Online")
 }
 
 // forget makes cancellations of a job that has ended meaningless. Another may run

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -28,6 +29,7 @@ type listener struct {
 	api.Client
 	root     files.Root
 	settings files.Settings
+	log      io.Writer // as _diag/Runner_*.log of the real listener
 	session  string
 	jobs     sync.WaitGroup
 
@@ -39,13 +41,13 @@ type listener struct {
 
 // listen serves jobs until a signal or an error ends it, and returns the exit
 // code.
-func listen(ctx context.Context, r files.Root) int {
+func listen(ctx context.Context, r files.Root, log io.Writer) int {
 	s, err := r.Settings()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Not configured. Run config.(sh/cmd) to configure the runner.")
 		return exitTerminated
 	}
-	l := &listener{root: r, settings: s, status: "Online", cutPoll: func() {}}
+	l := &listener{root: r, settings: s, log: log, status: "Online", cutPoll: func() {}}
 	if code := l.connect(ctx); code != exitSuccess || ctx.Err() != nil {
 		return code
 	}
@@ -192,8 +194,14 @@ func (l *listener) closeSession() {
 	_ = l.Call(ctx, http.MethodDelete, l.address("session"), nil, nil) // the server forgets it by itself
 }
 
+// trace writes a line of the log, which somebody reads while the listener runs.
+func (l *listener) trace(source, message string) {
+	fmt.Fprintf(l.log, "[%s INFO %s] %s\n", time.Now().UTC().Format("2006-01-02 15:04:05Z"), source, message)
+}
+
 // setStatus changes what polls say of the runner, and cuts the one under way.
 func (l *listener) setStatus(status string) {
+	l.trace("BrokerMessageListener", "Received job status event. JobState: "+status)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.status = status
@@ -233,6 +241,9 @@ func (l *listener) poll(ctx context.Context) int {
 			return status
 		default:
 			failures = 0
+			if m.MessageID != 0 { // none came
+				l.trace("BrokerMessageListener", fmt.Sprintf("Message '%d' received.", m.MessageID))
+			}
 			l.handle(ctx, m)
 		}
 	}
@@ -277,7 +288,8 @@ func (l *listener) handle(ctx context.Context, m protocol.BrokerMessage) {
 			return
 		}
 		if err := l.acquire(ctx, request); err != nil && ctx.Err() == nil {
-			fmt.Fprintln(os.Stderr, "An error occurred:", err) // the job is skipped
+			fmt.Fprintln(os.Stderr, "An error occurred:", err)
+			l.trace("Runner", "Skipping message Job. "+err.Error())
 		}
 	case protocol.JobCancellation:
 		var cancellation protocol.Cancellation

@@ -73,7 +73,7 @@ func runListener(ctx context.Context, r files.Root) int {
 	}
 	defer log.Close()
 	fmt.Fprintln(log, "Runner listener, version", version)
-	code := listen(ctx, r)
+	code := listen(ctx, r, log)
 	fmt.Fprintln(log, "Runner execution has finished with return code", code)
 	return code
 }
