@@ -17,6 +17,10 @@ import (
 // DefaultDir is the directory of runner.service: RuntimeDirectory= in the unit.
 const DefaultDir = "/run/runner/service"
 
+// DirVariable names the directory in the environment of the listener, for the
+// relay.
+const DirVariable = "RUNNER_CONTROL_DIR"
+
 // ErrNotRunning is returned if the service does not run.
 var ErrNotRunning = errors.New("runner.service does not run")
 
@@ -59,6 +63,13 @@ func (c *Client) Drain(ctx context.Context, limit time.Duration) (Status, error)
 // Resume ends a drain.
 func (c *Client) Resume(ctx context.Context) (Status, error) {
 	return c.call(ctx, request{Verb: "resume"})
+}
+
+// JobEnded is the relay's: the worker has ended. It returns when the listener may
+// know, which is at once unless the runner is drained.
+func (c *Client) JobEnded(ctx context.Context) error {
+	_, err := c.call(ctx, request{Verb: "job-ended"})
+	return err
 }
 
 const (
@@ -117,7 +128,8 @@ func (c *Client) call(ctx context.Context, r request) (Status, error) {
 }
 
 // verbs are those of messages.
-var verbs = map[string]string{"status": "query", "drain": "drain", "resume": "resume"}
+var verbs = map[string]string{"status": "query", "drain": "drain", "resume": "resume",
+	"job-ended": "report the end of a job to"}
 
 func (c *Client) ask(ctx context.Context, r request) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)

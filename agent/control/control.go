@@ -75,7 +75,7 @@ const (
 
 // request is one of the verbs with its parameter.
 type request struct {
-	Verb string `json:"verb"` // status, drain or resume
+	Verb string `json:"verb"` // status, drain, resume or job-ended
 	// TimeoutS is how long the job under way may take after a drain, in seconds; 0
 	// for as long as it takes.
 	TimeoutS int64 `json:"timeout_s,omitempty"`

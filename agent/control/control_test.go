@@ -44,6 +44,8 @@ func (f *fakeService) Drain(limit time.Duration) (Status, error) {
 
 func (f *fakeService) Resume() (Status, error) { return Status{}, errors.New("not today") }
 
+func (f *fakeService) JobEnded() (Status, error) { return f.call("job-ended"), nil }
+
 func startServer(t *testing.T) (*Server, *fakeService, *Client) {
 	t.Helper()
 	dir := t.TempDir()
@@ -73,7 +75,10 @@ func TestConversation(t *testing.T) {
 	if _, err := c.Resume(t.Context()); err == nil || err.Error() != "cannot resume runner: not today" {
 		t.Errorf("resume: got %v", err)
 	}
-	if diff := cmp.Diff([]string{"status", "drain 2s"}, f.calls); diff != "" {
+	if err := c.JobEnded(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"status", "drain 2s", "job-ended"}, f.calls); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

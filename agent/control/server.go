@@ -17,13 +17,21 @@ import (
 )
 
 // Handler carries out requests. Its methods return without waiting for a job.
+// They may be called at the same time.
 type Handler interface {
 	Status() Status
 	// Drain asks for a drain. The job under way is cancelled after limit, if that
 	// is not 0; of several limits the earliest counts.
 	Drain(limit time.Duration) (Status, error)
 	Resume() (Status, error)
+	// JobEnded notes that the worker has ended, while the listener still waits for
+	// the relay in its place. During a drain it returns when the listener will take
+	// no more jobs, within HoldTime.
+	JobEnded() (Status, error)
 }
+
+// HoldTime is how long JobEnded may take.
+const HoldTime = 5 * time.Second
 
 // Server answers at the socket of one directory.
 type Server struct {
@@ -106,7 +114,7 @@ func (s *Server) handle(conn net.Conn) (Status, error) {
 	switch r.Verb {
 	case "status":
 		return s.handler.Status(), nil
-	case "drain", "resume":
+	case "drain", "resume", "job-ended":
 	default:
 		return Status{}, fmt.Errorf("unknown request %.40q", r.Verb)
 	}
@@ -118,8 +126,11 @@ func (s *Server) handle(conn net.Conn) (Status, error) {
 	if uid != 0 && int64(uid) != int64(os.Geteuid()) {
 		return Status{}, fmt.Errorf("user %d may not %s; only root may", uid, r.Verb)
 	}
-	if r.Verb == "resume" {
+	switch r.Verb {
+	case "resume":
 		return s.handler.Resume()
+	case "job-ended":
+		return s.handler.JobEnded()
 	}
 	if r.TimeoutS < 0 || r.TimeoutS > int64(MaxTimeout/time.Second) {
 		return Status{}, fmt.Errorf("a timeout of %d s is not from 0 to %s", r.TimeoutS, MaxTimeout)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/control"
 )
 
 // Main is the program Runner.Worker: it takes the place of the worker that the
@@ -42,8 +43,20 @@ func Main(ctx context.Context, argv []string, socket string, signals <-chan os.S
 		Broker: &brokerapi.Client{Socket: socket}, Environ: os.Environ(),
 		Input: input, Stdout: os.Stdout, Stderr: os.Stderr, Signals: signals,
 	}
-	return r.Run(ctx)
+	status, err := r.Run(ctx)
+	if dir := os.Getenv(control.DirVariable); dir != "" && err == nil && isResult(status) {
+		// A drain stops the listener now, before it learns that its job has ended, and
+		// asks for another. Without an answer the job ends all the same.
+		client := control.Client{Dir: dir}
+		_ = client.JobEnded(context.Background())
+	}
+	return status, err
 }
+
+// isResult reports whether a worker that ended with this status has reported a
+// result: 100 + TaskResult. With another status the listener reports a failure,
+// unless it is stopped.
+func isResult(status int) bool { return status >= 100 && status <= 105 }
 
 // becomeReal executes the real worker with the same arguments, environment and
 // descriptors. It returns only with an error.

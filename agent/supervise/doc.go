@@ -37,13 +37,17 @@
 // the listener then. A job may be between the two, offered or acquired but not
 // started. From the message on, the listener's own log shows it, each line
 // written at once: with such a line the drain waits, for 30 s at most, for the
-// job to start or to be dropped (messageInFlight). A message that arrives just after that look is
+// job to start or to be dropped (pendingMessage). A message that arrives just after that look is
 // of no use to the listener: to acquire the job it makes two requests first, and
 // asks for the third only if it was not interrupted (Runner.cs and
 // BrokerMessageListener.cs of actions/runner 2.336.0).
 //
-// After a job that moment is when the worker has ended: the listener asks for
-// a message, and acquires it, with as many requests.
+// After a job that moment is when the worker has ended and the listener does not
+// know: the relay in its place reports the end, and stays until the listener has
+// noticed the interrupt. The listener then prints that the job was canceled, but
+// the worker has reported the result to GitHub. Without the relay, where jobs run on the
+// host, the moment is when the listener prints the end of the job: it asks for
+// another, and acquires it, with four requests.
 //
 // Lines of output can be a workflow's, since the names of jobs stand in them.
 // They are what makes the supervisor look; whether a job runs is a question of

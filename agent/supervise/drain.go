@@ -51,6 +51,23 @@ func (h handler) Drain(limit time.Duration) (control.Status, error) {
 // Resume implements control.Handler.
 func (h handler) Resume() (control.Status, error) { return h.state.resume(), nil }
 
+// JobEnded implements control.Handler.
+func (h handler) JobEnded() (control.Status, error) {
+	status := h.state.reportEnd()
+	timeout := time.After(control.HoldTime)
+	for {
+		held, changed := h.state.held()
+		if !held {
+			return status, nil
+		}
+		select {
+		case <-changed:
+		case <-timeout:
+			return status, nil
+		}
+	}
+}
+
 // awaitResume waits until no drain is asked for.
 func (s *Supervisor) awaitResume(ctx context.Context) {
 	status, changed := s.state.current()
@@ -82,8 +99,8 @@ const (
 )
 
 const (
-	lookEvery      = time.Second            // at a worker
-	lookEveryDrain = 100 * time.Millisecond // at worker and log during a drain
+	lookEvery      = time.Second           // at a worker
+	lookEveryDrain = 50 * time.Millisecond // at worker and log during a drain
 	// settleWait is how long a drain waits for a message to become a job.
 	settleWait = 30 * time.Second
 	// startWait is how long a job may be without a worker at first: the listener
@@ -99,8 +116,9 @@ func (s *Supervisor) awaitStop(ctx context.Context, listener stoppable) cause {
 	for {
 		status, changed := s.state.current()
 		interval := lookEvery
+		w.noteJob(status)
 		w.correct(status)
-		if status.State == control.Draining {
+		if status, _ = s.state.current(); status.State == control.Draining {
 			interval = lookEveryDrain
 			if now, cancels := w.mayInterrupt(status); now && s.state.interrupt(status, cancels) {
 				return draining
@@ -124,30 +142,53 @@ type watch struct {
 	state    *machine
 	listener stoppable
 
-	worked    time.Time // when a worker was seen last
-	receiving time.Time // since when a message has been in flight; zero if none is
+	worked  time.Time // when a worker was seen last
+	since   time.Time // when the job began that runs, or ran last,
+	job     string    // and its message, see pendingMessage
+	waiting time.Time // since when another message has been in flight; zero if none is
 }
 
-// correct ends a job that has no worker. Its end may not have been printed, or
-// the name of another printed its start.
+// correct ends a job that has no worker, since its end may not have been printed,
+// or the name of another printed its start. It starts again a job that has one,
+// since its own name may have printed its end before.
 func (w *watch) correct(status control.Status) {
-	if status.JobSince.IsZero() {
-		return
-	}
+	name, began, over := w.state.lastJob()
 	now := time.Now()
+	if over || status.JobSince.IsZero() && status.Drain == nil && now.Sub(began) > startWait {
+		return // only the relay is left, or it is idle: looking costs something
+	}
+
+	working := w.listener.hasWorker()
 	switch {
-	case w.listener.hasWorker():
+	case working:
 		w.worked = now
+		if status.JobSince.IsZero() {
+			w.state.startJob(name)
+		}
+	case status.JobSince.IsZero():
+		return
 	case w.worked.After(status.JobSince) && now.Sub(w.worked) > endWait,
 		now.Sub(status.JobSince) > startWait && now.Sub(w.worked) > endWait:
 		w.state.endJob()
 	}
 }
 
+// noteJob notes the message of a job that has begun.
+func (w *watch) noteJob(status control.Status) {
+	if status.JobSince.IsZero() || status.JobSince.Equal(w.since) {
+		return
+	}
+	message := w.listener.message()
+	// If the job has ended by now, the message may be the next one.
+	if now, _ := w.state.current(); now.JobSince.Equal(status.JobSince) {
+		w.since, w.job = status.JobSince, message
+	}
+}
+
 // mayInterrupt reports whether a drain may interrupt the listener now, and
 // whether that cancels a job.
 func (w *watch) mayInterrupt(status control.Status) (now, cancels bool) {
-	busy := !status.JobSince.IsZero() || w.listener.hasWorker()
+	busy := !status.JobSince.IsZero()
 	if deadline := status.Drain.Deadline; !deadline.IsZero() && !time.Now().Before(deadline) {
 		return true, busy
 	}
@@ -155,12 +196,17 @@ func (w *watch) mayInterrupt(status control.Status) (now, cancels bool) {
 		return false, false
 	}
 
-	if !w.listener.receivesJob() {
-		w.receiving = time.Time{}
+	// While the listener waits for the relay it asks for no job. And the message of
+	// a job that has just ended may still look as if it were worked on.
+	if _, _, over := w.state.lastJob(); over {
 		return true, false
 	}
-	if w.receiving.IsZero() {
-		w.receiving = time.Now()
+	if m := w.listener.message(); m == "" || m == w.job {
+		w.waiting = time.Time{}
+		return true, false
 	}
-	return time.Since(w.receiving) >= settleWait, false
+	if w.waiting.IsZero() {
+		w.waiting = time.Now()
+	}
+	return time.Since(w.waiting) >= settleWait, false
 }

@@ -53,10 +53,11 @@ func TestDrainWaitsForAMoment(t *testing.T) {
 		},
 		{
 			summary: "a worker whose start is not printed",
-			script: func(_ *machine, f *fakeListener) {
+			script: func(m *machine, f *fakeListener) {
 				f.worker.Store(true)
 				time.Sleep(time.Minute)
 				f.worker.Store(false)
+				m.endJob()
 			},
 			after: time.Minute,
 		},
@@ -68,20 +69,38 @@ func TestDrainWaitsForAMoment(t *testing.T) {
 		{
 			summary: "a message becomes a job",
 			script: func(m *machine, f *fakeListener) {
-				f.receives.Store(true)
+				f.messages.Store("5")
 				time.Sleep(3 * time.Second)
 				m.startJob("build")
 				f.worker.Store(true)
 				time.Sleep(time.Minute)
-				f.receives.Store(false)
 				f.worker.Store(false)
 				m.endJob()
 			},
 			after: time.Minute + 3*time.Second,
 		},
 		{
+			summary: "a message right after a job",
+			script: func(m *machine, f *fakeListener) {
+				f.messages.Store("5")
+				m.startJob("build")
+				f.worker.Store(true)
+				time.Sleep(time.Minute)
+				f.worker.Store(false)
+				f.messages.Store("6")
+				m.endJob()
+				time.Sleep(3 * time.Second)
+				m.startJob("next")
+				f.worker.Store(true)
+				time.Sleep(time.Minute)
+				f.worker.Store(false)
+				m.endJob()
+			},
+			after: 2*time.Minute + 3*time.Second,
+		},
+		{
 			summary: "a message that becomes nothing",
-			script:  func(_ *machine, f *fakeListener) { f.receives.Store(true) },
+			script:  func(_ *machine, f *fakeListener) { f.messages.Store("5") },
 			after:   settleWait,
 		},
 		{
@@ -111,7 +130,7 @@ func TestDrainWaitsForAMoment(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Supervisor{Log: io.Discard, Notify: func(string) {}, state: newMachine(ignore)}
 				s.state.fire(listening, "")
-				listener := &fakeListener{done: make(chan struct{})}
+				listener := newFakeListener(0)
 				stopped := make(chan time.Duration)
 				started := time.Now()
 				go func() {
@@ -328,6 +347,20 @@ func TestNameDoesNotEndADrain(t *testing.T) {
 	}
 
 	worker = false
+	// Its end comes before its worker: the look at the worker shows it again.
+	s.follow(readerOf("2026-11-24 08:22:24Z: Running job: "+name+"\n"), noWorker)
+	listener := newFakeListener(0)
+	listener.worker.Store(true)
+	w := watch{state: s.state, listener: listener}
+	status, _ := s.state.current()
+	if status.State != control.Online {
+		t.Errorf("got %+v", status)
+	}
+	w.correct(status)
+	if got, _ := s.state.current(); got.State != control.Busy || got.Job != "x" {
+		t.Errorf("got %+v", got)
+	}
+
 	s.follow(strings.NewReader("2026-11-24 08:22:26Z: Job "+name+" completed with result: Succeeded\n"), noWorker)
 	if got, _ := s.state.current(); got.State != control.Online || got.Job != "" {
 		t.Errorf("got %+v", got)
@@ -340,5 +373,58 @@ func TestJobNamesAreBounded(t *testing.T) {
 	status, _ := s.state.current()
 	if diff := cmp.Diff(strings.Repeat("ä", maxJobName/2), status.Job); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// TestRelayHoldsTheEnd: with the relay there is no moment between two jobs in
+// which the listener could take another, however quick GitHub is.
+func TestRelayHoldsTheEnd(t *testing.T) {
+	// The relay is this test, and bin/Runner.Worker its process.
+	s, l := newSupervisor(t, "cp /bin/sleep bin/Runner.Worker\n"+`trap 'echo "Exiting..."; interrupted=1' INT
+echo "2026-11-24 08:22:20Z: Listening for Jobs"
+echo "2026-11-24 08:22:21Z: Running job: build"
+bin/Runner.Worker 30 & worker=$!
+until [ -e end ]; do sleep 0.02; done
+kill $worker; wait $worker
+[ -z "$interrupted" ] || { echo "2026-11-24 08:22:26Z: Job build completed with result: Canceled"; exit 0; }
+echo "2026-11-24 08:22:26Z: Job build completed with result: Succeeded"
+echo "2026-11-24 08:22:26Z: Running job: next"
+sleep 30`)
+	s.ControlDir = t.TempDir()
+	c, _ := runService(t, s)
+	waitState(t, c, control.Busy)
+
+	started := time.Now()
+	if err := c.JobEnded(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(started); took > control.HoldTime/2 {
+		t.Errorf("held for %s without a drain", took)
+	}
+	if got := waitState(t, c, control.Busy); got.Jobs != 0 {
+		t.Errorf("got %+v", got)
+	}
+
+	if _, err := c.Drain(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	waitState(t, c, control.Draining)
+	if err := c.JobEnded(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(started); took > control.HoldTime {
+		t.Errorf("held for %s", took)
+	}
+	if !strings.Contains(l.String(), "runner: Exiting...") {
+		t.Errorf("released before the listener was interrupted:\n%s", l)
+	}
+	if err := os.WriteFile(filepath.Join(s.Config.ActionsRunnerDir, "end"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := waitState(t, c, control.Drained); got.Jobs != 1 || got.Drain.Cancelled {
+		t.Errorf("got %+v", got)
+	}
+	if strings.Contains(l.String(), "Running job: next") {
+		t.Errorf("took another job:\n%s", l)
 	}
 }

@@ -26,7 +26,7 @@ func listenerArgs(cfg *config.Config) []string {
 
 // listenerEnv returns the listener's whole environment. Every hook and every
 // step on the host inherits it, so the token is not in it.
-func listenerEnv(cfg *config.Config, home string) []string {
+func listenerEnv(cfg *config.Config, home, controlDir string) []string {
 	env := []string{
 		"PATH=" + layout.Path,
 		"HOME=" + home,
@@ -37,7 +37,11 @@ func listenerEnv(cfg *config.Config, home string) []string {
 		// Hexadecimal. .NET starts with a thread a processor and adds them slowly: with
 		// two, each job with a container waits 0.9 s for a thread to write to the hook.
 		"DOTNET_ThreadPool_ForceMinWorkerThreads=10",
-		"RUNNER_JOBS=" + string(cfg.Jobs), // for the program in the place of the worker
+		// For the program in the place of the worker.
+		"RUNNER_JOBS=" + string(cfg.Jobs),
+	}
+	if controlDir != "" {
+		env = append(env, control.DirVariable+"="+controlDir)
 	}
 	if cfg.Jobs == config.JobsContainer {
 		env = append(env, "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true")
@@ -55,6 +59,9 @@ var (
 	versionPattern  = regexp.MustCompile(`^Current runner version: '([0-9A-Za-z.+-]{1,64})'$`)
 	conflictPattern = regexp.MustCompile(`^A session for this runner already exists\.$`)
 )
+
+// exitingLine is what the listener prints first when it is interrupted.
+const exitingLine = "Exiting..."
 
 // maxJobName is how many bytes of a job's name are shown.
 const maxJobName = 256
@@ -109,7 +116,7 @@ func (s *Supervisor) startListener() (process *run.Process, output *os.File, err
 	process, err = run.Start(context.Background(), run.Cmd{
 		Args:   listenerArgs(s.Config),
 		Dir:    s.Config.ActionsRunnerDir,
-		Env:    listenerEnv(s.Config, s.Home),
+		Env:    listenerEnv(s.Config, s.Home, s.ControlDir),
 		Stdout: write,
 		Stderr: write,
 		// A process group of its own: ^C in a terminal reaches only us, and we
@@ -145,7 +152,7 @@ type stoppable interface {
 	kill()
 	Done() <-chan struct{} // closed when it has ended
 	hasWorker() bool       // it has a child that runs a job
-	receivesJob() bool     // it has read a message that no worker runs for yet
+	message() string       // names a message that it works on, see pendingMessage
 }
 
 // processGroup is a process that leads a group. It may have ended already, so
@@ -155,10 +162,10 @@ type processGroup struct {
 	root string // directory of the actions runner
 }
 
-func (p processGroup) interrupt()        { _ = p.Signal(os.Interrupt) }
-func (p processGroup) kill()             { _ = syscall.Kill(-p.Pid(), syscall.SIGKILL) }
-func (p processGroup) hasWorker() bool   { return hasWorker(p.Pid()) }
-func (p processGroup) receivesJob() bool { return messageInFlight(filepath.Join(p.root, "_diag")) }
+func (p processGroup) interrupt()      { _ = p.Signal(os.Interrupt) }
+func (p processGroup) kill()           { _ = syscall.Kill(-p.Pid(), syscall.SIGKILL) }
+func (p processGroup) hasWorker() bool { return hasWorker(p.Pid()) }
+func (p processGroup) message() string { return pendingMessage(filepath.Join(p.root, "_diag")) }
 
 // forwardStop interrupts the listener when ctx ends, as the actions runner's
 // own service wrapper does: the job under way is cancelled and the session
@@ -214,6 +221,8 @@ func (s *Supervisor) follow(output io.Reader, hasWorker func() bool) symptoms {
 		case readyPattern.MatchString(line):
 			s.Notify("READY=1\nSTATUS=listening for jobs")
 			s.state.fire(listening, "")
+		case line == exitingLine:
+			s.state.noteExit()
 		case !hadJob:
 			found.add(line)
 			s.followStart(line)

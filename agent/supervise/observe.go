@@ -3,6 +3,7 @@ package supervise
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -70,35 +71,43 @@ var (
 // waits writes a few lines in a minute.
 const logTail = 64 << 10
 
-// messageInFlight reports whether the listener has read a message that was not
-// dropped and whose job, if it is one, is not over, by the newest log in diag.
-// Messages of other kinds count too: nothing shows when they are done with.
-func messageInFlight(diag string) bool {
-	log, err := newestLog(diag)
+// pendingMessage names the last message that the listener has read, if it was not
+// dropped and its job, if it is one, is not over, by the newest log in diag. It
+// returns "" without one. Messages of other kinds count too: nothing shows when
+// they are done with.
+func pendingMessage(diag string) string {
+	name, from, log, err := newestLog(diag)
 	if err != nil {
-		return false // nothing can be known; the window is a few round trips
+		return "" // nothing can be known; the window is a few round trips
 	}
-	return lastMatch(messageReceived, log) > max(lastMatch(messageDropped, log), lastMatch(jobOver, log))
+	received := lastMatch(messageReceived, log)
+	if received <= max(lastMatch(messageDropped, log), lastMatch(jobOver, log)) {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", name, from+int64(received))
 }
 
-// newestLog returns the end of the newest log of a listener. Their names contain
-// the time of their start.
-func newestLog(diag string) ([]byte, error) {
+// newestLog returns the name of the newest log of a listener, and its end, from
+// an offset on. Names contain the time of their start.
+func newestLog(diag string) (name string, from int64, end []byte, err error) {
 	names, err := filepath.Glob(filepath.Join(diag, "Runner_*-utc.log"))
 	if err != nil || len(names) == 0 {
-		return nil, errors.Join(os.ErrNotExist, err)
+		return "", 0, nil, errors.Join(os.ErrNotExist, err)
 	}
-	f, err := os.Open(names[len(names)-1]) // Glob sorts
+	name = names[len(names)-1] // Glob sorts
+	f, err := os.Open(name)
 	if err != nil {
-		return nil, err
+		return "", 0, nil, err
 	}
 	defer f.Close()
 
 	st, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return "", 0, nil, err
 	}
-	return io.ReadAll(io.NewSectionReader(f, max(0, st.Size()-logTail), logTail))
+	from = max(0, st.Size()-logTail)
+	end, err = io.ReadAll(io.NewSectionReader(f, from, logTail))
+	return name, from, end, err
 }
 
 // lastMatch returns where the last match of a pattern begins, or -1.

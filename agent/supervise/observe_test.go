@@ -72,11 +72,11 @@ const (
 	logOther    = "[2026-11-24 08:22:24Z INFO Terminal] WRITE LINE: Message '5' received.\n"
 )
 
-func TestMessageInFlight(t *testing.T) {
+func TestPendingMessage(t *testing.T) {
 	tests := []struct {
 		summary string
 		log     []string
-		want    bool
+		want    bool // one is pending
 	}{
 		{summary: "nothing yet", log: []string{logOther}},
 		{summary: "received", log: []string{logReceived}, want: true},
@@ -98,11 +98,36 @@ func TestMessageInFlight(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := messageInFlight(diag); got != tt.want {
-			t.Errorf("%s: got %t", tt.summary, got)
+		if got := pendingMessage(diag); (got != "") != tt.want {
+			t.Errorf("%s: got %q", tt.summary, got)
 		}
 	}
-	if messageInFlight(filepath.Join(t.TempDir(), "none")) {
-		t.Error("no log: got true")
+	if got := pendingMessage(filepath.Join(t.TempDir(), "none")); got != "" {
+		t.Errorf("no log: got %q", got)
+	}
+}
+
+// TestPendingMessagesDiffer: also where the log is longer than what is read.
+func TestPendingMessagesDiffer(t *testing.T) {
+	diag := t.TempDir()
+	path := filepath.Join(diag, "Runner_20261124-082220-utc.log")
+	text := strings.Repeat(logOther, logTail/len(logOther)+1)
+	var seen []string
+	for range 3 {
+		text += logReceived
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, pendingMessage(diag))
+		text += logOther
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got := pendingMessage(diag); got != seen[len(seen)-1] {
+			t.Errorf("one message is %q and then %q", seen[len(seen)-1], got)
+		}
+	}
+	if seen[0] == seen[1] || seen[1] == seen[2] {
+		t.Errorf("messages are %q", seen)
 	}
 }

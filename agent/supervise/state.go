@@ -90,7 +90,12 @@ type machine struct {
 	mu      sync.Mutex
 	status  control.Status
 	session bool // the listener under way has been listening
-	leaving bool // and has been interrupted
+	leaving bool // and has been interrupted,
+	exiting bool // and has noticed
+
+	name  string    // of the last job that began,
+	began time.Time // when it did,
+	over  bool      // and its worker has ended, by the relay
 
 	changed chan struct{} // closed and replaced at every change
 	saved   func(control.Status)
@@ -142,7 +147,7 @@ func (m *machine) fire(on event, reason string) bool {
 func (m *machine) move(s *control.Status, on event, reason string) bool {
 	switch on {
 	case listenerStarted:
-		m.session, m.leaving = false, false
+		m.session, m.leaving, m.exiting, m.over = false, false, false, false
 	case listening:
 		m.session = true
 	case listenerEnded:
@@ -161,20 +166,55 @@ func (m *machine) move(s *control.Status, on event, reason string) bool {
 // startJob notes a job that begins.
 func (m *machine) startJob(name string) {
 	m.update(func(s *control.Status) {
-		s.Job, s.JobSince = name, time.Now().UTC()
+		m.name, m.began, m.over = name, time.Now().UTC(), false
+		s.Job, s.JobSince = m.name, m.began
 		m.move(s, jobStarted, "")
 	})
 }
 
+// lastJob returns the name of the last job that began, when it did, and whether
+// its worker is known to have ended, though the relay is still there.
+func (m *machine) lastJob() (name string, began time.Time, over bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.name, m.began, m.over
+}
+
+// reportEnd ends the job under way, as the relay reports it, if that is for a
+// drain.
+func (m *machine) reportEnd() control.Status {
+	return m.update(func(s *control.Status) {
+		if s.State == control.Draining && !s.JobSince.IsZero() {
+			m.over = true
+			m.finish(s)
+		}
+	})
+}
+
+// noteExit notes that the listener has noticed an interrupt.
+func (m *machine) noteExit() {
+	m.update(func(*control.Status) { m.exiting = m.leaving })
+}
+
+// held reports whether the relay of an ended job is to wait.
+func (m *machine) held() (held bool, changed <-chan struct{}) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.status.State == control.Draining && m.over && !m.exiting, m.changed
+}
+
 // endJob notes that no job runs any more.
 func (m *machine) endJob() {
-	m.update(func(s *control.Status) {
-		if !s.JobSince.IsZero() {
-			s.Jobs++
-		}
-		s.Job, s.JobSince = "", time.Time{}
-		m.move(s, jobEnded, "")
-	})
+	m.update(m.finish)
+}
+
+// finish is endJob, in an update.
+func (m *machine) finish(s *control.Status) {
+	if !s.JobSince.IsZero() {
+		s.Jobs++
+	}
+	s.Job, s.JobSince = "", time.Time{}
+	m.move(s, jobEnded, "")
 }
 
 // drain notes a drain; of two deadlines the earlier counts.

@@ -78,10 +78,11 @@ func TestListenerArgsAndEnv(t *testing.T) {
 		"ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1",
 		"DOTNET_ThreadPool_ForceMinWorkerThreads=10",
 		"RUNNER_JOBS=container",
+		"RUNNER_CONTROL_DIR=/c",
 		"ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER=true",
 		"https_proxy=http://p",
 	}
-	if diff := cmp.Diff(want, listenerEnv(cfg, "/h")); diff != "" {
+	if diff := cmp.Diff(want, listenerEnv(cfg, "/h", "/c")); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

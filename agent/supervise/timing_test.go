@@ -85,7 +85,14 @@ type fakeListener struct {
 	takes             time.Duration
 	done              chan struct{}
 	interrupts, kills int
-	worker, receives  atomic.Bool
+	worker            atomic.Bool
+	messages          atomic.Value // what message returns
+}
+
+func newFakeListener(takes time.Duration) *fakeListener {
+	f := &fakeListener{takes: takes, done: make(chan struct{})}
+	f.messages.Store("")
+	return f
 }
 
 func (f *fakeListener) interrupt() {
@@ -102,8 +109,8 @@ func (f *fakeListener) kill() {
 	close(f.done)
 }
 
-func (f *fakeListener) hasWorker() bool   { return f.worker.Load() }
-func (f *fakeListener) receivesJob() bool { return f.receives.Load() }
+func (f *fakeListener) hasWorker() bool { return f.worker.Load() }
+func (f *fakeListener) message() string { return f.messages.Load().(string) }
 
 func ignore(control.Status) {}
 
@@ -124,7 +131,7 @@ func TestForwardStop(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
-				listener := &fakeListener{takes: tt.takes, done: make(chan struct{})}
+				listener := newFakeListener(tt.takes)
 				started := time.Now()
 				s := &Supervisor{Log: io.Discard, Notify: func(string) {}, state: newMachine(ignore)}
 				s.forwardStop(ctx, listener)
@@ -142,7 +149,7 @@ func TestForwardStop(t *testing.T) {
 
 // TestForwardStopReturnsWithTheListener: without a stop nothing is sent.
 func TestForwardStopReturnsWithTheListener(t *testing.T) {
-	listener := &fakeListener{done: make(chan struct{})}
+	listener := newFakeListener(0)
 	close(listener.done)
 	s := &Supervisor{Log: io.Discard, Notify: func(string) {}, state: newMachine(ignore)}
 	s.forwardStop(t.Context(), listener)
