@@ -71,6 +71,7 @@ type appliance struct {
 	scheme string // http or https
 	addr   string // of GitHub, which is at port 80
 	server *http.Server
+	slow   sync.Map // path, as string: for how long GitHub does not answer it, as time.Duration
 }
 
 func newAppliance(t *testing.T) *appliance {
@@ -116,7 +117,13 @@ func newApplianceOf(t *testing.T, scheme string, l net.Listener) *appliance {
 
 // serve answers on l until githubDown.
 func (a *appliance) serve(l net.Listener) {
-	a.server = &http.Server{Handler: a.github, ReadHeaderTimeout: time.Minute}
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		a.github.ServeHTTP(w, r)
+		if delay, ok := a.slow.Load(r.URL.Path); ok {
+			time.Sleep(delay.(time.Duration)) // the answer is buffered until here
+		}
+	})
+	a.server = &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	go func(s *http.Server) { _ = s.Serve(l) }(a.server)
 }
 

@@ -48,6 +48,7 @@ func (a *appliance) startService(more ...string) *service {
 	a.t.Helper()
 	s := &service{t: a.t}
 	socket := a.path("notify")
+	_ = os.Remove(socket) // of a service before this one
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
 	if err != nil {
 		a.t.Fatal(err)
