@@ -27,6 +27,7 @@ type Config struct {
 	ReadyTimeout time.Duration // how long a guest may take to start
 	Bind, BindRO []Bind        // host directories shown in every guest, writable and read-only
 	Guests       Guests        // guests of container jobs
+	Upgrade      Upgrade       // upgrades of the image
 
 	// CACerts are trusted besides the authorities of the system.
 	CACerts CACerts

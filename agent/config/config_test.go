@@ -38,6 +38,7 @@ func TestDefaults(t *testing.T) {
 		BaseRootfs:       "/usr/lib/runner/base",
 		ReadyTimeout:     2 * time.Minute,
 		Guests:           config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},
+		Upgrade:          config.Upgrade{Channel: "stable"},
 	}
 	// The prefix of no subnet has no exported field to compare.
 	others := cmpopts.IgnoreFields(config.Config{}, "Token", "Guests.Subnet")
@@ -66,6 +67,9 @@ RUNNER_NSPAWN_READY_TIMEOUT_S=30
 RUNNER_NSPAWN_BIND=/srv/cache:/cache /srv/ccache
 RUNNER_NSPAWN_BIND_RO=
 https_proxy=http://proxy.example:3128
+RUNNER_UPGRADE_SOURCE=https://updates.example/runner
+RUNNER_UPGRADE_CHANNEL=beta
+RUNNER_UPGRADE_WINDOW=Sat 22:00-01:30
 `
 
 	c, warnings, err := config.Parse("config.env", []byte(file))
@@ -85,6 +89,11 @@ https_proxy=http://proxy.example:3128
 		Bind: []config.Bind{
 			{Source: "/srv/cache", Target: "/cache"},
 			{Source: "/srv/ccache", Target: "/srv/ccache"},
+		},
+		Upgrade: config.Upgrade{
+			Source:  "https://updates.example/runner",
+			Channel: "beta",
+			Window:  config.Window{Days: []time.Weekday{time.Saturday}, From: 22 * time.Hour, Till: 90 * time.Minute},
 		},
 		Proxy: []string{"https_proxy=http://proxy.example:3128"},
 	}

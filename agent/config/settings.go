@@ -67,6 +67,10 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_JOB_PIDS", initial: "16384", value: count{&g.Pids, 64, 4 << 20, "16384"}},
 		{key: "RUNNER_JOB_CPUS", value: decimal{&g.CPUs, 0.1, 4096, "2 or 1.5"}},
 		{key: "RUNNER_JOB_TIMEOUT_S", value: seconds{&g.Timeout, 30 * 24 * time.Hour, "21600"}},
+
+		{key: "RUNNER_UPGRADE_SOURCE", value: parsed[string]{&c.Upgrade.Source, parseSource}},
+		{key: "RUNNER_UPGRADE_CHANNEL", initial: "stable", value: parsed[string]{&c.Upgrade.Channel, parseChannel}},
+		{key: "RUNNER_UPGRADE_WINDOW", value: parsed[Window]{&c.Upgrade.Window, parseWindow}},
 	}
 }
 

@@ -40,7 +40,7 @@ const maxClockError = 24 * time.Hour
 func (u *Upgrader) Find(ctx context.Context, s *State, version string) (*Release, error) {
 	if len(u.Keys) == 0 {
 		return nil, refuse("this image has no update key, so that nothing can be trusted; " +
-			"name one in update_keys of images.toml, and flash the image once more")
+			"list one in update.keys of images.toml, and flash the image once more")
 	}
 	data, err := u.readSigned(ctx, "", release.IndexName, release.MaxIndex)
 	if err != nil {

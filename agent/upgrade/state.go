@@ -33,6 +33,7 @@ type Pending struct {
 	Version string    `json:"version"`
 	From    string    `json:"from"` // the version that installed it
 	Time    time.Time `json:"time"`
+	Boot    string    `json:"boot"`            // id of the boot that installed it
 	Floor   string    `json:"floor,omitempty"` // holds once the version has booted well
 }
 
@@ -79,7 +80,7 @@ func (s *State) save(dir string) error {
 
 // settle notes how the boots since the last upgrade ended, which the names of the
 // UKIs show. It reports whether s changed.
-func (s *State) settle(running string, ukis []disk.UKI, now time.Time) bool {
+func (s *State) settle(h Host, ukis []disk.UKI, now time.Time) bool {
 	p := s.Pending
 	if p == nil {
 		return false
@@ -88,22 +89,29 @@ func (s *State) settle(running string, ukis []disk.UKI, now time.Time) bool {
 	switch {
 	case uki == nil: // the upgrade was interrupted, or the file removed
 		s.Pending = nil
-	case p.Version == running && !uki.Counted:
+	case p.Version == h.Version && !uki.Counted:
 		s.Pending = nil
 		if p.Floor != "" && (s.Floor == "" || release.Compare(p.Floor, s.Floor) > 0) {
 			s.Floor, s.FloorBy = p.Floor, p.Version
 		}
-	case p.Version != running && uki.Failed():
-		s.Pending = nil
-		s.Failed = append(s.Failed, Failure{Version: p.Version, Time: now.UTC().Truncate(time.Second),
-			Reason: "it did not boot well, and the boot loader went back to " + running})
-		if n := len(s.Failed) - maxFailures; n > 0 {
-			s.Failed = s.Failed[n:]
-		}
+	case p.Version != h.Version && uki.Failed():
+		s.fail(now, "it did not boot well, and the boot loader went back to "+h.Version)
+	case p.Version != h.Version && uki.Left == tries && p.Boot != h.Boot:
+		// Otherwise a scheduled upgrade would reboot for ever.
+		s.fail(now, "the boot loader did not start it; bootctl(1) shows which entry is its default")
 	default:
 		return false
 	}
 	return true
+}
+
+// fail moves the pending version to those that failed.
+func (s *State) fail(now time.Time, reason string) {
+	s.Failed = append(s.Failed, Failure{Version: s.Pending.Version, Time: now.UTC().Truncate(time.Second), Reason: reason})
+	if n := len(s.Failed) - maxFailures; n > 0 {
+		s.Failed = s.Failed[n:]
+	}
+	s.Pending = nil
 }
 
 // failed reports whether a version did not boot before.

@@ -30,6 +30,7 @@ type Host struct {
 	Architecture string        // as dpkg names it
 	Agent        string        // version of this program
 	Root         verity.Digest // root hash that the kernel was started with
+	Boot         string        // id of this boot
 }
 
 // Upgrader installs versions.
@@ -71,7 +72,7 @@ func (u *Upgrader) Settle(esp *disk.ESP) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.settle(u.Host.Version, ukis, u.Now()) {
+	if s.settle(u.Host, ukis, u.Now()) {
 		return s, s.save(u.Dir)
 	}
 	return s, nil
@@ -337,7 +338,7 @@ func (u *Upgrader) activate(d *disk.Disk, esp *disk.ESP, s *State, r *Release, r
 		return err
 	}
 	s.Pending = &Pending{Version: r.Version, From: u.Host.Version, Time: u.Now().UTC().Truncate(time.Second),
-		Floor: r.RollbackFloor}
+		Boot: u.Host.Boot, Floor: r.RollbackFloor}
 	s.Failed = slices.DeleteFunc(s.Failed, func(f Failure) bool { return f.Version == r.Version })
 	if err := s.save(u.Dir); err != nil {
 		return err

@@ -374,6 +374,25 @@ func TestRollback(t *testing.T) {
 	}
 }
 
+// TestNotStarted: a version that the boot loader does not even try is not installed
+// and booted for ever.
+func TestNotStarted(t *testing.T) {
+	l := newLab(t)
+	l.publish(nil, newVersion(t, "1.1.0", join(noise(2, 20), l.running.root)))
+	l.u.Host.Boot = "one"
+	for range 2 {
+		if o, err := l.upgrade(t.Context(), ""); err != nil || !o.Installed || o.Failed != nil {
+			t.Fatalf("before a boot: %+v, %v", o, err)
+		}
+	}
+
+	l.u.Host.Boot = "two"
+	o, err := l.upgrade(t.Context(), "")
+	if err != nil || o.Installed || len(o.Failed) != 1 || !strings.Contains(o.Failed[0].Reason, "did not start it") {
+		t.Errorf("after a boot: %+v, %v", o, err)
+	}
+}
+
 // TestDowngrade goes back to an older version, which the boot loader would not
 // prefer by itself, and not below the floor of a version that booted well.
 func TestDowngrade(t *testing.T) {
