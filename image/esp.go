@@ -11,16 +11,13 @@ import (
 	"github.com/mkappliance/mkappliance/rootfs"
 )
 
-// bootTries is how often a new version may fail to boot before systemd-boot
-// prefers the older one (systemd.io, Automatic Boot Assessment).
-const bootTries = 3
-
 // efiDir is where the tools tree has the EFI programs of systemd.
 const efiDir = "/usr/lib/systemd/boot/efi/"
 
-// ukiPath returns the path of a version's UKI on the ESP.
+// ukiPath returns the path of a version's UKI on the ESP. Attempts to boot it are
+// not counted: the image has no other version to fall back to.
 func ukiPath(version string) string {
-	return path.Join(layout.UKIDir, layout.UKIName(version, bootTries))
+	return path.Join(layout.UKIDir, layout.GoodUKIName(version))
 }
 
 // makeUKI joins kernel, initrd and command line to one EFI program, by ukify(1).

@@ -110,6 +110,10 @@ func UKIName(version string, tries int) string {
 	return fmt.Sprintf("%s%s+%d.efi", labelPrefix, version, tries)
 }
 
+// GoodUKIName returns the file name of a version's UKI whose attempts to boot are
+// not counted: it has booted well, or is the only one.
+func GoodUKIName(version string) string { return labelPrefix + version + ".efi" }
+
 // UKIDir is the directory of unified kernel images on the ESP (UAPI.1, type 2).
 const UKIDir = "EFI/Linux"
 

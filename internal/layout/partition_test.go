@@ -44,4 +44,7 @@ func TestUKIName(t *testing.T) {
 	if got, want := UKIName("1.4.0", 3), "runner_1.4.0+3.efi"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+	if got, want := GoodUKIName("1.4.0"), "runner_1.4.0.efi"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
