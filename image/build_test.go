@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"errors"
-	"flag"
 	"io"
 	"io/fs"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
+	"github.com/mkappliance/mkappliance/internal/golden"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/progress"
 	"github.com/mkappliance/mkappliance/internal/release"
@@ -22,8 +22,6 @@ import (
 	"github.com/mkappliance/mkappliance/internal/spec"
 	"github.com/mkappliance/mkappliance/rootfs"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // inside returns the command that a sandbox runs, or the whole command if it is
 // not run in a sandbox.
@@ -258,25 +256,7 @@ func TestBuildCommands(t *testing.T) {
 		line = key.ReplaceAllString(temporary.ReplaceAllString(line, "${1}X"), "/KEY")
 		text.WriteString(line + "\n")
 	}
-	golden(t, "build.golden", text.String())
-}
-
-// golden compares text with a file, or writes it there.
-func golden(t *testing.T, name, text string) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text != string(want) {
-		t.Errorf("%s differs; if that is right, write it with -update. Got\n%s\nwant\n%s", path, text, want)
-	}
+	golden.Check(t, "build.golden", text.String())
 }
 
 func TestErofsUncompressed(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/mkappliance/mkappliance/internal/arch"
+	"github.com/mkappliance/mkappliance/internal/golden"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/spec"
 )
@@ -156,7 +157,7 @@ func TestRepartFiles(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		text.WriteString("== " + name + "\n" + files[name])
 	}
-	golden(t, "repart.golden", text.String())
+	golden.Check(t, "repart.golden", text.String())
 }
 
 func TestVerityPartitionIDs(t *testing.T) {

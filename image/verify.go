@@ -134,6 +134,7 @@ func (v *verification) checks() []namedCheck {
 		{"var file system", tool("e2fsck", "-f", "-n", v.inSandbox(layout.Var))},
 		{"no identity in root", v.checkRootIdentity},
 		{"no identity in var", v.checkVarIdentity},
+		{"update set", v.checkUpdateSet},
 	}
 }
 

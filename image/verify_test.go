@@ -148,8 +148,8 @@ func TestVerifyTools(t *testing.T) {
 			if _, err := Verify(t.Context(), o.Environment, result.Image, func(Check) { checks++ }); err != nil {
 				t.Fatal(err)
 			}
-			if checks != 9 {
-				t.Errorf("got %d checks, want 9", checks)
+			if checks != 10 {
+				t.Errorf("got %d checks, want 10", checks)
 			}
 
 			var asked []string

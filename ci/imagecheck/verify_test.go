@@ -70,12 +70,23 @@ func copyImage(t *testing.T) string {
 			t.Fatalf("cannot copy image: %v\n%s", err, out)
 		}
 	}
+
+	// The update set is only read.
+	set, err := filepath.Glob(strings.TrimSuffix(image, ".img") + ".*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range set {
+		if err := os.Symlink(file, filepath.Join(dir, filepath.Base(file))); err != nil && !errors.Is(err, os.ErrExist) {
+			t.Fatal(err)
+		}
+	}
 	return filepath.Join(dir, filepath.Base(image))
 }
 
 var checkNames = []string{
 	"manifest", "partitions", "partition table", "ESP", "root file system", "verity", "var file system",
-	"no identity in root", "no identity in var",
+	"no identity in root", "no identity in var", "update set",
 }
 
 func TestImageFileIsClean(t *testing.T) {

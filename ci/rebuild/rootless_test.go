@@ -56,6 +56,15 @@ func TestRebuildRootless(t *testing.T) {
 		diff, _ := exec.Command("cmp", image, rebuilt).CombinedOutput()
 		t.Errorf("the rootless image has sha256 %s, root's has %s: %s", got, want, diff)
 	}
+	set, err := filepath.Glob(strings.TrimSuffix(image, ".img") + ".*")
+	if err != nil || len(set) < 5 {
+		t.Errorf("got %q, %v beside the image; want its update set", set, err)
+	}
+	for _, want := range set {
+		if got := filepath.Join(filepath.Dir(rebuilt), filepath.Base(want)); want != image && hash(t, got) != hash(t, want) {
+			t.Errorf("the rootless %s differs from root's", filepath.Base(want))
+		}
+	}
 	for _, pattern := range []string{"cache/work/*", "cache/*/.new-*", "out/.*"} {
 		if left, _ := filepath.Glob(filepath.Join(dir, pattern)); len(left) != 0 {
 			t.Errorf("left behind %q", left)

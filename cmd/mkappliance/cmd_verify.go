@@ -22,7 +22,8 @@ func newVerifyCommand() *cobra.Command {
 		Short: "Check a baked image file",
 		Long: `Check a baked image file, with the manifest beside it: its hash, the partition
 table, every file system, and the verity hashes against the root hash that the
-image boots with; and that it holds no identity, such as an ssh host key.
+image boots with; that it holds no identity, such as an ssh host key; and, if the
+update set of the version is beside it, that this is the same version.
 
 Nothing is changed or mounted. The tools are those that baked the image, from
 the cache; if they are not there, the tools that were used last. Only if the

@@ -318,32 +318,14 @@ type Verity struct {
 // NewVerity returns the description of a hash tree over a root file system of a
 // size in bytes, which must be a multiple of BlockSize.
 func NewVerity(rootHash, salt string, size int64) Verity {
+	const perBlock = BlockSize / HashSize
 	v := Verity{RootHash: rootHash, Salt: salt, DataBlocks: size / BlockSize}
 	v.HashBlocks = 1 // superblock
-	for _, blocks := range v.levels() {
-		v.HashBlocks += blocks
-	}
-	return v
-}
-
-// Leaves returns where the leaves begin in the file, in bytes. There are
-// DataBlocks of them, HashSize bytes each, in the order of the data blocks.
-func (v Verity) Leaves() (offset int64) {
-	levels := v.levels()
-	return (v.HashBlocks - levels[len(levels)-1]) * BlockSize
-}
-
-// levels returns the number of hash blocks of each level, the uppermost first, as
-// they stand in the file.
-func (v Verity) levels() []int64 {
-	const perBlock = BlockSize / HashSize
-	var levels []int64
 	for n := v.DataBlocks; ; {
 		n = (n + perBlock - 1) / perBlock
-		levels = append(levels, n)
+		v.HashBlocks += n
 		if n <= 1 {
-			slices.Reverse(levels)
-			return levels
+			return v
 		}
 	}
 }
