@@ -58,6 +58,7 @@ Exit status:
 	o.key.add(f)
 	f.StringArrayVar(&o.publicKeys, "public-key", nil,
 		"accept signatures of the public key in `FILE` too; may be repeated (default: of --key alone)")
+	_ = c.MarkFlagFilename("public-key", "pub")
 	f.StringVar(&o.base, "base", "",
 		"have appliances take the files of these versions from the directory `URL` (default: that of the index)")
 	f.BoolVar(&o.new, "new", false, "start an index if the channel has none")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
@@ -84,6 +85,7 @@ type keyFlags struct {
 
 func (k *keyFlags) add(f *pflag.FlagSet) {
 	f.StringVarP(&k.path, "key", "k", "", "sign with the private key in `FILE` (required)")
+	_ = cobra.MarkFlagFilename(f, "key", "key")
 	k.password.add(f)
 }
 
