@@ -36,7 +36,7 @@ type target interface {
 type Stats struct {
 	Blocks     int64 `json:"blocks"`
 	InPlace    int64 `json:"in_place"`   // were right before
-	Copied     int64 `json:"copied"`     // from a slot of this disk, or zero
+	Copied     int64 `json:"copied"`     // from elsewhere on this disk, or zero
 	Downloaded int64 `json:"downloaded"` // wanted ones that were downloaded
 	Requests   int64 `json:"requests"`
 	Bytes      int64 `json:"bytes"` // received, with the gaps between wanted blocks
@@ -244,9 +244,55 @@ func (x *index) find(d verity.Digest) (block int64, ok bool) {
 	return int64(x.order[n]), true
 }
 
-// download fetches the blocks that are still missing: in parts, or all of the
-// file where the server does not send parts.
+// download fetches the blocks that are still missing, each content once: in parts,
+// or all of the file where the server does not send parts.
 func (f *filler) download(ctx context.Context) error {
+	twins := f.twins()
+	if err := f.downloadParts(ctx); err != nil {
+		return err
+	}
+
+	hasher := verity.NewHasher(f.tree.Salt())
+	block := make([]byte, blockSize)
+	for _, t := range twins {
+		if _, err := f.target.ReadAt(block, t.first*blockSize); err != nil {
+			return fmt.Errorf("cannot read slot: %w", err)
+		}
+		if hasher.Sum(block) != f.tree.Leaf(t.block) {
+			return fmt.Errorf("block %d differs from what was written; the disk may be failing", t.first)
+		}
+		if err := f.write(t.block, block); err != nil {
+			return err
+		}
+		f.stats.Copied++
+	}
+	return nil
+}
+
+// twin is a missing block with the content of one before it that is missing too,
+// as of a library that both the host and the guest base have.
+type twin struct{ block, first int64 }
+
+// twins returns those, and marks them as done.
+func (f *filler) twins() []twin {
+	var twins []twin
+	first := map[verity.Digest]int64{}
+	for i, done := range f.done {
+		if done {
+			continue
+		}
+		want := f.tree.Leaf(int64(i))
+		if n, ok := first[want]; ok {
+			twins = append(twins, twin{block: int64(i), first: n})
+			f.done[i] = true
+			continue
+		}
+		first[want] = int64(i)
+	}
+	return twins
+}
+
+func (f *filler) downloadParts(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(connections)
 	for _, part := range f.missing() {

@@ -148,6 +148,26 @@ func TestFill(t *testing.T) {
 	}
 }
 
+// TestTwins: content that is twice in the new file system comes once.
+func TestTwins(t *testing.T) {
+	twice, c := noise(6, 100), noise(3, 40)
+	wanted := join(twice, c, twice)
+	slot := &memory{data: noise(8, 240)}
+	f := &filler{tree: treeOf(t, wanted, "s"), target: slot, open: served(t, len(wanted), serveContent(wanted)),
+		active: treeOf(t, c, "s"), activeData: bytes.NewReader(c)}
+	got, err := f.fill(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Stats{Blocks: 240, Copied: 140, Downloaded: 100, Requests: 1, Bytes: 100 * blockSize}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if !bytes.Equal(slot.data, wanted) {
+		t.Error("the slot has other content")
+	}
+}
+
 // hostile are the ways in which a server does not send what it was asked for.
 // Each handler knows the content, and how often it was asked before.
 var hostile = []struct {
