@@ -70,6 +70,7 @@ func MountESP(disk string, number int, dir string) (*ESP, func() error, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("cannot mount ESP: %w", err)
 	}
+	_ = unix.Unmount(dir, unix.MNT_DETACH) // what a killed upgrade left
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	if err := unix.Mount(device, dir, "vfat", flags, "umask=0077"); err != nil {
 		return nil, nil, fmt.Errorf("cannot mount ESP %s: %w", device, err)
