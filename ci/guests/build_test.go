@@ -10,6 +10,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 	"github.com/mkappliance/mkappliance/ci/registry"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // alpineOnInternet starts a registry on the internet, where builds reach it, and
@@ -95,5 +96,71 @@ END`, base, built)
 	if changed.Exit != 125 || !strings.Contains(strings.Join(changed.Output, "\n"),
 		`::error::cannot run container "__run": cannot build Dockerfile: buildah ended with status 7`) {
 		l.Errorf("step %v", changed)
+	}
+}
+
+// swapContext exchanges a file of the directory that is its first argument as soon
+// as somebody opens or closes it, by its second: inotify(7) sees the broker's reads
+// too, so that the moment is exact.
+const swapContext = `
+import ctypes, os, struct, sys
+action, when = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+watch = libc.inotify_init1(0)
+mask = {"open": 0x20, "close": 0x10}[when]  # IN_OPEN, IN_CLOSE_NOWRITE
+if libc.inotify_add_watch(watch, action.encode(), mask) < 0:
+    sys.exit("no watch")
+print("watching", flush=True)
+while True:
+    events = os.read(watch, 4096)
+    while events:
+        _, _, _, size = struct.unpack("iIII", events[:16])
+        name = events[16:16+size].rstrip(b"\0").decode()
+        events = events[16+size:]
+        if name == "entrypoint.sh":
+            os.rename("/var/lib/runner/work/poisoned.sh", action + "/entrypoint.sh")
+            print("swapped", flush=True)
+            sys.exit()
+`
+
+// TestBuildContextSwapped: a job exchanges the context of a Dockerfile action while
+// the broker reads it. The next job that has the clean context gets a clean image.
+func TestBuildContextSwapped(t *testing.T) {
+	l := newLab(t, "RUNNER_INSECURE_REGISTRIES="+internetAddr+":5000")
+	shelf := registry.Serve(l.listenIn(l.makeInternet(), internetAddr+":5000"), t.TempDir(), l.dial)
+	defer shelf.Close()
+	alpine, err := registry.Alpine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := shelf.Push(t.Context(), "alpine:3.22", alpine)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	build := "hook " + quote(payload("run_container_step", map[string]any{
+		"dockerfile": layout.WorkerWork + "/repo/repo/action/Dockerfile",
+	}, "")) + " 2>&1 | grep -e clean -e poisoned -e error"
+	for _, when := range []string{"open", "close"} {
+		t.Run(when, func(t *testing.T) {
+			l := l.with(t)
+			checkout := hookScript + `mkdir action; printf 'FROM ` + base + `\nCOPY entrypoint.sh /entrypoint.sh\n` +
+				`ENTRYPOINT ["sh", "/entrypoint.sh"]\n' >action/Dockerfile
+				echo 'echo ` + when + ` clean' >action/entrypoint.sh
+				`
+			_, out := l.work(checkout + `echo 'echo ` + when + ` poisoned' >/var/lib/runner/work/poisoned.sh
+				python3 -c ` + quote(swapContext) + ` $PWD/action ` + when + ` >/tmp/swap & sleep 0.5
+				` + build + `
+				cat /tmp/swap action/entrypoint.sh`)
+			t.Logf("the first job:\n%s", out)
+			if !strings.HasSuffix(out, "watching\nswapped\necho "+when+" poisoned") {
+				t.Error("the context was not exchanged while the broker read it")
+			}
+
+			_, out = l.work(checkout + build)
+			if want := when + " clean"; out != want {
+				t.Errorf("the next job got %q, want %q", out, want)
+			}
+		})
 	}
 }
