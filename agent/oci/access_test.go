@@ -14,7 +14,6 @@ import (
 // TestPullOfPrivateImage: a private image is in the store, and is used with
 // those credentials alone that the registry accepted, also during an outage.
 func TestPullOfPrivateImage(t *testing.T) {
-	t.Parallel() // the library asks again and again while it waits for the registry
 	store, shop := newStoreAndShop(t)
 	const user, password = "me", "s3cret"
 	tag := shop.push("private:1", newImage(t, newLayer(t, file{name: "f"})))
@@ -89,7 +88,6 @@ func TestPullOfPrivateImage(t *testing.T) {
 
 // TestPullRemembersFew: each job has a token of its own.
 func TestPullRemembersFew(t *testing.T) {
-	t.Parallel() // the library asks again and again while it waits for the registry
 	store, shop := newStoreAndShop(t)
 	ref := shop.push("app", newImage(t, newLayer(t, file{name: "f"})))
 	shop.say(func(w http.ResponseWriter, r *http.Request) bool {

@@ -29,11 +29,8 @@ type download struct {
 // downloads returns the layers of an image, the lowest first, to be downloaded
 // to dir. It refuses those that take more room than the store has.
 func (s *Store) downloads(dir string, image v1.Image) (list []*download, size int64, err error) {
-	layers, err := image.Layers()
+	layers, err := layersOf(image)
 	if err != nil {
-		return nil, 0, fmt.Errorf("cannot read the image's layers: %w", err)
-	}
-	if err := checkLayers(len(layers)); err != nil {
 		return nil, 0, err
 	}
 
@@ -58,11 +55,21 @@ func (s *Store) downloads(dir string, image v1.Image) (list []*download, size in
 // its own. Docker's images have 127 at most.
 const maxLayers = 1000
 
-func checkLayers(n int) error {
-	if n > maxLayers {
-		return fmt.Errorf("the image has %d layers, more than %d", n, maxLayers)
+// layersOf returns the layers of an image, the lowest first. They are counted
+// before, since the library reads the whole manifest again for each.
+func layersOf(image v1.Image) ([]v1.Layer, error) {
+	manifest, err := image.Manifest()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the image's manifest: %w", err)
 	}
-	return nil
+	if n := len(manifest.Layers); n > maxLayers {
+		return nil, fmt.Errorf("the image has %d layers, more than %d", n, maxLayers)
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the image's layers: %w", err)
+	}
+	return layers, nil
 }
 
 // run stores the layer as the registry sends it. The library compares its

@@ -95,11 +95,11 @@ func newLocalImage(dir string) (*localImage, error) {
 	if err != nil {
 		return nil, err
 	}
-	layers, err := image.Layers()
+	layers, err := layersOf(image)
 	if err != nil {
 		return nil, err
 	}
-	return &localImage{image: image, digest: digest, layers: layers}, checkLayers(len(layers))
+	return &localImage{image: image, digest: digest, layers: layers}, nil
 }
 
 // openLayer is an openLayer of the image.

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -80,7 +81,7 @@ func newStore(t testing.TB) *oci.Store {
 	}
 	return &oci.Store{
 		Dir: filepath.Join(t.TempDir(), "store"), Owner: owner,
-		Helper: []string{helperVerb}, Unpacker: []string{unpackVerb},
+		Helper: []string{helperVerb}, Unpacker: []string{unpackVerb}, RetryWait: time.Millisecond,
 	}
 }
 

@@ -2,14 +2,18 @@ package oci_test
 
 import (
 	"archive/tar"
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/sys/unix"
 
@@ -90,20 +94,50 @@ func TestTooManyFiles(t *testing.T) {
 	}
 }
 
-// TestTooManyLayers: each layer is unpacked by a process of its own.
+// TestTooManyLayers: each layer is unpacked by a process of its own. They are
+// counted before anything else is done with them.
 func TestTooManyLayers(t *testing.T) {
 	store, shop := newStoreAndShop(t)
-	layers := make([]v1.Layer, 1001)
-	for i := range layers {
-		layers[i] = static.NewLayer(nil, types.OCILayer)
+	small := newImage(t, newLayer(t, file{name: "f"}))
+	manifest, err := small.Manifest()
+	if err != nil {
+		t.Fatal(err)
 	}
-	image := newImage(t, layers...)
+	manifest.Layers = slices.Repeat(manifest.Layers, 1001)
+	data, err := json.Marshal(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
 	const want = "the image has 1001 layers, more than 1000"
-	_, err := store.Pull(t.Context(), shop.push("app", image), nil, func(string) {})
+
+	ref := shop.push("app", small)
+	shop.say(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/manifests/") {
+			return false
+		}
+		w.Header().Set("Content-Type", string(manifest.MediaType))
+		w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+		_, _ = w.Write(data)
+		return true
+	})
+	_, err = store.Pull(t.Context(), ref, nil, func(string) {})
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
-	_, err = store.Import(t.Context(), "app", writeArchive(t, archiveOf(t, image)...))
+
+	digest, size, err := v1.SHA256(bytes.NewReader(data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := json.Marshal(v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex,
+		Manifests: []v1.Descriptor{{MediaType: manifest.MediaType, Digest: digest, Size: size}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := slices.DeleteFunc(archiveOf(t, small), func(f file) bool { return f.name == "index.json" })
+	files = append(files, file{name: "index.json", body: string(index)},
+		file{name: "blobs/sha256/" + digest.Hex, body: string(data)})
+	_, err = store.Import(t.Context(), "app", writeArchive(t, files...))
 	if err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Errorf("got %v, want %q", err, want)
 	}
@@ -128,8 +162,8 @@ func TestReserve(t *testing.T) {
 			want: "the file system of the images is nearly full",
 		},
 		{
-			summary: "inodes", options: "size=256m,nr_inodes=30000",
-			files: func(i int) []file { return append(emptyFiles(13000), file{name: fmt.Sprint(i)}) },
+			summary: "inodes", options: "size=256m,nr_inodes=3000",
+			files: func(i int) []file { return append(emptyFiles(1300), file{name: fmt.Sprint(i)}) },
 			free:  func(fs unix.Statfs_t) bool { return fs.Ffree*32 >= fs.Files },
 			want:  "the file system of the images is nearly full",
 		},
@@ -160,7 +194,7 @@ func TestReserve(t *testing.T) {
 			// That in use stays.
 			image := newImage(t, newLayer(t, test.files(5)...), newLayer(t, test.files(6)...))
 			image = appendLayer(t, image, newLayer(t, file{name: "g", body: strings.Repeat("g", 40<<20)}))
-			image = appendLayer(t, image, layerOf(t, newArchive(t, renamed(emptyFiles(4000))...)))
+			image = appendLayer(t, image, layerOf(t, newArchive(t, renamed(emptyFiles(400))...)))
 			_, err := store.Pull(t.Context(), shop.push("app:9", image), nil, func(string) {})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,10 @@ func (s *Store) newSource(reference string, c *Credentials) (*source, error) {
 		return nil, err
 	}
 	t := s.newTransport()
-	options := []remote.Option{remote.WithTransport(t), remote.WithAuth(authn.Anonymous)}
+	options := []remote.Option{
+		remote.WithTransport(t), remote.WithAuth(authn.Anonymous),
+		remote.WithRetryBackoff(remote.Backoff{Duration: cmp.Or(s.RetryWait, time.Second), Factor: 3, Jitter: 0.1, Steps: 3}),
+	}
 	if c != nil && !c.isFor(ref.Context().Registry) {
 		c = nil
 	}

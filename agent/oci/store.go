@@ -45,6 +45,9 @@ type Store struct {
 	// Allow lists private addresses that may be contacted. Those of the internet
 	// always may, and those of the host itself never.
 	Allow []netip.Prefix
+	// RetryWait is how long a registry that fails is left alone before it is asked
+	// again, and three times as long before the last time. 0: a second.
+	RetryWait time.Duration
 	// Owner is the user who owns on disk the files of an image's root, and the
 	// store. It is not root, so that set-user-ID programs of an image are
 	// harmless on the host.
