@@ -162,8 +162,8 @@ func TestReserve(t *testing.T) {
 			want: "the file system of the images is nearly full",
 		},
 		{
-			summary: "inodes", options: "size=256m,nr_inodes=3000",
-			files: func(i int) []file { return append(emptyFiles(1300), file{name: fmt.Sprint(i)}) },
+			summary: "inodes", options: "size=256m,nr_inodes=30000",
+			files: func(i int) []file { return append(emptyFiles(13000), file{name: fmt.Sprint(i)}) },
 			free:  func(fs unix.Statfs_t) bool { return fs.Ffree*32 >= fs.Files },
 			want:  "the file system of the images is nearly full",
 		},
@@ -194,7 +194,7 @@ func TestReserve(t *testing.T) {
 			// That in use stays.
 			image := newImage(t, newLayer(t, test.files(5)...), newLayer(t, test.files(6)...))
 			image = appendLayer(t, image, newLayer(t, file{name: "g", body: strings.Repeat("g", 40<<20)}))
-			image = appendLayer(t, image, layerOf(t, newArchive(t, renamed(emptyFiles(400))...)))
+			image = appendLayer(t, image, layerOf(t, newArchive(t, renamed(emptyFiles(4000))...)))
 			_, err := store.Pull(t.Context(), shop.push("app:9", image), nil, func(string) {})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)

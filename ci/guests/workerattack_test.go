@@ -162,7 +162,7 @@ func (l *lab) workerAttacks() []workerAttack {
 				truncate -s 8T Worker_20260101-000008-utc.log; chmod 0 Worker_20260101-000008-utc.log; echo planted`,
 		},
 		{
-			// The broker opens, makes and gives to the runner what requests name.
+			// The broker opens and makes as root what requests name.
 			summary: "VolumeLinks", want: "cannot mount /github/workspace",
 			script: `for to in ` + l.path("victim") + ` ../../../victim ../../../../victim; do
 					ln -sfn $to _link; hook ` + volume(layout.WorkerWork+"/repo/repo/_link") + `
