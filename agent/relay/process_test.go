@@ -11,11 +11,13 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/control"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
 
@@ -56,8 +58,8 @@ func program(t *testing.T) string {
 	return path
 }
 
-// start starts a relay that asks the broker at socket. It inherits extra, too.
-func start(t *testing.T, socket string, extra ...*os.File) *relayProcess {
+// start starts a relay that asks the broker at socket, with more variables.
+func start(t *testing.T, socket string, more ...string) *relayProcess {
 	t.Helper()
 	in, input, err := os.Pipe()
 	if err != nil {
@@ -68,9 +70,9 @@ func start(t *testing.T, socket string, extra ...*os.File) *relayProcess {
 		t.Fatal(err)
 	}
 	p := &relayProcess{Cmd: exec.Command(program(t), "spawnclient", "3", "4"), input: input}
-	p.Env = []string{"TEST_SOCKET=" + socket}
+	p.Env = append([]string{"TEST_SOCKET=" + socket}, more...)
 	p.Stderr = &p.stderr
-	p.ExtraFiles = append([]*os.File{in, out}, extra...)
+	p.ExtraFiles = []*os.File{in, out}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,6 +191,63 @@ func TestParentDies(t *testing.T) {
 	}
 	_ = parent.Wait()
 	b.await()
+}
+
+// fakeService notes that a job has ended.
+type fakeService struct{ ended atomic.Int32 }
+
+func (f *fakeService) Status() control.Status                      { return control.Status{} }
+func (f *fakeService) Drain(time.Duration) (control.Status, error) { return control.Status{}, nil }
+func (f *fakeService) Resume() (control.Status, error)             { return control.Status{}, nil }
+func (f *fakeService) JobEnded() (control.Status, error) {
+	f.ended.Add(1)
+	return control.Status{}, nil
+}
+
+// TestReportsEnd: the service learns that a job has ended before the listener
+// does. It does not learn of an end without a result, which the listener reports
+// to GitHub only if it is not stopped.
+func TestReportsEnd(t *testing.T) {
+	tests := []struct {
+		summary string
+		status  int
+		reports int32
+	}{
+		{summary: "succeeded", status: 100, reports: 1},
+		{summary: "abandoned", status: 105, reports: 1},
+		{summary: "crashed", status: 1},
+		{summary: "killed", status: 137},
+	}
+	for _, tt := range tests {
+		t.Run(tt.summary, func(t *testing.T) {
+			service := &fakeService{}
+			dir := t.TempDir()
+			server, err := control.Listen(dir, service)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer server.Close()
+			go server.Serve()
+			b := newBroker(t, func(c *wire.Conn, _ brokerapi.WorkerRequest) { _ = c.SendExit(tt.status) })
+
+			p := start(t, b.socket, control.DirVariable+"="+dir)
+			if status := p.status(t); status != tt.status {
+				t.Errorf("got status %d, %s", status, &p.stderr)
+			}
+			if got := service.ended.Load(); got != tt.reports {
+				t.Errorf("%d reports, want %d", got, tt.reports)
+			}
+		})
+	}
+}
+
+// TestEndsWithoutService: a service that does not answer costs the job nothing.
+func TestEndsWithoutService(t *testing.T) {
+	b := newBroker(t, func(c *wire.Conn, _ brokerapi.WorkerRequest) { _ = c.SendExit(100) })
+	p := start(t, b.socket, control.DirVariable+"="+t.TempDir())
+	if status := p.status(t); status != 100 || p.stderr.Len() > 0 {
+		t.Errorf("got status %d, %s", status, &p.stderr)
+	}
 }
 
 // TestOnHost: with RUNNER_JOBS=host the relay becomes the real worker, which
