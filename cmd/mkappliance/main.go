@@ -25,6 +25,7 @@ func newRootCommand() *cobra.Command {
 		newGuestBaseCommand(),
 		newVerifyCommand(),
 		newCheckCommand(),
+		newRunnerUpdateCommand(),
 		newKeygenCommand(),
 		newSignCommand(),
 		newPublishCommand(),
