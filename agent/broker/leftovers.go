@@ -45,7 +45,7 @@ func (j *job) restoreOwnership() {
 // removeTree removes a directory of the job's own, to which nobody writes any more,
 // and does nothing if there is none. The next broker tries again if that fails.
 func (j *job) removeTree(dir string) {
-	if err := workroot.RemoveTree(dir); err != nil {
+	if err := (workroot.Root{Path: dir}).Remove(); err != nil {
 		j.log.Error("cannot remove what a job wrote", "job", j.id, "error", err)
 	}
 }

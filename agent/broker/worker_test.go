@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
@@ -491,18 +493,42 @@ func TestWorkerStopFails(t *testing.T) {
 // from starting.
 func TestWorkerLeavesFiles(t *testing.T) {
 	l := newLab(t)
-	rm := filepath.Join(t.TempDir(), "rm")
-	if err := os.WriteFile(rm, []byte("#!/bin/sh\necho busy >&2; exit 1\n"), 0o755); err != nil {
+	setImmutable := func(flags int) error {
+		dirs, err := filepath.Glob(filepath.Join(l.settings.JobsDir, "w-*"))
+		for _, dir := range dirs {
+			err = errors.Join(err, setFlags(dir, flags))
+		}
+		return err
+	}
+	t.Cleanup(func() { _ = setImmutable(0) })
+	probe := t.TempDir()
+	if err := setFlags(probe, unix.STATX_ATTR_IMMUTABLE); err != nil { // FS_IMMUTABLE_FL has the same value
+		t.Skipf("cannot make a directory immutable: %v", err)
+	}
+	if err := setFlags(probe, 0); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("PATH", filepath.Dir(rm))
 
 	l.leaves = true
-	l.hooking(func(context.Context, *brokerapi.Client) {})
+	l.hooking(func(context.Context, *brokerapi.Client) {
+		if err := setImmutable(unix.STATX_ATTR_IMMUTABLE); err != nil {
+			t.Error(err)
+		}
+	})
 	l.serve()
 	l.mustWork(nil)
 	l.mustWork(nil)
 	if left, err := os.ReadDir(l.settings.JobsDir); err != nil || len(left) != 2 {
 		t.Errorf("left %v, %v, want the directories of both jobs", left, err)
 	}
+}
+
+// setFlags sets the flags of a directory, FS_IOC_SETFLAGS(2const).
+func setFlags(dir string, flags int) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.IoctlSetPointerInt(int(d.Fd()), unix.FS_IOC_SETFLAGS, flags)
 }

@@ -73,7 +73,7 @@ func removeDir(dir string) error {
 	if err := unmountBelow(dir); err != nil {
 		return err
 	}
-	if err := workroot.RemoveTree(dir); err != nil {
+	if err := (workroot.Root{Path: dir}).Remove(); err != nil {
 		return fmt.Errorf("cannot remove the directory of a guest: %w", err)
 	}
 	return nil

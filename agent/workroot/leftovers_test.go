@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -188,4 +189,38 @@ func list(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return names
+}
+
+// TestRemoveMounted: what is mounted in a root is not removed with it.
+func TestRemoveMounted(t *testing.T) {
+	r := Root{Path: filepath.Join(t.TempDir(), "root")}
+	mounted := filepath.Join(r.Path, "a/mounted")
+	if err := errors.Join(os.MkdirAll(mounted, 0o755), os.Mkdir(filepath.Join(r.Path, "b"), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", mounted, "tmpfs", 0, ""); err != nil {
+		t.Skipf("cannot mount: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(mounted, unix.MNT_DETACH) })
+	kept := filepath.Join(mounted, "kept")
+	if err := os.WriteFile(kept, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := r.Remove(); err == nil || !strings.Contains(err.Error(), "a file system is mounted there") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := os.Lstat(kept); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(filepath.Join(r.Path, "b")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the rest is left: %v", err)
+	}
+
+	if err := unix.Unmount(mounted, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(r.Remove(), r.Remove()); err != nil {
+		t.Error(err)
+	}
 }

@@ -1,7 +1,6 @@
 package workroot
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,13 +8,15 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/mkappliance/mkappliance/internal/run"
 )
 
-// Remove removes the root with everything in it. It is not an error if there is
-// none.
+// Remove removes the root with everything in it, however deep that is, but nothing
+// of a file system that is mounted in it, which is an error. It is not an error if
+// there is no root.
 func (r Root) Remove() error {
+	if !filepath.IsAbs(r.Path) { // "" would be the working directory
+		return fmt.Errorf("cannot remove %q: it is not an absolute path", r.Path)
+	}
 	parent, err := os.Open(filepath.Dir(r.Path))
 	if err != nil {
 		return ignoreMissing(err)
@@ -48,12 +49,19 @@ func remove(dir *os.File, name string) error {
 
 // removeContent removes everything in an open directory.
 func removeContent(dir *os.File) error {
+	dev, _, err := identify(dir)
+	if err != nil {
+		return err
+	}
 	return Walk(dir, Visitor{
 		Enter: func(e Entry) error {
-			if e.Stat.Mode&unix.S_IFMT == unix.S_IFDIR {
-				return nil
+			switch {
+			case e.Stat.Mode&unix.S_IFMT != unix.S_IFDIR:
+				return unix.Unlinkat(int(e.Dir.Fd()), e.Name, 0)
+			case e.Stat.Dev != dev:
+				return errors.New("a file system is mounted there")
 			}
-			return unix.Unlinkat(int(e.Dir.Fd()), e.Name, 0)
+			return nil
 		},
 		Leave: func(e Entry) error { return unix.Unlinkat(int(e.Dir.Fd()), e.Name, unix.AT_REMOVEDIR) },
 	})
@@ -64,12 +72,4 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-// RemoveTree removes a directory that a job wrote to, and does nothing if there
-// is none. rm(1) takes a bounded number of descriptors, however deep it is;
-// os.RemoveAll takes one a level. A file system mounted in it stays.
-func RemoveTree(dir string) error {
-	rm := run.Cmd{Args: []string{"rm", "--recursive", "--force", "--one-file-system", "--", dir}}
-	return run.Local{}.Exec(context.Background(), rm)
 }
