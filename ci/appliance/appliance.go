@@ -34,12 +34,16 @@ const (
 	Token = "AKLMNOPQRSTUVWXYZ234567ABCDEF"
 	// JobPids is RUNNER_JOB_PIDS.
 	JobPids = 400
+	// ChannelURL is where the machine finds Lab.Channel.
+	ChannelURL = "http://" + gitHubHost + "/channel"
 )
 
 // Lab is one machine with its surroundings.
 type Lab struct {
 	GitHub  *fakegithub.Server
 	Console *ConsoleLog
+	// Channel is a directory that GitHubUp serves at ChannelURL too; empty for none.
+	Channel string
 
 	dir     string
 	image   string
@@ -139,9 +143,21 @@ func (l *Lab) GitHubUp() error {
 	if err != nil {
 		return err
 	}
-	l.server = &http.Server{Handler: l.GitHub, ReadHeaderTimeout: 10 * time.Second}
+	l.server = &http.Server{Handler: l.handler(), ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = l.server.Serve(listener) }()
 	return nil
+}
+
+// handler serves GitHub and the channel: the machine reaches one address only.
+func (l *Lab) handler() http.Handler {
+	files := http.StripPrefix("/channel/", http.FileServer(http.Dir(l.Channel)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.Channel != "" && strings.HasPrefix(r.URL.Path, "/channel/") {
+			files.ServeHTTP(w, r)
+			return
+		}
+		l.GitHub.ServeHTTP(w, r)
+	})
 }
 
 // SSH runs a shell script as root in the machine and returns its output.
