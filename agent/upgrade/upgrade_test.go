@@ -101,6 +101,7 @@ type lab struct {
 	espDir  string
 	running *version
 	u       *Upgrader
+	grace   time.Duration // for a request
 	log     bytes.Buffer
 }
 
@@ -114,7 +115,7 @@ func newLab(t *testing.T) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{t: t, key: private, dir: t.TempDir(), espDir: t.TempDir(),
+	l := &lab{t: t, key: private, dir: t.TempDir(), espDir: t.TempDir(), grace: time.Minute,
 		running: newVersion(t, "1.0.0", noise(1, 400))}
 	l.esp = disk.NewESP(l.espDir)
 	l.writeDisk()
@@ -229,7 +230,7 @@ func (l *lab) upgrade(ctx context.Context, to string) (Outcome, error) {
 	}
 	u.pause = time.Millisecond
 	if h, ok := u.channel.(*httpChannel); ok {
-		h.grace, h.slowest = time.Second, 1<<30
+		h.grace, h.slowest = l.grace, 1<<30
 	}
 
 	return u.Run(ctx, l, to, false)

@@ -1,0 +1,101 @@
+package upgrade
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mkappliance/mkappliance/internal/golden"
+)
+
+// TestServers compares the messages about servers without a channel with
+// testdata/servers.txt.
+func TestServers(t *testing.T) {
+	var messages strings.Builder
+	for _, test := range []struct {
+		summary string
+		handler http.HandlerFunc
+	}{
+		{"404", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }},
+		{"403", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }},
+		{"500", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }},
+		{"unknown status", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(299) }},
+		{"HTML", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>Please log in</html>") }},
+		{"reset", func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+		{"silent", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		{"slow", func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte("x"))
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(10 * time.Millisecond)
+			}
+		}},
+		{"redirect loop", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, r.URL.Path+"x", http.StatusFound)
+		}},
+		{"redirect to a file", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+		}},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t)
+			server := httptest.NewServer(test.handler)
+			defer server.Close()
+			l.u.Source, l.grace = server.URL, 100*time.Millisecond
+
+			before := l.diskHash()
+			_, err := l.upgrade(t.Context(), "")
+			if err == nil {
+				t.Fatal("it succeeded")
+			}
+			text := strings.ReplaceAll(err.Error(), server.URL, "URL")
+			// The ports differ.
+			text = strings.ReplaceAll(text, server.Listener.Addr().(*net.TCPAddr).String(), "ADDRESS")
+			fmt.Fprintf(&messages, "%s\n  %s\n", test.summary, text)
+			if l.diskHash() != before {
+				t.Error("the disk was written")
+			}
+		})
+	}
+	golden.Check(t, "servers.txt", messages.String())
+}
+
+// TestNoDowngradeOfTransport: a redirect must not leave https.
+func TestNoDowngradeOfTransport(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, plain.URL, http.StatusFound)
+	}))
+	defer secure.Close()
+
+	c := newHTTPChannel(secure.URL + "/")
+	c.client.Transport = secure.Client().Transport
+	_, err := c.open(t.Context(), "", "index.json", span{0, 10}, -1)
+	if err == nil || err.Error() != "redirect from https to http" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCertificates: messages name the fix.
+func TestCertificates(t *testing.T) {
+	server := httptest.NewTLSServer(http.NotFoundHandler())
+	defer server.Close()
+	c := newHTTPChannel(server.URL + "/")
+	_, err := c.open(t.Context(), "", "index.json", span{0, 10}, -1)
+	if err == nil || !strings.Contains(err.Error(), "name the file of its authority in RUNNER_CA_CERTS") {
+		t.Errorf("unknown authority: got %v", err)
+	}
+
+	transport := server.Client().Transport.(*http.Transport).Clone()
+	transport.TLSClientConfig.Time = func() time.Time { return time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC) }
+	c.client.Transport = transport
+	_, err = c.open(t.Context(), "", "index.json", span{0, 10}, -1)
+	if err == nil || !strings.Contains(err.Error(), "let NTP reach a time server") {
+		t.Errorf("wrong clock: got %v", err)
+	}
+}
