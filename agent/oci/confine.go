@@ -7,9 +7,10 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/internal/seccomp"
 )
 
 // maxMemory is what a process that works with hostile content may use beyond what
@@ -91,61 +92,16 @@ func neverUnpacking() []uint32 {
 }
 
 // forbid makes system calls fail with EPERM, for good, in all threads of this
-// process and in all that it starts, and forgoes new privileges by exec.
+// process and in all that it starts, and forgoes new privileges by exec. System
+// calls of another architecture end the process.
 func forbid(calls []uint32) error {
-	// Both hold for a thread; TSYNC passes them on to the others.
+	// Both hold for a thread; installing passes them on to the others.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot give up privileges: %w", err)
 	}
 
-	filter := forbidding(calls)
-	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
-		uintptr(unsafe.Pointer(&program)))
-	if errno != 0 {
-		return fmt.Errorf("cannot give up system calls: %w", errno)
-	}
-	return nil
-}
-
-// Offsets of struct seccomp_data, seccomp(2).
-const (
-	offsetNumber = 0
-	offsetArch   = 4
-)
-
-// otherABI is the first number of the x32 system calls of amd64, which has no
-// others so high; on arm64 there are none.
-const otherABI = 0x4000_0000
-
-// forbidding returns a program of seccomp(2) for forbid. System calls of another
-// architecture end the process.
-func forbidding(calls []uint32) []unix.SockFilter {
-	const load, jumpIfEqual = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
-	const result = unix.BPF_RET | unix.BPF_K
-	filter := []unix.SockFilter{
-		{Code: load, K: offsetArch},
-		{Code: jumpIfEqual, K: auditArch(), Jt: 1},
-		{Code: result, K: unix.SECCOMP_RET_KILL_PROCESS},
-		{Code: load, K: offsetNumber},
-		{Code: unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K, K: otherABI, Jt: uint8(len(calls) + 1)},
-	}
-	for i, call := range calls {
-		// Each match jumps over the calls after it and the allowing instruction.
-		filter = append(filter, unix.SockFilter{Code: jumpIfEqual, K: call, Jt: uint8(len(calls) - i)})
-	}
-	return append(filter,
-		unix.SockFilter{Code: result, K: unix.SECCOMP_RET_ALLOW},
-		unix.SockFilter{Code: result, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
-	)
-}
-
-// auditArch is the AUDIT_ARCH_* of this program, linux/audit.h.
-func auditArch() uint32 {
-	if runtime.GOARCH == "arm64" {
-		return unix.AUDIT_ARCH_AARCH64
-	}
-	return unix.AUDIT_ARCH_X86_64
+	const eperm = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
+	return seccomp.Filter{Calls: calls, Action: eperm, Foreign: unix.SECCOMP_RET_KILL_PROCESS, X32: eperm}.Install()
 }

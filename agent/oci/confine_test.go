@@ -8,8 +8,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // unpackVerb is that of the external tests, whose TestMain this program has.
@@ -77,60 +75,4 @@ func TestUnpackerIsConfined(t *testing.T) {
 func statusOf(root string) string {
 	status, _ := os.ReadFile(filepath.Join(filepath.Dir(root), "status")) // it may have ended
 	return strings.Join(strings.Fields(string(status)), " ")
-}
-
-// TestForbidding runs the filter as the kernel does: each call that is forbidden
-// fails, its neighbours pass.
-func TestForbidding(t *testing.T) {
-	calls := append(neverCalled(), neverUnpacking()...)
-	filter := forbidding(calls)
-	const eperm = unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)
-	for _, call := range calls {
-		if got := evaluate(t, filter, auditArch(), call); got != eperm {
-			t.Errorf("system call %d: %#x", call, got)
-		}
-	}
-	for _, call := range []uint32{unix.SYS_READ, unix.SYS_FCHOWNAT, unix.SYS_OPENAT, unix.SYS_EXIT_GROUP} {
-		if got := evaluate(t, filter, auditArch(), call); got != unix.SECCOMP_RET_ALLOW {
-			t.Errorf("system call %d: %#x", call, got)
-		}
-	}
-	if got := evaluate(t, filter, auditArch(), otherABI|unix.SYS_READ); got != eperm {
-		t.Errorf("x32: %#x", got)
-	}
-	if got := evaluate(t, filter, unix.AUDIT_ARCH_I386, unix.SYS_READ); got != unix.SECCOMP_RET_KILL_PROCESS {
-		t.Errorf("another architecture: %#x", got)
-	}
-}
-
-// evaluate runs a program of seccomp(2) with what ours use of BPF.
-func evaluate(t *testing.T, filter []unix.SockFilter, arch, call uint32) uint32 {
-	t.Helper()
-
-	var value uint32
-	for i := 0; i < len(filter); i++ {
-		f := filter[i]
-		var holds bool
-		switch f.Code {
-		case unix.BPF_LD | unix.BPF_W | unix.BPF_ABS:
-			value = map[uint32]uint32{offsetArch: arch, offsetNumber: call}[f.K]
-			continue
-		case unix.BPF_RET | unix.BPF_K:
-			return f.K
-		case unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K:
-			holds = value == f.K
-		case unix.BPF_JMP | unix.BPF_JGE | unix.BPF_K:
-			holds = value >= f.K
-		default:
-			t.Fatalf("instruction %d: %+v", i, f)
-		}
-
-		if holds {
-			i += int(f.Jt)
-		} else {
-			i += int(f.Jf)
-		}
-	}
-	t.Fatal("the program has no end")
-	return 0
 }
