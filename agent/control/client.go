@@ -73,7 +73,7 @@ func (c *Client) JobEnded(ctx context.Context) error {
 }
 
 const (
-	pollEvery = 500 * time.Millisecond // how often Wait asks
+	pollEvery = 100 * time.Millisecond // how often Wait asks
 	// restartWait is how long the service may be away: systemd starts it again
 	// after 30 s.
 	restartWait = time.Minute
