@@ -4,15 +4,14 @@
 package publish
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"time"
-
-	"crypto/sha256"
-	"encoding/hex"
 
 	"github.com/mkappliance/mkappliance/internal/atomicfile"
 	"github.com/mkappliance/mkappliance/internal/release"
