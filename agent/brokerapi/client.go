@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -106,9 +107,11 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// explain says where to look for the reason of a broker that ended.
+// explain says where to look for the reason of a broker that ended: one that has
+// read all that was sent, or not, or before it was sent.
 func explain(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
 		return errors.New("cannot go on: the broker ended, and the guest with it; see 'journalctl -u runner-guestd'")
 	}
 	return err

@@ -103,3 +103,29 @@ func TestWorkerWithoutJob(t *testing.T) {
 type never struct{}
 
 func (never) Read([]byte) (int, error) { select {} }
+
+// TestBrokerEnds: however much of the request it has read.
+func TestBrokerEnds(t *testing.T) {
+	for _, read := range []int{0, 1, 4096} {
+		l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = conn.Read(make([]byte, read)) // waits for the request, unless read is 0
+		}()
+
+		client := &Client{Socket: l.Addr().String()}
+		_, err = client.Run(t.Context(), RunRequest{Argv: []string{"true"}}, wire.Streams{})
+		const want = "cannot go on: the broker ended, and the guest with it; see 'journalctl -u runner-guestd'"
+		if err == nil || err.Error() != want {
+			t.Errorf("%d bytes read: got %v, want %s", read, err, want)
+		}
+	}
+}
