@@ -9,6 +9,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/mkappliance/mkappliance/agent/workroot"
@@ -28,11 +29,20 @@ const (
 type logKeeper struct {
 	from workroot.Root // where the job wrote them, and anything else
 	to   string        // root's directory; "" to keep none
+	job  string        // id of the job, of which the names of its logs have a part
 	log  *slog.Logger
 }
 
-// logPattern is what the worker calls its log.
-var logPattern = regexp.MustCompile(`^Worker_[0-9]{8}-[0-9]{6}-utc\.log$`)
+// logPattern is what the worker calls its log, keptPattern what it is called where
+// it is kept: a job chooses the names of its files, and must not replace another's.
+var (
+	logPattern  = regexp.MustCompile(`^Worker_[0-9]{8}-[0-9]{6}-utc\.log$`)
+	keptPattern = regexp.MustCompile(`^Worker_[0-9]{8}-[0-9]{6}-utc-[0-9a-f]{8}\.log$`)
+)
+
+func (k logKeeper) keptName(name string) string {
+	return fmt.Sprintf("%s-%s.log", strings.TrimSuffix(name, ".log"), k.job[:8])
+}
 
 // keep copies the logs, and removes older ones until the bounds hold. A log that
 // cannot be kept does not keep the job from its end.
@@ -105,7 +115,7 @@ func (k logKeeper) copy(to *os.Root, name string) error {
 		return err
 	}
 
-	out, err := to.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
+	out, err := to.OpenFile(k.keptName(name), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return err
 	}
@@ -124,7 +134,7 @@ func prune(dir *os.Root) error {
 	}
 	var logs []fs.FileInfo
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && logPattern.MatchString(e.Name()) {
+		if info, err := e.Info(); err == nil && keptPattern.MatchString(e.Name()) {
 			logs = append(logs, info)
 		}
 	}

@@ -21,7 +21,8 @@ func newLogs(t *testing.T) (k logKeeper, from string) {
 	t.Helper()
 	from = t.TempDir()
 	k = logKeeper{
-		from: workroot.Root{Path: from}, to: filepath.Join(t.TempDir(), "logs"), log: slog.New(slog.DiscardHandler),
+		from: workroot.Root{Path: from}, to: filepath.Join(t.TempDir(), "logs"), job: "01234567-and-more",
+		log: slog.New(slog.DiscardHandler),
 	}
 	return k, from
 }
@@ -54,12 +55,33 @@ func TestKeepLogs(t *testing.T) {
 
 	k.keep()
 	kept, err := os.ReadDir(k.to)
-	if err != nil || len(kept) != 1 || kept[0].Name() != name {
+	if err != nil || len(kept) != 1 || kept[0].Name() != "Worker_20260101-000000-utc-01234567.log" {
 		t.Fatalf("kept %v, %v, want %s alone", kept, err, name)
 	}
-	data, err := os.ReadFile(filepath.Join(k.to, name))
+	data, err := os.ReadFile(filepath.Join(k.to, kept[0].Name()))
 	if err != nil || string(data) != long[len(long)-maxLogSize:] {
 		t.Errorf("kept %d bytes, %v, want the last %d", len(data), err, maxLogSize)
+	}
+}
+
+// TestKeptLogStays: a job whose log has the name of another job's does not
+// replace that.
+func TestKeptLogStays(t *testing.T) {
+	k, from := newLogs(t)
+	log := filepath.Join(from, "Worker_20260101-000000-utc.log")
+	for _, job := range []string{"01234567-first", "89abcdef-second"} {
+		if err := os.WriteFile(log, []byte(job), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k.job = job
+		k.keep()
+	}
+	data, err := os.ReadFile(filepath.Join(k.to, "Worker_20260101-000000-utc-01234567.log"))
+	if err != nil || string(data) != "01234567-first" {
+		t.Errorf("the log of the first job has %q, %v", data, err)
+	}
+	if kept, err := os.ReadDir(k.to); err != nil || len(kept) != 2 {
+		t.Errorf("kept %v, %v, want two", kept, err)
 	}
 }
 
@@ -74,7 +96,7 @@ func TestManyLogs(t *testing.T) {
 	}
 	k.keep()
 	kept, err := os.ReadDir(k.to)
-	if err != nil || len(kept) != maxLogs || kept[maxLogs-1].Name() != "Worker_20260101-001999-utc.log" {
+	if err != nil || len(kept) != maxLogs || kept[maxLogs-1].Name() != "Worker_20260101-001999-utc-01234567.log" {
 		t.Errorf("kept %v, %v, want the last %d", kept, err, maxLogs)
 	}
 }
@@ -93,10 +115,10 @@ func TestPruneLogs(t *testing.T) {
 		age  time.Duration
 		want bool
 	}{
-		{name: "Worker_20260101-000000-utc.log", size: maxLogsSize / 2, age: 0, want: true},
-		{name: "Worker_20260101-000001-utc.log", size: maxLogsSize / 2, age: time.Hour, want: true},
-		{name: "Worker_20260101-000002-utc.log", size: 1, age: 2 * time.Hour},
-		{name: "Worker_20260101-000003-utc.log", size: 0, age: maxLogAge + time.Hour},
+		{name: "Worker_20260101-000000-utc-01234567.log", size: maxLogsSize / 2, age: 0, want: true},
+		{name: "Worker_20260101-000001-utc-01234567.log", size: maxLogsSize / 2, age: time.Hour, want: true},
+		{name: "Worker_20260101-000002-utc-01234567.log", size: 1, age: 2 * time.Hour},
+		{name: "Worker_20260101-000003-utc-01234567.log", size: 0, age: maxLogAge + time.Hour},
 		{name: "of-the-operator", size: 1, age: 2 * maxLogAge, want: true},
 	} {
 		path := filepath.Join(k.to, log.name)
@@ -124,7 +146,7 @@ func TestPruneManyLogs(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range maxAllLogs + 10 {
-		path := filepath.Join(k.to, fmt.Sprintf("Worker_20260101-%06d-utc.log", i))
+		path := filepath.Join(k.to, fmt.Sprintf("Worker_20260101-%06d-utc-01234567.log", i))
 		age := time.Now().Add(-time.Duration(i) * time.Second)
 		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, age, age)); err != nil {
 			t.Fatal(err)
@@ -133,7 +155,7 @@ func TestPruneManyLogs(t *testing.T) {
 
 	k.keep()
 	kept, err := os.ReadDir(k.to)
-	if err != nil || len(kept) != maxAllLogs || kept[0].Name() != "Worker_20260101-000000-utc.log" {
+	if err != nil || len(kept) != maxAllLogs || kept[0].Name() != "Worker_20260101-000000-utc-01234567.log" {
 		t.Errorf("kept %d, %v, want the newest %d", len(kept), err, maxAllLogs)
 	}
 }

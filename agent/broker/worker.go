@@ -96,7 +96,9 @@ func (j *job) makeWorker(env, files map[string]string) error {
 	dir := filepath.Join(j.settings.JobsDir, "w-"+j.id[:8])
 	work, socket, logs := filepath.Join(dir, "work"), filepath.Join(dir, "socket"), filepath.Join(dir, "logs")
 	j.work = workDir{Root: j.settings.root(work), shown: layout.WorkerWork}
-	j.worker = &worker{dir: dir, logs: logKeeper{from: j.settings.root(logs), to: j.settings.Worker.Logs, log: j.log}}
+	j.worker = &worker{dir: dir, logs: logKeeper{
+		from: j.settings.root(logs), to: j.settings.Worker.Logs, job: j.id, log: j.log,
+	}}
 
 	// Root's own, so that nobody else of the host comes near the work directory.
 	err := errors.Join(
