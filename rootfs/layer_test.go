@@ -3,7 +3,6 @@ package rootfs
 import (
 	"context"
 	"errors"
-	"flag"
 	"io"
 	"io/fs"
 	"os"
@@ -16,12 +15,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/mkappliance/mkappliance/internal/golden"
 	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/run/runtest"
 	"github.com/mkappliance/mkappliance/internal/store"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 func testLayer() *Layer {
 	return &Layer{
@@ -306,17 +304,5 @@ func TestCommands(t *testing.T) {
 		text += strings.Join(argv, "\n\t") + "\n"
 	}
 
-	const path = "testdata/commands.golden"
-	if *update {
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text != string(want) {
-		t.Errorf("%s differs; if that is right, write it with -update. Got\n%s\nwant\n%s", path, text, want)
-	}
+	golden.Check(t, "commands.golden", text)
 }

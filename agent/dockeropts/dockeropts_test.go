@@ -1,13 +1,11 @@
 package dockeropts
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
 	"os"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,27 +15,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/capability"
 	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/internal/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
-
-// checkGolden compares got with testdata/NAME.golden.
-func checkGolden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s, -want +got:\n%s\nrun the test with -update if that is meant", file, diff)
-	}
-}
 
 func TestParse(t *testing.T) {
 	text := func(s string) *string { return &s }
@@ -317,7 +297,7 @@ func TestParseErrors(t *testing.T) {
 		}
 		fmt.Fprintf(&got, "%q\n\t%v\n", line, err)
 	}
-	checkGolden(t, "errors", got.String())
+	golden.Check(t, "errors.golden", got.String())
 }
 
 func TestTmpfs(t *testing.T) {

@@ -1,32 +1,26 @@
 package guest
 
 import (
-	"flag"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/mkappliance/mkappliance/internal/golden"
 	"github.com/mkappliance/mkappliance/internal/layout"
 )
-
-var update = flag.Bool("update", false, "write the golden files")
 
 // TestArgv compares the command of each kind of guest with a golden file, one
 // argument a line.
 func TestArgv(t *testing.T) {
 	for _, test := range []struct {
-		golden string
-		spec   Spec
-		limits Limits
+		summary string
+		spec    Spec
+		limits  Limits
 	}{
-		{golden: "container"},
-		{golden: "base", spec: Spec{Boot: true}, limits: Limits{Pids: 4096}},
-		{golden: "device", spec: Spec{Devices: []Device{{Source: "/dev/kvm", Target: "/dev/a:b"}}}},
+		{summary: "container"},
+		{summary: "base", spec: Spec{Boot: true}, limits: Limits{Pids: 4096}},
+		{summary: "device", spec: Spec{Devices: []Device{{Source: "/dev/kvm", Target: "/dev/a:b"}}}},
 	} {
-		t.Run(test.golden, func(t *testing.T) {
+		t.Run(test.summary, func(t *testing.T) {
 			test.spec.ID = "j-1"
 			g := &Guest{
 				manager: &Manager{Agent: "/usr/local/bin/runner-shim", Limits: test.limits},
@@ -34,21 +28,7 @@ func TestArgv(t *testing.T) {
 				dir:     "/jobs/j-1",
 				spec:    test.spec,
 			}
-			got := strings.Join(g.argv(), "\n") + "\n"
-
-			file := filepath.Join("testdata", "argv-"+test.golden+".txt")
-			if *update {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("argv (-want +got):\n%s", diff)
-			}
+			golden.Check(t, "argv-"+test.summary+".txt", strings.Join(g.argv(), "\n")+"\n")
 		})
 	}
 }

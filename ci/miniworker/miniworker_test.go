@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/internal/golden"
 )
 
 // newWorker makes a worker whose hook is this shell script. It sees the request
@@ -41,32 +41,15 @@ command=$(printf '%s' "$request" | sed 's/{"command":"\([^"]*\)".*/\1/')
 
 var base = &miniworker.Container{Image: "base"}
 
-var update = flag.Bool("update", false, "rewrite the files of testdata")
-
-// checkGolden compares with a file of testdata, which differs from a request by
-// white space between its tokens alone. The order of keys counts.
+// checkGolden compares a request, indented, with a file of testdata. The order of
+// keys counts.
 func checkGolden(t *testing.T, dir, got, name string) {
 	t.Helper()
-	name = filepath.Join("testdata", name)
-	if *update {
-		var indented bytes.Buffer
-		if err := json.Indent(&indented, []byte(normalized(t, dir, got)), "", "  "); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(name, indented.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-
-	data, err := os.ReadFile(name)
-	if err != nil {
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, []byte(normalized(t, dir, got)), "", "  "); err != nil {
 		t.Fatal(err)
 	}
-	var want bytes.Buffer
-	if err := json.Compact(&want, data); err != nil {
-		t.Fatal(err)
-	}
-	checkRequest(t, dir, got, want.String())
+	golden.Check(t, name, indented.String())
 }
 
 // checkRequest compares with want, in which DIR stands for the test's directory
