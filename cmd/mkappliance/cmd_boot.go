@@ -1,11 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/arch"
 	"github.com/mkappliance/mkappliance/internal/cli"
 	"github.com/mkappliance/mkappliance/internal/qemu"
@@ -50,10 +53,13 @@ Exit status:
 	return c
 }
 
-func (o *bootOptions) run(c *cobra.Command, image string) error {
-	config, err := o.config(image)
+func (o *bootOptions) run(c *cobra.Command, file string) error {
+	config, err := o.config(file)
 	if err != nil {
 		return cli.Usage(err)
+	}
+	if config.Arch, err = archOf(file); err != nil {
+		return err
 	}
 	config.Console, config.Keyboard = c.OutOrStdout(), os.Stdin
 
@@ -84,9 +90,8 @@ func (o *bootOptions) run(c *cobra.Command, image string) error {
 
 // config checks the flags, before a machine is made, and returns the machine that
 // they describe.
-func (o *bootOptions) config(image string) (qemu.Config, error) {
-	// Images are of no other architecture yet.
-	config := qemu.Config{Arch: arch.AMD64(), Image: image, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline}
+func (o *bootOptions) config(file string) (qemu.Config, error) {
+	config := qemu.Config{Image: file, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline}
 
 	var err error
 	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
@@ -101,8 +106,8 @@ func (o *bootOptions) config(image string) (qemu.Config, error) {
 	if o.cpus < 1 {
 		return config, fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus)
 	}
-	for _, file := range []string{image, o.seed} {
-		if _, err := os.Stat(file); file != "" && err != nil {
+	for _, name := range []string{file, o.seed} {
+		if _, err := os.Stat(name); name != "" && err != nil {
 			return config, fmt.Errorf("cannot boot: %w", err)
 		}
 	}
@@ -111,4 +116,23 @@ func (o *bootOptions) config(image string) (qemu.Config, error) {
 		config.HostForwards = []qemu.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
 	}
 	return config, nil
+}
+
+// archOf returns the architecture of an image file by its manifest. Without one, as
+// of an image that was copied alone, it is that of all images so far.
+func archOf(file string) (arch.Arch, error) {
+	i, err := image.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return arch.AMD64(), nil
+	}
+	if err != nil {
+		return arch.Arch{}, err
+	}
+	defer i.Close()
+
+	a, err := arch.Lookup(i.Manifest().Architecture)
+	if err != nil {
+		return a, fmt.Errorf("cannot boot %s: %w", file, err)
+	}
+	return a, nil
 }
