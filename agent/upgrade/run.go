@@ -32,35 +32,53 @@ type Outcome struct {
 }
 
 // Run finds a version, as Find does, and installs it, unless checkOnly is set.
-func (u *Upgrader) Run(ctx context.Context, m Machine, version string, checkOnly bool) (o Outcome, err error) {
-	o.Running = u.Host.Version
+func (u *Upgrader) Run(ctx context.Context, m Machine, version string, checkOnly bool) (Outcome, error) {
+	o := Outcome{Running: u.Host.Version}
+	err := u.with(m, func(d *disk.Disk, esp *disk.ESP, s *State) error {
+		o.Failed = s.Failed
+		return u.run(ctx, d, esp, s, version, checkOnly, &o)
+	})
+	return o, err
+}
+
+// Settle notes how the boots since the last upgrade ended.
+func (u *Upgrader) Settle(m Machine) error {
+	return u.with(m, func(*disk.Disk, *disk.ESP, *State) error { return nil })
+}
+
+// with opens the disk, mounts its ESP, and settles the state, before do.
+func (u *Upgrader) with(m Machine, do func(*disk.Disk, *disk.ESP, *State) error) (err error) {
 	d, err := m.OpenDisk()
 	if err != nil {
-		return o, err
+		return err
 	}
 	defer d.Close()
 	esp, unmount, err := m.MountESP(d)
 	if err != nil {
-		return o, err
+		return err
 	}
 	defer func() { err = errors.Join(err, unmount()) }()
 
-	s, err := u.Settle(esp)
+	s, err := u.settle(esp)
 	if err != nil {
-		return o, err
+		return err
 	}
-	o.Failed = s.Failed
+	return do(d, esp, s)
+}
+
+func (u *Upgrader) run(ctx context.Context, d *disk.Disk, esp *disk.ESP, s *State, version string, checkOnly bool,
+	o *Outcome) error {
 	r, err := u.Find(ctx, s, version)
 	if r == nil || err != nil {
-		return o, err
+		return err
 	}
 	o.Version, o.Severity = r.Version, string(r.Severity)
 	if waiting(d, s, u.Host.Version) == r.Version {
 		o.Installed = true
-		return o, nil
+		return nil
 	}
 	if checkOnly {
-		return o, nil
+		return nil
 	}
 
 	fmt.Fprintf(u.Log, "installing version %s, this is %s\n", r.Version, u.Host.Version)
@@ -69,13 +87,13 @@ func (u *Upgrader) Run(ctx context.Context, m Machine, version string, checkOnly
 	o.Took = time.Since(start)
 	o.Seconds = o.Took.Seconds()
 	if err != nil {
-		return o, err
+		return err
 	}
 	o.Installed, o.Stats = true, &stats
 	fmt.Fprintf(u.Log, "installed version %s in %s: of %d blocks %d were in place and %d on this disk, %d came in %d "+
 		"requests of together %.1f MB\n", r.Version, o.Took.Round(time.Second/10), stats.Blocks, stats.InPlace,
 		stats.Copied, stats.Downloaded, stats.Requests, float64(stats.Bytes)/1e6)
-	return o, nil
+	return nil
 }
 
 // waiting returns the version that is installed and was not booted yet, or "".

@@ -58,9 +58,9 @@ func (u *Upgrader) Open() (*Upgrader, error) {
 	return &opened, nil
 }
 
-// Settle notes how the boots since the last upgrade ended, and returns the state
+// settle notes how the boots since the last upgrade ended, and returns the state
 // after it.
-func (u *Upgrader) Settle(esp *disk.ESP) (*State, error) {
+func (u *Upgrader) settle(esp *disk.ESP) (*State, error) {
 	if err := os.MkdirAll(u.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot keep state of upgrades: %w", err)
 	}
@@ -72,10 +72,17 @@ func (u *Upgrader) Settle(esp *disk.ESP) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.settle(u.Host, ukis, u.Now()) {
-		return s, s.save(u.Dir)
+	pending := s.Pending
+	if !s.settle(u.Host, ukis, u.Now()) {
+		return s, nil
 	}
-	return s, nil
+
+	if s.failed(pending.Version) {
+		fmt.Fprintf(u.Log, "version %s is given up: %s\n", pending.Version, s.Failed[len(s.Failed)-1].Reason)
+	} else if pending.Version == u.Host.Version {
+		fmt.Fprintf(u.Log, "version %s has booted well\n", pending.Version)
+	}
+	return s, s.save(u.Dir)
 }
 
 // tries is how often a version may fail to boot before the boot loader prefers

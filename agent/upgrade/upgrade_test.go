@@ -353,6 +353,14 @@ func TestRollback(t *testing.T) {
 	}
 	l.renameUKI("runner_1.1.0+3.efi", "runner_1.1.0+0-3.efi")
 
+	l.log.Reset()
+	if err := l.u.Settle(l); err != nil {
+		t.Fatal(err)
+	}
+	const given = "version 1.1.0 is given up: it did not boot well, and the boot loader went back to 1.0.0\n"
+	if l.log.String() != given {
+		t.Errorf("the log is %q, want %q", l.log.String(), given)
+	}
 	if o, err := l.upgrade(t.Context(), ""); o.Version != "" || err != nil {
 		t.Errorf("got %v, %v; want no version", o, err)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/control"
 	"github.com/mkappliance/mkappliance/agent/supervise"
+	"github.com/mkappliance/mkappliance/agent/upgrade"
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
 	"github.com/mkappliance/mkappliance/internal/cli"
 	"github.com/mkappliance/mkappliance/internal/layout"
@@ -26,6 +27,7 @@ type statusOptions struct {
 	root       string
 	guestBase  string
 	workerLogs string
+	upgrades   string
 	asJSON     bool
 }
 
@@ -55,7 +57,9 @@ and where a job can write one too: nothing but this output depends on them.
 With --json the output is an object with the keys "state", "since", "reason",
 "job", "job_since", "jobs", "drain" (an object with "since", "deadline" and
 "cancelled"), "runner_version", "runner_deadline", "days_left", "image",
-"image_version", "guest_base" and "agent". Those that do not apply are left out.
+"image_version", "guest_base", "agent" and "upgrade" (an object with "pending", the
+version that was installed last, until it has booted well, and "failed", versions
+that did not). Those that do not apply are left out.
 
 Exit status:
   0  the runner is online or busy
@@ -72,6 +76,7 @@ Exit status:
 	addControlDir(c, &o.controlDir)
 	f.StringVar(&o.root, "root", "/", "`DIR` of the system whose versions are printed")
 	f.StringVar(&o.guestBase, "guest-base", layout.GuestBase, "`DIR` of the guest base")
+	f.StringVar(&o.upgrades, "upgrades", upgrade.DefaultDir, "`DIR` of the state of upgrades")
 	f.StringVar(&o.workerLogs, "worker-logs", layout.WorkerLogs, "`DIR` of the logs of workers")
 	return c
 }
@@ -89,6 +94,8 @@ type report struct {
 	ImageVersion   string `json:"image_version,omitempty"`
 	GuestBase      string `json:"guest_base,omitempty"`
 	Agent          string `json:"agent"`
+
+	Upgrade *upgrade.State `json:"upgrade,omitempty"` // nil if there was none
 }
 
 func (o *statusOptions) run(c *cobra.Command) error {
@@ -124,6 +131,11 @@ func (o *statusOptions) report(status control.Status, now time.Time) report {
 	}
 	if r.RunnerVersion == "" {
 		r.RunnerVersion = image["RUNNER_VERSION"]
+	}
+
+	// A file that cannot be read is a line less; upgrade itself reports it.
+	if s, err := upgrade.LoadState(o.upgrades); err == nil && (s.Pending != nil || s.Failed != nil) {
+		r.Upgrade = s
 	}
 
 	deadline := status.RunnerDeadline
@@ -171,7 +183,35 @@ func (r report) print(w io.Writer, now time.Time) error {
 	row("image", "%s", known(r.Image+" "+r.ImageVersion))
 	row("guest base", "%s", known(r.GuestBase))
 	row("agent", "%s", r.Agent)
+	if r.Upgrade != nil {
+		for _, line := range describeUpgrade(r.Upgrade, r.ImageVersion) {
+			row("upgrade", "%s", line)
+		}
+	}
 	return table.Flush()
+}
+
+// describeUpgrade returns a line for each version that was installed and does not
+// run, or has not proven itself.
+func describeUpgrade(s *upgrade.State, running string) []string {
+	var lines []string
+	switch p := s.Pending; {
+	case p == nil:
+	case p.Version == running:
+		lines = append(
+			lines,
+			fmt.Sprintf("version %s was installed by %s, and has not been noted as good", p.Version, p.From),
+		)
+	default:
+		lines = append(lines, fmt.Sprintf("version %s is installed, and starts with the next boot", p.Version))
+	}
+	for _, f := range s.Failed {
+		lines = append(
+			lines,
+			fmt.Sprintf("version %s failed, noted %s: %s", f.Version, f.Time.Format(time.RFC3339), f.Reason),
+		)
+	}
+	return lines
 }
 
 func describeDrain(d *control.Drain, now time.Time) string {

@@ -96,7 +96,7 @@ func (o *upgradeOptions) addFlags(c *cobra.Command) {
 	f.BoolVar(&o.now, "now", false, "reboot without waiting for the job under way, which fails")
 	f.BoolVar(&o.noReboot, "no-reboot", false, "install only: the next boot starts the version")
 	f.DurationVar(&o.timeout, "timeout", 0, "cancel the job under way after this `DURATION`, as 30m; 0 for never")
-	f.BoolVar(&o.scheduled, "scheduled", false, "do nothing without RUNNER_UPGRADE_SOURCE, or outside of its window")
+	f.BoolVar(&o.scheduled, "scheduled", false, "look for nothing without RUNNER_UPGRADE_SOURCE, or outside of its window")
 	f.BoolVar(&o.asJSON, "json", false, "print a JSON object")
 	f.StringVar(&o.config, "config", layout.ConfigFile, "`FILE` with the settings")
 	f.StringVar(&o.keys, "keys", layout.UpdateKeys, "`DIR` of the public keys")
@@ -107,8 +107,11 @@ func (o *upgradeOptions) addFlags(c *cobra.Command) {
 
 func (o *upgradeOptions) run(c *cobra.Command) error {
 	idle, err := o.readConfig()
-	if idle || err != nil {
+	if err != nil {
 		return err
+	}
+	if idle {
+		return o.settle(c.OutOrStdout())
 	}
 	log := c.OutOrStdout()
 	if o.asJSON {
@@ -117,6 +120,9 @@ func (o *upgradeOptions) run(c *cobra.Command) error {
 	u, m, err := o.upgrader(log)
 	if err != nil {
 		return err
+	}
+	if u, err = u.Open(); err != nil {
+		return cli.Usage(err)
 	}
 
 	outcome, err := u.Run(c.Context(), m, o.version, o.check)
@@ -167,6 +173,19 @@ func (o *upgradeOptions) readConfig() (idle bool, err error) {
 	return false, nil
 }
 
+// settle notes how the last upgrade ended, also where there is nothing to look for.
+func (o *upgradeOptions) settle(log io.Writer) error {
+	s, err := upgrade.LoadState(o.dir)
+	if err != nil || s.Pending == nil {
+		return err
+	}
+	u, m, err := o.upgrader(log)
+	if err != nil {
+		return err
+	}
+	return u.Settle(m)
+}
+
 // machine is the disk that the appliance runs from.
 type machine struct {
 	path string
@@ -211,9 +230,6 @@ func (o *upgradeOptions) upgrader(log io.Writer) (*upgrade.Upgrader, *machine, e
 		Boot: strings.TrimSpace(string(boot))}
 	u := &upgrade.Upgrader{Source: o.source, Channel: o.channel, Keys: keys, Host: host, Dir: o.dir,
 		Now: time.Now, Log: log}
-	if u, err = u.Open(); err != nil {
-		return nil, nil, cli.Usage(err)
-	}
 	return u, &machine{path: path, root: root, arch: a}, nil
 }
 
