@@ -5,7 +5,8 @@
 # make lint    golangci-lint, ci/rules, shellcheck, dependencies
 # make         the programs and their manual pages, in bin/
 #
-# make test-slow   hundreds of jobs and of kills, which needs root, and each fuzz target for minutes
+# make test-upgrade   an appliance in QEMU upgrades itself: needs root
+# make test-slow      hundreds of jobs and of kills, which needs root, and each fuzz target for minutes
 
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.
@@ -18,7 +19,7 @@ DATE    := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --f
 INFO    := github.com/mkappliance/mkappliance/internal/buildinfo
 LDFLAGS := -ldflags='-s -w -X $(INFO).version=$(VERSION) -X $(INFO).commit=$(COMMIT) -X $(INFO).date=$(DATE)'
 
-.PHONY: all deps image test check test-slow bench lint clean
+.PHONY: all deps image test check test-slow test-upgrade bench lint clean
 # The set-up comes before what uses it.
 .NOTPARALLEL:
 
@@ -44,6 +45,9 @@ bench: deps all
 check:
 	ci/lint fast
 	$(GO) test ./...
+
+test-upgrade: deps all
+	ci/test-upgrade
 
 test-slow: deps all
 	ci/test-slow

@@ -1,3 +1,5 @@
+//go:build upgrade
+
 package e2e
 
 import (
@@ -17,7 +19,7 @@ import (
 func TestUpgrade(t *testing.T) {
 	dir := os.Getenv("MKAPPLIANCE_TEST_UPGRADE")
 	if dir == "" {
-		t.Skip("MKAPPLIANCE_TEST_UPGRADE names no directory of ci/bake-upgrade: run it through 'make test'")
+		t.Skip("MKAPPLIANCE_TEST_UPGRADE names no directory of ci/bake-upgrade: run it through 'make test-upgrade'")
 	}
 	program, err := filepath.Abs("../../bin/mkappliance")
 	if err != nil {
