@@ -19,6 +19,7 @@ type binder struct {
 	work     workDir
 	volumes  workroot.Root // directory of the job's named volumes; made with the first
 	user     int           // user of the guest to whom the runner's files belong there
+	tools    *toolCache    // nil if the tools are an ordinary part of the work directory
 }
 
 // open opens what the settings show in every guest, then what the broker shows in
@@ -77,6 +78,9 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 		}
 		if err := workroot.CheckVisible(name); err != nil {
 			return bind, err
+		}
+		if name == toolDir && b.tools != nil {
+			return b.tools.bind(m.Target, b.user)
 		}
 		bind.Hide = workroot.HiddenBeneath(name)
 		bind.Source, err = b.work.Make(name)
@@ -142,6 +146,9 @@ func closeBinds(binds []guest.Bind) {
 	for _, b := range binds {
 		if b.Source != nil {
 			_ = b.Source.Close()
+		}
+		for _, l := range b.Lower {
+			_ = l.Source.Close()
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 	if err != nil {
 		return nil, err
 	}
-	binder := binder{settings: j.settings, work: j.work, volumes: j.volumes, user: int(user.UID)}
+	binder := binder{settings: j.settings, work: j.work, volumes: j.volumes, user: int(user.UID), tools: j.tools()}
 	binds, err := binder.open(m.spec.show, m.spec.Mounts)
 	if err != nil {
 		return nil, err

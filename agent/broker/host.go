@@ -33,6 +33,8 @@ type Host struct {
 
 	ActionsRunner string // directory with bin and externals of the actions runner
 	WorkerLogs    string // where the logs of workers are kept; root's alone
+	Tools         string // directory of the image's tools; there need be none
+	KeptTools     string // where tools stay that jobs add, if config.env has them stay; root's alone
 
 	RunnerUID, RunnerGID int // who may ask, besides root
 }
@@ -81,6 +83,10 @@ func (h Host) settings(cfg *config.Config) Settings {
 	s.Worker = WorkerSettings{
 		ActionsRunner: h.ActionsRunner, Registration: cfg.ActionsRunnerDir, Logs: h.WorkerLogs,
 		SetupInfo: setupInfo("/", s.Base),
+	}
+	s.Tools.Baked = h.Tools
+	if cfg.Guests.KeepTools {
+		s.Tools.Kept = h.KeptTools
 	}
 
 	// The guest base is Debian 13, so these names are true.

@@ -24,7 +24,7 @@ func TestSettings(t *testing.T) {
 		BindRO: []config.Bind{{Source: "/ro", Target: "/in/ro"}},
 		Guests: config.Guests{
 			Images: map[string]string{"debian:13": "/mine", "app": "/app"}, Insecure: []string{"registry.example"},
-			Devices: []string{"/dev/kvm"}, Spare: true, KeepWork: true, Disk: 1 << 30, Timeout: time.Hour,
+			Devices: []string{"/dev/kvm"}, Spare: true, KeepWork: true, KeepTools: true, Disk: 1 << 30, Timeout: time.Hour,
 		},
 	}
 	want := Settings{
@@ -37,13 +37,19 @@ func TestSettings(t *testing.T) {
 		Devices: []string{"/dev/kvm"}, InsecureRegistries: []string{"registry.example"},
 		Spare: true, KeepWork: true, Limits: JobLimits{Disk: 1 << 30, Time: time.Hour},
 		Worker: WorkerSettings{ActionsRunner: "/runner", Registration: "/registration", Logs: "/logs"},
+		Tools:  ToolSettings{Baked: "/tools", Kept: "/kept"},
 	}
 	h := Host{
 		JobsDir: "/jobs", WorkRoot: "/work", Externals: "/externals", RunnerUID: 900, RunnerGID: 901,
-		ActionsRunner: "/runner", WorkerLogs: "/logs",
+		ActionsRunner: "/runner", WorkerLogs: "/logs", Tools: "/tools", KeptTools: "/kept",
 	}
 	if diff := cmp.Diff(want, h.settings(cfg)); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+
+	cfg.Guests.KeepTools = false
+	if got := h.settings(cfg).Tools; got != (ToolSettings{Baked: "/tools"}) {
+		t.Errorf("got tools %+v, want none to be kept", got)
 	}
 
 	h.Base = "/flag"

@@ -214,6 +214,9 @@ func (j *job) stop() error {
 	}
 	j.removeTree(j.volumes.Path)
 	if j.worker != nil { // the work directory goes, too
+		if j.endCause() == nil {
+			j.worker.tools.keep()
+		}
 		j.worker.logs.keep()
 		j.removeTree(j.worker.dir)
 		return nil

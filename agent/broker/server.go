@@ -23,6 +23,7 @@ type Settings struct {
 	Externals string // directory of the runner's node.js builds
 
 	Worker WorkerSettings
+	Tools  ToolSettings
 
 	// RunnerUID is the only user besides root who may ask. With RunnerGID it
 	// owns the work root.

@@ -34,6 +34,15 @@ type worker struct {
 	socket net.Listener   // for the job's hook
 	served sync.WaitGroup // its clients, and what lets them in
 	logs   logKeeper
+	tools  *toolCache // nil if there is none
+}
+
+// tools returns the tool cache of the job, nil if it has none of its own.
+func (j *job) tools() *toolCache {
+	if j.worker == nil {
+		return nil
+	}
+	return j.worker.tools
 }
 
 // worker ends an earlier job, and runs the worker of a new one to its end in a
@@ -92,6 +101,7 @@ func (s *Server) finish(j *job) {
 //	work    the job's work directory
 //	socket  where the job's hook reaches the broker
 //	logs    _diag of the actions runner
+//	tools   what its guests add to the tool cache
 func (j *job) makeWorker(env, files map[string]string) error {
 	dir := filepath.Join(j.settings.JobsDir, "w-"+j.id[:8])
 	work, socket, logs := filepath.Join(dir, "work"), filepath.Join(dir, "socket"), filepath.Join(dir, "logs")
@@ -108,13 +118,17 @@ func (j *job) makeWorker(env, files map[string]string) error {
 	if err != nil {
 		return fmt.Errorf("cannot make directories: %w", err)
 	}
+	mounts, err := j.makeTools(work)
+	if err != nil {
+		return fmt.Errorf("cannot make the tool cache: %w", err)
+	}
 	if j.worker.socket, err = listenInGuest(filepath.Join(socket, filepath.Base(layout.WorkerSocket))); err != nil {
 		return err
 	}
 
 	runner := j.settings.Worker.ActionsRunner
 	j.worker.member = &member{root: j.baseRoot(), spec: containerSpec{
-		Container: brokerapi.Container{Env: env, Dir: layout.WorkerRunner + "/bin"},
+		Container: brokerapi.Container{Env: env, Dir: layout.WorkerRunner + "/bin", Mounts: mounts},
 		options:   dockeropts.Options{User: layout.WorkerUser, Hostname: workerHostname},
 		files:     files,
 		show: []hostDir{
@@ -126,6 +140,21 @@ func (j *job) makeWorker(env, files map[string]string) error {
 		},
 	}}
 	return nil
+}
+
+// makeTools makes the job's tool cache, and returns how its worker's guest is to show
+// it: not at all if there is none.
+func (j *job) makeTools(work string) ([]brokerapi.Mount, error) {
+	layers := j.settings.root(filepath.Join(j.worker.dir, "tools"))
+	var err error
+	if j.worker.tools, err = newToolCache(j.settings.Tools, layers, j.log); err != nil || j.worker.tools == nil {
+		return nil, err
+	}
+
+	covered := filepath.Join(work, toolDir)
+	err = errors.Join(os.Mkdir(covered, 0o755), os.Lchown(covered, j.settings.RunnerUID, j.settings.RunnerGID))
+	shown := layout.WorkerWork + "/" + toolDir
+	return []brokerapi.Mount{{Source: shown, Target: shown}}, err
 }
 
 // runWorker runs the worker in a guest and returns its status.

@@ -19,6 +19,7 @@ type Guests struct {
 	Devices    []string          // device nodes that --device may name
 	Spare      bool              // keep a spare guest
 	KeepWork   bool              // leave tools and workspaces of a job to later jobs
+	KeepTools  bool              // leave complete tools of a job to later jobs
 
 	Memory  int64         // bytes of all guests together; 0: set by the broker
 	Pids    int64         // processes and threads of all guests together

@@ -17,6 +17,7 @@ RUNNER_IMAGE_CACHE=5G
 RUNNER_NSPAWN_DEVICES="/dev/kvm /dev/dri/card0"
 RUNNER_SPARE_GUEST=false
 RUNNER_KEEP_WORK=true
+RUNNER_TOOL_CACHE_WRITABLE=true
 RUNNER_JOB_MEMORY=512M
 RUNNER_JOB_DISK=1T
 RUNNER_JOB_PIDS=1000
@@ -34,6 +35,7 @@ RUNNER_JOB_TIMEOUT_S=3600
 		ImageCache: 5 << 30,
 		Devices:    []string{"/dev/kvm", "/dev/dri/card0"},
 		KeepWork:   true,
+		KeepTools:  true,
 		Memory:     512 << 20,
 		Pids:       1000,
 		CPUs:       1.5,

@@ -26,6 +26,11 @@ type Bind struct {
 	// Hide names directories beneath Source, made if they do not exist, in
 	// whose place the guest sees an empty one.
 	Hide []string
+	// Lower, if there are any, are shown with Source as one directory, the first
+	// above the others. The guest writes to Source alone, which has to be empty and
+	// root's; its directory upper has what was written. All that Lower shows belongs
+	// to User in the guest.
+	Lower []Layer
 }
 
 // Configure makes the guest the one that a container asks for: it shows
@@ -102,6 +107,9 @@ func (g *Guest) share(name string, b Bind) error {
 }
 
 func (g *Guest) mountBind(target string, b Bind) error {
+	if len(b.Lower) > 0 {
+		return g.mountLayers(target, b)
+	}
 	attributes := uint64(unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV)
 	if b.ReadOnly {
 		attributes |= unix.MOUNT_ATTR_RDONLY

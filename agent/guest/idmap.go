@@ -19,6 +19,8 @@ import (
 const (
 	rangeSize  = 65536
 	firstRange = 524288
+	// FirstUID is the first user id of the host that a guest's user may have.
+	FirstUID = firstRange
 	// MaxGuests is how many ranges there are.
 	MaxGuests = 16
 	// SubordinateBase is added to the user ids of a guest on disk, except for

@@ -52,6 +52,9 @@ Exit status:
 	f.StringVar(&h.ActionsRunner, "actions-runner", layout.BakedActionsRunner,
 		"`DIR` with bin and externals of the actions runner, for workers in guests")
 	f.StringVar(&h.WorkerLogs, "worker-logs", layout.WorkerLogs, "`DIR` for the logs of workers in guests")
+	f.StringVar(&h.Tools, "tools", layout.BakedTools, "`DIR` with tools for the tool cache of jobs, if it exists")
+	f.StringVar(&h.KeptTools, "kept-tools", layout.KeptTools,
+		"`DIR` for tools that jobs add, with RUNNER_TOOL_CACHE_WRITABLE")
 	f.IntVar(&h.RunnerUID, "runner-uid", layout.RunnerUID, "user `ID` of the runner")
 	f.IntVar(&h.RunnerGID, "runner-gid", layout.RunnerGID, "group `ID` of the runner")
 	return c

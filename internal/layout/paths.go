@@ -7,6 +7,8 @@ const (
 	GuestBase = "/usr/lib/runner/base"
 	// BakedActionsRunner is the actions runner as the image carries it.
 	BakedActionsRunner = "/usr/lib/runner/actions-runner"
+	// BakedTools is the tool cache as the image carries it, if it does.
+	BakedTools = "/usr/lib/runner/tools"
 	// Programs is the directory of runner-agent and runner-shim.
 	Programs = "/usr/local/bin"
 	// UpdateKeys is the directory of the public keys, *.pub, that sign what the
@@ -39,6 +41,8 @@ const (
 	Jobs = State + "/jobs"
 	// WorkerLogs holds the last logs of workers that ran in guests.
 	WorkerLogs = State + "/worker-logs"
+	// KeptTools holds what jobs added to the tool cache, if that is to stay.
+	KeptTools = State + "/tools"
 	// OCIImages holds the OCI images that jobs use.
 	OCIImages = State + "/images"
 )
