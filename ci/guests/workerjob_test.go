@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,9 +29,12 @@ func TestWorkerJob(t *testing.T) {
 	}{
 		{summary: "Steps", test: (*lab).stepsOfJob},
 		{summary: "Failure", test: (*lab).failedJob},
+		{summary: "Cancel", test: (*lab).cancelledJob},
 		{summary: "Services", test: (*lab).servicesOfJob},
 		{summary: "Matrix", test: (*lab).servicesOfMatrix},
 		{summary: "ContainerStep", test: (*lab).containerStepOfJob},
+		{summary: "Volumes", test: (*lab).volumesOfJob},
+		{summary: "Output", test: (*lab).outputOfJob},
 		{summary: "Units", test: (*lab).unitsOfJob},
 		{summary: "Packages", test: (*lab).packagesOfJob},
 	} {
@@ -88,6 +93,43 @@ func (l *lab) failedJob(*shelf) {
 		l.Errorf("got %v", r)
 	}
 	l.said(r, map[string]string{"always": "ran"})
+}
+
+// cancelledJob: a job that is cancelled, or whose runner is shut down, ends at
+// once, with its steps in containers, and runs those that always run.
+func (l *lab) cancelledJob(s *shelf) {
+	for _, test := range []struct {
+		summary string
+		kind    uint32 // of the listener's message
+		always  string // conclusion of a step that always runs
+	}{
+		{summary: "cancel", kind: 2, always: miniworker.Success},
+		{summary: "shutdown", kind: 3, always: miniworker.Skipped},
+	} {
+		job := l.startJob(miniworker.Job{Name: test.summary, Container: &miniworker.Container{Image: s.debian},
+			Steps: []miniworker.Step{
+				{Name: "waits", Run: "echo waiting >started; sleep 4321"},
+				{Name: "never", Run: "true"},
+				{Name: "always", If: "always", Run: "cat started"},
+			}})
+		// Not sooner: dash loses a SIGINT that comes while it starts a program.
+		l.eventually("the step waits", func() bool {
+			return exec.CommandContext(l.Context(), "pgrep", "-x", "-f", "sleep 4321").Run() == nil
+		})
+		if _, err := job.pipe.Write(frame(test.kind, "")); err != nil {
+			l.Fatal(err)
+		}
+		begin := time.Now()
+		r := job.result()
+		if r.Conclusion != miniworker.Cancelled || r.Step("waits").Conclusion != miniworker.Failure ||
+			r.Step("never").Conclusion != miniworker.Skipped || r.Step("always").Conclusion != test.always {
+			l.Errorf("%s: got %v", test.summary, r)
+		}
+		if took := time.Since(begin); took > 7*time.Second {
+			l.Errorf("%s: it took %v, more than until the runner's second signal: %v", test.summary, took, r)
+		}
+		l.noSleepers()
+	}
 }
 
 // servicesOfJob: steps reach services by port at localhost and by the workflow's
@@ -158,6 +200,57 @@ func (l *lab) containerStepOfJob(s *shelf) {
 	}
 	if step := r.Step("status"); step.Exit != 9 {
 		l.Errorf("step %v", step)
+	}
+}
+
+// volumesOfJob: services and steps share directories of the workspace, services
+// among them named volumes; a directory of the guest elsewhere is refused.
+func (l *lab) volumesOfJob(s *shelf) {
+	data := l.workDir() + "/repo/repo/data:/data"
+	service := func(key, script string) miniworker.Container {
+		return miniworker.Container{Key: key, Image: s.alpine, Entrypoint: "sh",
+			Command: "-c '" + script + "; touch /tmp/up; exec sleep 1000'", Volumes: []string{data, "named:/named"},
+			Options: "--health-cmd 'test -e /tmp/up'"}
+	}
+	r := l.job(miniworker.Job{Name: "volumes",
+		Services: []miniworker.Container{
+			service("first", "echo one >/data/first; echo named >/named/x"),
+			service("second", "until cat /named/x >/data/second; do sleep 0.1; done"),
+		},
+		Steps: []miniworker.Step{
+			{Name: "read", Run: "cat data/first data/second; stat -c %U data data/first; echo two >data/third"},
+			{Name: "container", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "cat", Command: "data/third"}},
+			{Name: "remove", Run: "rm data/first data/second && ls data"},
+		}})
+	l.said(r, map[string]string{"read": "one\nnamed\nrunner\nrunner", "container": "two", "remove": "third"})
+
+	elsewhere := service("first", "true")
+	elsewhere.Volumes = []string{"/etc:/data"}
+	r = l.job(miniworker.Job{Name: "elsewhere", Services: []miniworker.Container{elsewhere}})
+	if step := r.Step("Initialize containers"); step.Exit != 3 || !strings.Contains(strings.Join(step.Output, "\n"),
+		"::error::cannot prepare job: cannot start service "+s.alpine+": cannot mount /data: volume /etc is not allowed") {
+		l.Errorf("step %v", step)
+	}
+}
+
+// outputOfJob: no line is lost of what steps print fast.
+func (l *lab) outputOfJob(s *shelf) {
+	const lines = 40_000
+	r := l.job(miniworker.Job{Name: "output", Steps: []miniworker.Step{
+		{Name: "step", Run: fmt.Sprintf("seq %d", lines)},
+		{Name: "container", Uses: &miniworker.Container{Image: s.alpine, Entrypoint: "seq", Command: fmt.Sprint(lines)}},
+	}})
+	for _, name := range []string{"step", "container"} {
+		output := slices.DeleteFunc(r.Step(name).Output, progressLine.MatchString)
+		for i := range output {
+			if output[i] != strconv.Itoa(i+1) {
+				l.Errorf("step %s: line %d is %q", name, i+1, output[i])
+				break
+			}
+		}
+		if len(output) != lines {
+			l.Errorf("step %s: got %d lines, want %d", name, len(output), lines)
+		}
 	}
 }
 
