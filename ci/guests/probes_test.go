@@ -45,26 +45,29 @@ func (l *lab) probes() {
 	}
 
 	for _, p := range append(l.hostProbes(), l.networkProbes(gateway)...) {
-		l.run(p.summary, func(l *lab) { l.probe(job, p) })
+		l.run(p.summary, func(l *lab) {
+			_, got := l.sh(job, p.guest+p.script)
+			l.probe(p, got)
+		})
 	}
 	l.cleanup(job)
 	l.noResidue()
 }
 
-// probe runs one probe on both sides.
-func (l *lab) probe(job string, p probe) {
+// probe compares what a probe printed in a guest, and runs it on the host.
+func (l *lab) probe(p probe, got string) {
 	if p.unplanted != nil {
 		l.Skipf("nothing shows whether a guest finds it, since it is not there: %v", p.unplanted)
 	}
 	if p.inside == p.outside {
 		l.Fatal("this probe expects the same on both sides, so that it cannot fail")
 	}
-	if _, got := l.sh(job, p.guest+p.script); got != p.inside {
+	if got != p.inside {
 		l.Errorf("%s\nprinted %q in the guest, want %q", p.script, got, p.inside)
 	}
 
 	out, _ := l.command("unshare", "--mount", "--propagation", "private", "sh", "-c", p.host+p.script).CombinedOutput()
-	got := strings.TrimSpace(string(out))
+	got = strings.TrimSpace(string(out))
 	if p.outside == different && got == p.inside || p.outside != different && got != p.outside {
 		l.Errorf("%s\nprinted %q outside the guest, want %s: it proves nothing", p.script, got, p.outside)
 	}

@@ -1,6 +1,7 @@
 package guests
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mkappliance/mkappliance/ci/miniworker"
 	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
@@ -37,6 +39,151 @@ func TestWorkerAttacks(t *testing.T) {
 	}
 	l.run("All", func(l *lab) { l.attack(workerAttack{script: all.String() + "echo tried all", want: "tried all"}) })
 	l.run("Ends", (*lab).workerEndsItself)
+}
+
+// TestWorkerCommands has a worker that follows the links of its job and starts
+// programs of its job, as the actions runner does: it reaches its guest with that.
+func TestWorkerCommands(t *testing.T) {
+	l := newLab(t)
+	l.serveGitHub()
+	l.place = inGuest
+	l.plantVictim()
+	l.run("Files", (*lab).commandFiles)
+	l.run("Programs", (*lab).plantedPrograms)
+	l.run("Responses", (*lab).responses)
+}
+
+// commandFiles: links in the place of file commands lead to nothing of the host,
+// be they read or written.
+func (l *lab) commandFiles() {
+	job := miniworker.Job{Name: "links", Steps: []miniworker.Step{
+		{Name: "control", Run: "echo of the guest >/tmp/read; ln -sf /tmp/read $GITHUB_STEP_SUMMARY\n" +
+			"echo old >/tmp/written; ln -s /tmp/written $GITHUB_STEP_SUMMARY-scrubbed"},
+		{Name: "followed", Run: "cat /tmp/written"},
+	}}
+	for _, variable := range []string{
+		"GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY",
+	} {
+		for _, to := range []string{
+			l.path("victim/secret"), l.path("registered/.credentials"), "../../../victim/secret", "../../../../../victim/secret",
+			"/proc/1/root" + l.path("victim/secret"), "/var/lib/runner/actions-runner/.credentials_rsaparams",
+		} {
+			job.Steps = append(job.Steps, miniworker.Step{
+				Name: variable, Run: "ln -sf " + to + " $" + variable + "; cat $" + variable, ContinueOnError: true, If: "always",
+			})
+		}
+	}
+	for _, name := range []string{"secret", "made"} {
+		job.Steps = append(job.Steps, miniworker.Step{
+			Name: "write", If: "always", ContinueOnError: true,
+			Run: "echo x >$GITHUB_STEP_SUMMARY; ln -s " + l.path("victim/"+name) + " $GITHUB_STEP_SUMMARY-scrubbed",
+		})
+	}
+
+	r := l.job(job)
+	if got := r.Step("control").Summary; got != "of the guest\n" {
+		l.Errorf("the worker does not read through links, so that this proves nothing: %q", got)
+	}
+	if got := strings.Join(r.Step("followed").Output, "\n"); got != "of the guest" {
+		l.Errorf("the worker does not write through links, so that this proves nothing: %q", got)
+	}
+	if len(r.Steps) < len(job.Steps) { // the worker adds some
+		l.Errorf("%d steps ran, want %d", len(r.Steps), len(job.Steps))
+	}
+	for _, step := range r.Steps {
+		if strings.HasPrefix(step.Name, "GITHUB_") && (step.Summary != "" || len(step.Outputs) > 0) {
+			l.Errorf("the worker published a file of the host: %v", step)
+		}
+	}
+	if text, err := json.Marshal(r); err != nil || strings.Contains(string(text), hostSecret) ||
+		strings.Contains(string(text), "'secret'") {
+		l.Errorf("the worker published a file of the host: %v, %s", err, text)
+	}
+	l.nextJobInGuest()
+}
+
+// plantedPrograms: the worker starts a step's own bash in the place of the
+// system's, which harms that job alone. One that works is of no harm to it.
+func (l *lab) plantedPrograms() {
+	const dir = layout.WorkerWork + "/repo/repo/planted"
+	plant := func(script string) miniworker.Job {
+		return miniworker.Job{Name: "planted", Container: &miniworker.Container{Image: "debian:13"},
+			Steps: []miniworker.Step{
+				{Name: "plant", Run: "mkdir planted; printf '#!/bin/sh\n" + script + "\n' >planted/bash; chmod 755 planted/bash\n" +
+					"for name in sh node docker; do cp planted/bash planted/$name; done; echo " + dir + " >>$GITHUB_PATH"},
+				{Name: "victim", Run: "echo ran"},
+			}}
+	}
+
+	r := l.job(plant("echo wrapped >>" + dir + "/log; exec /bin/bash \"$@\""))
+	for _, name := range []string{"plant", "victim", "Stop containers"} {
+		if step := r.Step(name); step.Conclusion != miniworker.Success {
+			l.Errorf("with a bash that works: %v", step)
+		}
+	}
+	l.nextJobInGuest()
+
+	r = l.job(plant("echo x >" + l.path("victim/made") + "; exit 7"))
+	if step := r.Step("plant"); step.Conclusion != miniworker.Success {
+		l.Error(step)
+	}
+	for _, name := range []string{"victim", "Stop containers"} {
+		if step := r.Step(name); step.Exit != 7 {
+			l.Errorf("the planted bash was not started, so that this proves nothing: %v", step)
+		}
+	}
+	l.nextJobInGuest()
+}
+
+// nextJobInGuest is nextWork for a job with all of the actions runner's files.
+func (l *lab) nextJobInGuest() {
+	l.Helper()
+	l.noResidue()
+	l.checkVictim()
+	l.checkLogs()
+	r := l.job(miniworker.Job{Name: "next", Container: &miniworker.Container{Image: "debian:13"},
+		Steps: []miniworker.Step{{Name: "look", Run: "ls -A; ls -A /__w | grep -v '^_'; which bash"}}})
+	const want = "repo\n/usr/bin/bash"
+	if got := strings.Join(r.Step("look").Output, "\n"); r.Conclusion != miniworker.Success || got != want {
+		l.Errorf("the next job found %q, want %q: %v", got, want, r)
+	}
+	l.noResidue()
+}
+
+// TestWorkerProbes tries to get from the guest of a worker, as its root, to the
+// host: the probes of TestEscapes in another guest.
+func TestWorkerProbes(t *testing.T) {
+	l := newLab(t, "RUNNER_NSPAWN_BIND_RO=LAB/shown")
+	if err := os.Mkdir(l.path("shown"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l.plantFiles()
+	l.plantDockerSocket()
+	l.plantListeners()
+
+	var probes []probe
+	script := connect(internetAddr, 80) + "\n"
+	const end = "the end of a probe"
+	for _, p := range append(l.hostProbes(), l.networkProbes("")...) {
+		switch p.summary {
+		case "answers of the hook":
+			continue // they are this guest's own
+		case "a port of the host":
+			continue // the host's address is gone with the job, before the control; see TestEscapes
+		case "the runner's externals":
+			p.guest = "target=" + layout.WorkerRunner + "/externals\n"
+		}
+		probes = append(probes, p)
+		script += "echo " + quote(end) + "; sudo sh -c " + quote(p.guest+p.script) + "\n"
+	}
+	_, out := l.work(script)
+	printed := strings.Split(out, end)
+	if len(printed) != len(probes)+1 || strings.TrimSpace(printed[0]) != "reached" {
+		t.Fatalf("the probes did not all run, or the guest does not reach the internet:\n%s", out)
+	}
+	for i, p := range probes {
+		l.run(p.summary, func(l *lab) { l.probe(p, strings.TrimSpace(printed[i+1])) })
+	}
 }
 
 // plantVictim makes what no job is to find: a directory of the host in which

@@ -76,10 +76,16 @@ func (w *Worker) mask(line string) string {
 // maxSummary is what the runner uploads of a step's summary, in bytes.
 const maxSummary = 1 << 20
 
-func readSummary(file string) string {
+// readSummary returns a step's summary. As the runner does, it follows links, and
+// writes what it uploads to a file beside the summary (FileCommandManager.cs).
+func (w *Worker) readSummary(file string) string {
 	data, err := os.ReadFile(file)
-	if err != nil || len(data) > maxSummary {
+	if err != nil || len(data) == 0 || len(data) > maxSummary {
 		return ""
 	}
-	return string(data)
+	summary := w.mask(string(data))
+	if err := os.WriteFile(file+"-scrubbed", []byte(summary), 0o644); err != nil {
+		w.line("##[error]" + err.Error())
+	}
+	return summary
 }

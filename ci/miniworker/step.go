@@ -198,7 +198,7 @@ func (w *Worker) collect(commands fileCommands, result *StepResult) {
 		}
 	}
 
-	result.Summary = readSummary(commands["GITHUB_STEP_SUMMARY"])
+	result.Summary = w.readSummary(commands["GITHUB_STEP_SUMMARY"])
 	if len(outputs) > 0 {
 		result.Outputs = outputs
 	}
