@@ -188,6 +188,9 @@ func (m *life) onlyContainers() {
 		result = m.runJob(miniworker.Job{Name: "taken", Container: &miniworker.Container{Image: "debian:13"},
 			Steps: []miniworker.Step{{Name: "step", Run: "echo made >made-by-job; echo ran"}}})
 		m.printed(result, map[string]string{"step": "ran"})
+		if strings.Contains(fmt.Sprint(result.Annotations), "disk space") {
+			m.Errorf("the worker warns of a full disk: %q", result.Annotations)
+		}
 		m.sh("test -z \"$(find /var/lib/runner -name made-by-job)\"")
 	})
 }
