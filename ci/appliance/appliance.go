@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,6 +39,15 @@ const (
 	ChannelURL = "http://" + gitHubHost + "/channel"
 )
 
+// Options are what else a machine has.
+type Options struct {
+	// Config holds lines of config.env, KEY=VALUE. A line replaces the one that
+	// a machine has without it.
+	Config []string
+	// Forwards lets the machine reach more than GitHub.
+	Forwards []qemu.GuestForward
+}
+
 // Lab is one machine with its surroundings.
 type Lab struct {
 	GitHub  *fakegithub.Server
@@ -45,6 +55,7 @@ type Lab struct {
 	// Channel is a directory that GitHubUp serves at ChannelURL too; empty for none.
 	Channel string
 
+	options Options
 	dir     string
 	image   string
 	program string // mkappliance
@@ -56,10 +67,10 @@ type Lab struct {
 
 // New prepares a lab in the empty directory dir. GitHub is down and the machine
 // off.
-func New(ctx context.Context, dir, image, program string) (*Lab, error) {
+func New(ctx context.Context, dir, image, program string, options Options) (*Lab, error) {
 	l := &Lab{
 		GitHub: fakegithub.New(fakegithub.Options{Tokens: []string{Token}}), Console: &ConsoleLog{},
-		dir: dir, image: image, program: program,
+		options: options, dir: dir, image: image, program: program,
 	}
 	gitHub, err := freePort()
 	if err != nil {
@@ -95,17 +106,7 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		return err
 	}
 
-	// A spare guest would look like one that a job left behind, and tests look at
-	// what a job has written.
-	config := strings.Join([]string{
-		"# written by cloud-init",
-		"RUNNER_SPARE_GUEST=false",
-		"RUNNER_KEEP_WORK=true",
-		"RUNNER_JOB_MEMORY=512M",
-		fmt.Sprintf("RUNNER_JOB_PIDS=%d", JobPids),
-		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubHost, Repository),
-		"RUNNER_REGISTRATION_TOKEN=" + Token,
-	}, "\n") + "\n"
+	config := strings.Join(l.config(), "\n") + "\n"
 	userData := "#cloud-config\ndisable_root: false\nusers:\n  - name: root\n    ssh_authorized_keys:\n      - " +
 		string(key)
 	if err := errors.Join(os.WriteFile(l.path("config.env"), []byte(config), 0o600),
@@ -116,13 +117,40 @@ func (l *Lab) makeSeed(ctx context.Context) error {
 		"--hostname", Hostname, "--output", l.path("seed.iso"))
 }
 
+// config returns the lines of config.env.
+func (l *Lab) config() []string {
+	// A spare guest would look like one that a job left behind, and tests look at
+	// what a job has written.
+	lines := []string{
+		"# written by cloud-init",
+		"RUNNER_SPARE_GUEST=false",
+		"RUNNER_KEEP_WORK=true",
+		"RUNNER_JOB_MEMORY=512M",
+		fmt.Sprintf("RUNNER_JOB_PIDS=%d", JobPids),
+		fmt.Sprintf("RUNNER_GITHUB_URL=http://%s/%s", gitHubHost, Repository),
+		"RUNNER_REGISTRATION_TOKEN=" + Token,
+	}
+	for _, line := range l.options.Config {
+		key, _, _ := strings.Cut(line, "=")
+		lines = slices.DeleteFunc(lines, func(other string) bool { return strings.HasPrefix(other, key+"=") })
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 // Boot switches the machine on; ctx ends it.
 func (l *Lab) Boot(ctx context.Context) (err error) {
 	l.vm, err = qemu.Start(ctx, qemu.Config{Arch: arch.AMD64(), Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
 		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
 		HostForwards:  []qemu.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
-		GuestForwards: []qemu.GuestForward{{Addr: gitHubAddr, Command: "socat - TCP:" + l.listen}}})
+		GuestForwards: append([]qemu.GuestForward{Forward(gitHubAddr, l.listen)}, l.options.Forwards...)})
 	return err
+}
+
+// Forward lets the machine reach an address of this host at one of QEMU's user
+// network.
+func Forward(addr, hostAddr string) qemu.GuestForward {
+	return qemu.GuestForward{Addr: addr, Command: "socat - TCP:" + hostAddr}
 }
 
 // Close switches everything off.
@@ -195,6 +223,33 @@ func (l *Lab) Until(ctx context.Context, script string) error {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// leftovers prints what is left of a job.
+const leftovers = `pgrep -a systemd-nspawn
+broker=$(systemctl show -P MainPID runner-guestd.service)
+grep -e /var/lib/runner/jobs -e /var/lib/runner/work/w- /proc/1/mountinfo "/proc/$broker/mountinfo"
+find /sys/fs/cgroup -type d -path '*guests-*/*'
+ls -A /var/lib/runner/jobs
+find /var/lib/runner/work -name 'w-*'
+true`
+
+// Leftovers lists the guests, mounts, cgroups and directories of jobs: none while
+// no job runs.
+func (l *Lab) Leftovers(ctx context.Context) (string, error) {
+	out, err := l.SSH(ctx, leftovers)
+	return strings.TrimSpace(out), err
+}
+
+// Evidence returns what the machine has to say about a test that failed: the end of
+// its console, and that of the runner's journal where the machine answers.
+func (l *Lab) Evidence(ctx context.Context) string {
+	text := "the end of the console:\n" + l.Console.Tail(80)
+	journal, err := l.SSH(ctx, "journalctl -b --no-pager -u 'runner*' | tail -60")
+	if err != nil {
+		return text
+	}
+	return text + "\nthe runner's journal:\n" + journal
 }
 
 // Registrations counts the runners registered so far.

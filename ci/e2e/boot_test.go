@@ -33,7 +33,7 @@ func TestBoot(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	lab, err := appliance.New(ctx, t.TempDir(), image, program)
+	lab, err := appliance.New(ctx, t.TempDir(), image, program, appliance.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,11 +75,7 @@ func TestBoot(t *testing.T) {
 func closeLab(t *testing.T, lab *appliance.Lab) {
 	t.Helper()
 	if t.Failed() {
-		t.Logf("the end of the console:\n%s", lab.Console.Tail(80))
-		journal, err := lab.SSH(context.WithoutCancel(t.Context()), "journalctl -b --no-pager -u 'runner*' | tail -60")
-		if err == nil {
-			t.Logf("the runner's journal:\n%s", journal)
-		}
+		t.Log(lab.Evidence(context.WithoutCancel(t.Context())))
 	}
 	if err := lab.Close(); err != nil {
 		t.Error(err)

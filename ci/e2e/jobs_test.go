@@ -42,13 +42,10 @@ func (m *life) printed(result miniworker.JobResult, want map[string]string) {
 // noResidue: no guest, mount, cgroup or directory of a job is left.
 func (m *life) noResidue() {
 	m.Helper()
-	left := m.sh(`pgrep -a systemd-nspawn
-broker=$(systemctl show -P MainPID runner-guestd.service)
-grep -e /var/lib/runner/jobs -e /var/lib/runner/work/w- /proc/1/mountinfo "/proc/$broker/mountinfo"
-find /sys/fs/cgroup -type d -path '*guests-*/*'
-ls -A /var/lib/runner/jobs
-find /var/lib/runner/work -name 'w-*'
-true`)
+	left, err := m.lab.Leftovers(m.ctx)
+	if err != nil {
+		m.Fatal(err)
+	}
 	if left != "" {
 		m.Errorf("the job left behind:\n%s", left)
 	}

@@ -28,7 +28,7 @@ func TestUpgrade(t *testing.T) {
 
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	lab, err := appliance.New(ctx, t.TempDir(), filepath.Join(dir, "old.img"), program)
+	lab, err := appliance.New(ctx, t.TempDir(), filepath.Join(dir, "old.img"), program, appliance.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func run(ctx context.Context, image, program string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	lab, err := appliance.New(ctx, dir, image, program)
+	lab, err := appliance.New(ctx, dir, image, program, appliance.Options{})
 	if err != nil {
 		return err
 	}
