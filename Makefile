@@ -6,7 +6,7 @@
 # make         the programs and their manual pages, in bin/
 #
 # make test-upgrade   an appliance in QEMU upgrades itself: needs root
-# make test-slow      hundreds of jobs and of kills, which needs root, and each fuzz target for minutes
+# make test-slow      hundreds of jobs and of kills, all hooks in the image, each fuzz target for minutes: needs root
 
 GO      := CGO_ENABLED=0 go
 # Debian's Go does not fetch the version of go.mod unless asked.

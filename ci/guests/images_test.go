@@ -1,6 +1,8 @@
 package guests
 
 import (
+	"context"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,14 +12,22 @@ import (
 	"github.com/mkappliance/mkappliance/ci/registry"
 )
 
-// shelf is a registry in the lab's network with the names of its images.
+// shelf is a registry with the names of its images.
 type shelf struct {
 	*registry.Registry
 	debian, private, nonRoot, alpine, scratch, healthy string
 }
 
-// newShelf starts a registry and fills it.
+// newShelf starts a registry in the lab's network and fills it.
 func (l *lab) newShelf() *shelf {
+	l.Helper()
+	return l.fillShelf(l.listen(registryAddr), l.dial)
+}
+
+// fillShelf fills a registry that serves on a listener, which dial reaches.
+func (l *lab) fillShelf(
+	listener net.Listener, dial func(context.Context, string, string) (net.Conn, error),
+) *shelf {
 	l.Helper()
 	for _, program := range []string{"/bin/busybox", "/usr/bin/musl-gcc"} {
 		if _, err := os.Stat(program); err != nil {
@@ -25,7 +35,7 @@ func (l *lab) newShelf() *shelf {
 		}
 	}
 	dir := l.TempDir()
-	s := &shelf{Registry: registry.Serve(l.listen(registryAddr), dir, l.dial)}
+	s := &shelf{Registry: registry.Serve(listener, dir, dial)}
 	l.Cleanup(func() { _ = s.Close() })
 	push := func(name string, image v1.Image, err error) string {
 		l.Helper()

@@ -22,15 +22,19 @@ type place string
 const (
 	onHost  place = "Host"  // RUNNER_JOBS=host: beside the listener
 	inGuest place = "Guest" // RUNNER_JOBS=guest: in a guest of the job's own
+	inImage place = "Image" // in a guest, too, on an appliance that booted the baked image
 )
 
 // workDir returns the work directory by the path that the worker knows it by.
 func (l *lab) workDir() string {
-	if l.place == inGuest {
+	if l.workerInGuest() {
 		return layout.WorkerWork
 	}
 	return l.path("work")
 }
+
+// workerInGuest reports whether the worker of a job has a guest.
+func (l *lab) workerInGuest() bool { return l.place != onHost }
 
 // inBoth runs a test with jobs on the host and with jobs in guests. These need
 // serveGitHub.
@@ -46,10 +50,14 @@ func (l *lab) inBoth(test func(*lab)) {
 // job runs a whole job in the lab's place.
 func (l *lab) job(job miniworker.Job) miniworker.JobResult {
 	l.Helper()
-	if l.place == inGuest {
+	switch l.place {
+	case inGuest:
 		return l.startJob(job).result()
+	case inImage:
+		return l.jobInImage(job)
+	default:
+		return l.jobOnHost(job)
 	}
-	return l.jobOnHost(job)
 }
 
 // githubAddr is where workers in guests reach it.

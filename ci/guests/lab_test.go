@@ -24,6 +24,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/supervise"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/ci/appliance"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
 )
 
@@ -91,6 +92,9 @@ type lab struct {
 	internet string  // network namespace of the internet, see makeInternet; empty if there is none
 	place    place   // of the worker of job
 	github   *github // what workers in guests report to; nil before serveGitHub
+	// machine is the appliance of jobs inImage, where a lab has nothing of the above
+	// but its place.
+	machine *appliance.Lab
 }
 
 // newLab starts a broker with lines of config.env, in which LAB stands for the
@@ -285,6 +289,11 @@ func (l *lab) cleanup(job string) {
 // noResidue: no process, mount, cgroup or directory of a guest is left.
 func (l *lab) noResidue() {
 	l.Helper()
+	if l.place == inImage {
+		l.noResidueInImage()
+		return
+	}
+
 	if left, _ := os.ReadDir(l.path("jobs")); len(left) != 0 {
 		l.Errorf("left in the jobs directory: %v", left)
 	}
