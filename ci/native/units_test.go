@@ -252,6 +252,8 @@ func TestUnits(t *testing.T) {
 		t.Error("runner.service still runs with the old registration")
 	}
 
+	m.drain()
+
 	// Too old: no restart helps, so there is none.
 	a.github.ExitListener(7)
 	m.wait("failed", "systemctl", "is-active", "runner.service")
@@ -262,10 +264,36 @@ func TestUnits(t *testing.T) {
 	if got := m.property("runner.service", "SubState"); got != "failed" {
 		t.Errorf("runner.service is %s", got)
 	}
+	if got := m.run("runner-agent", "status"); !strings.HasPrefix(got, "state           deprecated since ") {
+		t.Errorf("the status is\n%s", got)
+	}
 	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) ||
 		!strings.Contains(journal, "registered as rack-4") {
 		t.Error("the journal holds the token, or is not there")
 	}
+}
+
+// drain drains runner.service, whose directory outlives restarts of it.
+func (m *machine) drain() {
+	m.t.Helper()
+	m.wait("755 root 755 runner", "sh", "-c", "echo $(stat -c '%a %U' /run/runner /run/runner/service)")
+	const asNobody = "setpriv --reuid=nobody --clear-groups runner-agent "
+	m.wait("online", "sh", "-c", asNobody+"status | sed -n 's/^state *\\(\\w*\\) .*/\\1/p'")
+	if got := m.run("sh", "-c", asNobody+"drain"); !strings.Contains(got, "may not drain; only root may") {
+		m.t.Errorf("drained by nobody: %s", got)
+	}
+
+	if got := m.run("runner-agent", "drain"); got != "drained" {
+		m.t.Errorf("drain: %s", got)
+	}
+	m.run("systemctl", "restart", "runner.service")
+	if got := m.property("runner.service", "ActiveState"); got != "active" {
+		m.t.Errorf("runner.service is %s after a restart while drained", got)
+	}
+	if got := m.run("runner-agent", "resume"); got != "starting" {
+		m.t.Errorf("resume: %s", got)
+	}
+	m.wait("online", "sh", "-c", "runner-agent status | sed -n 's/^state *\\(\\w*\\) .*/\\1/p'")
 }
 
 // TestUnitsTrust: a GitHub with an authority of its own is refused until
