@@ -209,8 +209,9 @@ func (m *life) onHost() {
 		}
 
 		result = m.runJob(miniworker.Job{Name: "container", Container: &miniworker.Container{Image: "debian:13"},
-			Steps: []miniworker.Step{{Name: "who", Run: "id -u; ls -d /usr/lib/runner/base || echo no base here"}}})
-		m.printed(result, map[string]string{"who": "0\nls: cannot access '/usr/lib/runner/base': " +
-			"No such file or directory\nno base here"})
+			Steps: []miniworker.Step{
+				{Name: "who", Run: "id -u; ls -d /usr/lib/runner/base 2>/dev/null || echo no base here"},
+			}})
+		m.printed(result, map[string]string{"who": "0\nno base here"})
 	})
 }
