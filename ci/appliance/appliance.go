@@ -234,11 +234,20 @@ ls -A /var/lib/runner/jobs
 find /var/lib/runner/work -name 'w-*'
 true`
 
-// Leftovers lists the guests, mounts, cgroups and directories of jobs: none while
-// no job runs.
+// leftoversWait is how long the removal of what a job has made may take: GitHub is
+// told of a job's end before it begins.
+const leftoversWait = time.Minute
+
+// Leftovers lists the guests, mounts, cgroups and directories of jobs: none soon
+// after the last one has ended.
 func (l *Lab) Leftovers(ctx context.Context) (string, error) {
-	out, err := l.SSH(ctx, leftovers)
-	return strings.TrimSpace(out), err
+	for deadline := time.Now().Add(leftoversWait); ; time.Sleep(time.Second) {
+		out, err := l.SSH(ctx, leftovers)
+		left := strings.TrimSpace(out)
+		if err != nil || left == "" || time.Now().After(deadline) {
+			return left, err
+		}
+	}
 }
 
 // Evidence returns what the machine has to say about a test that failed: the end of
