@@ -16,9 +16,8 @@ const privateMark = "RUNNER_BROKER_PRIVATE_MOUNTS"
 
 // EnterPrivateMounts moves the process to a mount namespace of its own, so that
 // the mounts of guests vanish with it, however it ends; cgroups of version 1 are
-// not seen there. A thread alone can
-// enter one, so it executes the program again from there, with the same
-// arguments, and returns nil in the new one. It needs root.
+// not seen there. A thread alone can enter one, so it executes the program again
+// from there, with the same arguments, and returns nil in the new one. It needs root.
 func EnterPrivateMounts() error {
 	if os.Getenv(privateMark) != "" {
 		return os.Unsetenv(privateMark)

@@ -331,24 +331,10 @@ func (f *filler) missing() []span {
 // fetch downloads a span of blocks, and tries again after a failure with those
 // that are still missing.
 func (f *filler) fetch(ctx context.Context, blocks span) error {
-	pause := f.pause
-	for attempt := 1; ; attempt++ {
-		err := f.fetchOnce(ctx, blocks)
+	return retry(ctx, f.pause, func() error { return f.fetchOnce(ctx, blocks) }, func(err error) bool {
 		var written *writeError
-		switch {
-		case err == nil || ctx.Err() != nil || attempt == attempts:
-			return err
-		case errors.Is(err, errNoRanges) || errors.As(err, &written):
-			return err
-		}
-
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(pause):
-			pause *= 2
-		}
-	}
+		return errors.Is(err, errNoRanges) || errors.As(err, &written)
+	})
 }
 
 // writeError is an error of this disk, which another attempt does not mend.

@@ -216,12 +216,18 @@ func (u *Upgrader) read(ctx context.Context, base, name string, limit int64) ([]
 
 // retry tries again what may pass: not an answer that a file is missing.
 func (u *Upgrader) retry(ctx context.Context, do func() error) error {
-	pause := u.pause
+	return retry(ctx, u.pause, do, func(err error) bool {
+		status := (*statusError)(nil)
+		return errors.Is(err, fs.ErrNotExist) || errors.As(err, &status) && status.status/100 == 4
+	})
+}
+
+// retry calls do until it succeeds, fails for good, or has had its attempts. The
+// first pause between two is the given one, and each next one twice as long.
+func retry(ctx context.Context, pause time.Duration, do func() error, forGood func(error) bool) error {
 	for attempt := 1; ; attempt++ {
 		err := do()
-		status := (*statusError)(nil)
-		final := errors.Is(err, fs.ErrNotExist) || errors.As(err, &status) && status.status/100 == 4
-		if err == nil || final || ctx.Err() != nil || attempt == attempts {
+		if err == nil || ctx.Err() != nil || attempt == attempts || forGood(err) {
 			return err
 		}
 		select {
