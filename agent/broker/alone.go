@@ -38,7 +38,7 @@ func (r *resources) rootOfStep(
 	ctx context.Context, client *caller, work workDir, j *job, request brokerapi.ContainerRequest,
 ) (rootFS, error) {
 	if j == nil {
-		return r.findOrBuildRoot(ctx, client, work, request)
+		return r.findOrBuildRoot(ctx, client, work, nil, request)
 	}
 
 	ctx, done, err := j.enter(ctx)
@@ -46,7 +46,7 @@ func (r *resources) rootOfStep(
 		return rootFS{}, j.explain(err)
 	}
 	defer done()
-	root, err := r.findOrBuildRoot(ctx, client, work, request)
+	root, err := r.findOrBuildRoot(ctx, client, work, j, request)
 	return root, j.explain(err)
 }
 
@@ -55,7 +55,7 @@ func (r *resources) rootOfStep(
 func (r *resources) runAlone(
 	ctx context.Context, client *caller, work workDir, m *member, argv []string,
 ) (status int, err error) {
-	err = r.alone(work, func(j *job) error {
+	err = r.alone(work, nil, func(j *job) error {
 		status, err = j.start(ctx, m, argv, client.streams())
 		return err
 	})
@@ -63,13 +63,16 @@ func (r *resources) runAlone(
 }
 
 // alone calls do with a job that is not the broker's, and stops it. The limits of
-// jobs hold for it as well.
-func (r *resources) alone(work workDir, do func(j *job) error) error {
+// jobs hold for it as well, unless it is part of another one, whose context do
+// heeds: a second watch of the same disk would sometimes end the part alone.
+func (r *resources) alone(work workDir, whole *job, do func(j *job) error) error {
 	j, err := r.newJob(work)
 	if err != nil {
 		return err
 	}
-	j.run()
+	if whole == nil {
+		j.run()
+	}
 	err = do(j)
 	return errors.Join(err, j.stop())
 }

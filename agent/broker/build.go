@@ -11,9 +11,12 @@ import (
 )
 
 // build builds the OCI image of a Dockerfile in a guest of the guest base, unless
-// one of the same content was built before. Its output goes to the client.
-func (r *resources) build(ctx context.Context, client *caller, work workDir, b brokerapi.Build) (rootFS, error) {
-	root, err := r.findOrBuild(ctx, client, work, b.Dockerfile)
+// one of the same content was built before. Its output goes to the client. The
+// job j that it belongs to is nil if there is none.
+func (r *resources) build(
+	ctx context.Context, client *caller, work workDir, j *job, b brokerapi.Build,
+) (rootFS, error) {
+	root, err := r.findOrBuild(ctx, client, work, j, b.Dockerfile)
 	if err != nil {
 		return rootFS{}, fmt.Errorf("cannot build %s: %w", filepath.Base(b.Dockerfile), err)
 	}
@@ -21,7 +24,7 @@ func (r *resources) build(ctx context.Context, client *caller, work workDir, b b
 }
 
 func (r *resources) findOrBuild(
-	ctx context.Context, client *caller, work workDir, dockerfile string,
+	ctx context.Context, client *caller, work workDir, whole *job, dockerfile string,
 ) (root rootFS, err error) {
 	copyDir := filepath.Join(r.settings.JobsDir, "c-"+newID()[:8])
 	build, err := imagebuild.New(ctx, work.Root, work.onHost(dockerfile), copyDir)
@@ -42,7 +45,7 @@ func (r *resources) findOrBuild(
 		root: r.baseRoot(),
 	}
 	var built *Image
-	err = r.alone(work, func(j *job) error {
+	err = r.alone(work, whole, func(j *job) error {
 		if err := build.Place(j.volumes); err != nil {
 			return err
 		}

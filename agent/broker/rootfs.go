@@ -55,10 +55,10 @@ func (r *resources) findRoot(ctx context.Context, c brokerapi.Container, report 
 
 // findOrBuildRoot is findRoot for an OCI image that may have to be built first.
 func (r *resources) findOrBuildRoot(
-	ctx context.Context, client *caller, work workDir, request brokerapi.ContainerRequest,
+	ctx context.Context, client *caller, work workDir, j *job, request brokerapi.ContainerRequest,
 ) (rootFS, error) {
 	if request.Build == nil {
 		return r.findRoot(ctx, request.Container, reportTo(client.Conn))
 	}
-	return r.build(ctx, client, work, *request.Build)
+	return r.build(ctx, client, work, j, *request.Build)
 }
