@@ -79,12 +79,14 @@ func (s *State) save(dir string) error {
 }
 
 // settle notes how the boots since the last upgrade ended, which the names of the
-// UKIs show. It reports whether s changed.
-func (s *State) settle(h Host, ukis []disk.UKI, now time.Time) bool {
+// UKIs show. note is what the pending version's health check left, or empty. It
+// reports whether s changed.
+func (s *State) settle(h Host, ukis []disk.UKI, note string, now time.Time) bool {
 	p := s.Pending
 	if p == nil {
 		return false
 	}
+
 	uki := find(ukis, p.Version)
 	switch {
 	case uki == nil: // the upgrade was interrupted, or the file removed
@@ -95,7 +97,11 @@ func (s *State) settle(h Host, ukis []disk.UKI, now time.Time) bool {
 			s.Floor, s.FloorBy = p.Floor, p.Version
 		}
 	case p.Version != h.Version && uki.Failed():
-		s.fail(now, "it did not boot well, and the boot loader went back to "+h.Version)
+		reason := "it did not boot well"
+		if note != "" {
+			reason = note
+		}
+		s.fail(now, reason+", and the boot loader went back to "+h.Version)
 	case p.Version != h.Version && uki.Left == tries && p.Boot != h.Boot:
 		// Otherwise a scheduled upgrade would reboot for ever.
 		s.fail(now, "the boot loader did not start it; bootctl(1) shows which entry is its default")

@@ -73,7 +73,11 @@ func (u *Upgrader) settle(esp *disk.ESP) (*State, error) {
 		return nil, err
 	}
 	pending := s.Pending
-	if !s.settle(u.Host, ukis, u.Now()) {
+	note := ""
+	if pending != nil {
+		note = readNote(u.Dir, pending.Version)
+	}
+	if !s.settle(u.Host, ukis, note, u.Now()) {
 		return s, nil
 	}
 

@@ -20,7 +20,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(newInstallCommand(), newTrustCommand(), newServiceCommand(), newBrokerCommand(),
 		newImagesCommand(), newUnpackCommand(), newRunCommand(), newUpgradeCommand(),
-		newStatusCommand(), newDrainCommand(), newResumeCommand())
+		newStatusCommand(), newHealthCommand(), newDrainCommand(), newResumeCommand())
 	cli.AddVersion(root)
 	manpage.Add(root)
 	return root
