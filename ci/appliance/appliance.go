@@ -52,7 +52,8 @@ type Options struct {
 type Lab struct {
 	GitHub  *fakegithub.Server
 	Console *ConsoleLog
-	// Channel is a directory that GitHubUp serves at ChannelURL too; empty for none.
+	// Channel is a directory of channels that GitHubUp serves at ChannelURL too;
+	// empty for none.
 	Channel string
 
 	options Options

@@ -32,7 +32,7 @@ func TestUpgrade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lab.Channel = filepath.Join(dir, "channel")
+	lab.Channel = dir
 	defer closeLab(t, lab)
 	if err := errors.Join(lab.GitHubUp(), lab.Boot(ctx), lab.WaitSSH(ctx)); err != nil {
 		t.Fatal(err)
@@ -41,13 +41,14 @@ func TestUpgrade(t *testing.T) {
 	m := &life{T: t, ctx: ctx, lab: lab}
 	m.until("systemctl is-active --quiet runner.service")
 	m.upgrade()
+	m.rollBack()
 }
 
 const versionScript = "sed -n s/^IMAGE_VERSION=//p /etc/os-release"
 
 func (m *life) upgrade() {
 	const check = "runner-agent upgrade --check; echo $?"
-	m.sh("echo RUNNER_UPGRADE_SOURCE=" + appliance.ChannelURL + " >>/etc/runner/config.env")
+	m.sh("echo RUNNER_UPGRADE_SOURCE=" + appliance.ChannelURL + "/channel >>/etc/runner/config.env")
 	if got := m.sh(check); got != "version 0.2.0 can be installed, severity low\n3" {
 		m.Fatalf("before the upgrade: %s", got)
 	}
@@ -78,5 +79,35 @@ func (m *life) upgrade() {
 	}
 	if failed := m.sh("systemctl --failed --no-legend --plain"); failed != "" {
 		m.Errorf("failed units: %s", failed)
+	}
+}
+
+// rollBack: a version whose health check fails is left again after three boots, with
+// the reason, and not installed a second time.
+func (m *life) rollBack() {
+	before := m.sh(identityScript)
+	boot := m.sh("cat /proc/sys/kernel/random/boot_id")
+	m.sh("sed -i 's,^RUNNER_UPGRADE_SOURCE=.*,RUNNER_UPGRADE_SOURCE=" + appliance.ChannelURL + "/broken,' " +
+		"$(readlink -f /etc/runner/config.env)")
+	start := time.Now()
+	m.sh("systemctl start --no-block runner-upgrade.service")
+	m.until("test $(" + versionScript + ") = 0.3.0")
+	m.until("test $(" + versionScript + ") = 0.2.0")
+	m.until("systemctl is-active --quiet runner.service")
+	m.Logf("back at the version before after %v\n%s", time.Since(start).Round(time.Second),
+		m.sh("journalctl --list-boots --no-pager"))
+
+	if after := m.sh(identityScript); after != before {
+		m.Errorf("before the upgrade\n%s\nafter it\n%s", before, after)
+	}
+	m.registrations(1)
+	m.until("systemctl start runner-upgrade.service; runner-agent status | grep -q 'version 0.3.0 failed'")
+	const reason = "its health check failed: guest: "
+	if got := m.sh("runner-agent status || true"); !strings.Contains(got, reason) {
+		m.Errorf("no %q in\n%s", reason, got)
+	}
+	if got := m.sh(versionScript + "; cat /proc/sys/kernel/random/boot_id"); strings.HasSuffix(got, boot) ||
+		!strings.HasPrefix(got, "0.2.0\n") {
+		m.Errorf("version and boot are %q, those before the upgrade 0.2.0 and %q", got, boot)
 	}
 }
