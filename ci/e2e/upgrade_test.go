@@ -70,7 +70,7 @@ func (m *life) upgrade() {
 	m.registrations(1)
 	// The boot loader no longer counts once the version has proven itself.
 	m.until("systemctl is-active --quiet systemd-bless-boot.service")
-	if got := m.sh(check); got != "version 0.2.0 is the newest\n0" {
+	if got := m.sh(check); got != "version 0.2.0 has booted well\nversion 0.2.0 is the newest\n0" {
 		m.Errorf("after the upgrade: %s", got)
 	}
 	labels := m.sh("lsblk -no PARTLABEL | grep runner_ | sort | tr '\\n' ' '")
