@@ -85,10 +85,11 @@ func (m *life) upgrade() {
 // rollBack: a version whose health check fails is left again after three boots, with
 // the reason, and not installed a second time.
 func (m *life) rollBack() {
-	before := m.sh(identityScript)
-	boot := m.sh("cat /proc/sys/kernel/random/boot_id")
 	m.sh("sed -i 's,^RUNNER_UPGRADE_SOURCE=.*,RUNNER_UPGRADE_SOURCE=" + appliance.ChannelURL + "/broken,' " +
 		"$(readlink -f /etc/runner/config.env)")
+	before := m.sh(identityScript)
+	boot := m.sh("cat /proc/sys/kernel/random/boot_id")
+
 	start := time.Now()
 	m.sh("systemctl start --no-block runner-upgrade.service")
 	m.until("test $(" + versionScript + ") = 0.3.0")
