@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,6 +119,33 @@ Exit status:
 func notRunning(err error) error {
 	if errors.Is(err, control.ErrNotRunning) {
 		return &cli.StatusError{Status: statusTakesNoJobs, Err: fmt.Errorf("%w; see 'systemctl status runner'", err)}
+	}
+	return err
+}
+
+// drain lets the job under way be the last, and waits for its end, at most for
+// limit if that is not 0.
+func drain(ctx context.Context, controlDir string, limit time.Duration, log io.Writer) error {
+	client := control.Client{Dir: controlDir}
+	_, err := client.Drain(ctx, limit)
+	if err == nil {
+		_, err = client.Wait(ctx, func(s control.Status) {
+			if s.State == control.Draining && !s.JobSince.IsZero() {
+				fmt.Fprintf(log, "waiting for job %.80q\n", s.Job)
+			}
+		})
+	}
+	if err := ignoreNotRunning(err); err != nil {
+		return fmt.Errorf("cannot drain runner: %w", err)
+	}
+	return nil
+}
+
+// ignoreNotRunning returns err, or nil for a service that does not run: no job does
+// either.
+func ignoreNotRunning(err error) error {
+	if errors.Is(err, control.ErrNotRunning) {
+		return nil
 	}
 	return err
 }

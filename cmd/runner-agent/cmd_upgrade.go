@@ -23,7 +23,6 @@ import (
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/osrelease"
 	"github.com/mkappliance/mkappliance/internal/release"
-	"github.com/mkappliance/mkappliance/internal/run"
 	"github.com/mkappliance/mkappliance/internal/verity"
 )
 
@@ -265,33 +264,10 @@ func (o *upgradeOptions) print(w io.Writer, outcome upgrade.Outcome) error {
 // reboot boots the new version once the job under way has ended.
 func (o *upgradeOptions) reboot(ctx context.Context, log io.Writer) error {
 	if !o.now {
-		if err := o.drain(ctx, log); err != nil {
+		if err := drain(ctx, o.controlDir, o.timeout, log); err != nil {
 			return fmt.Errorf("%w; the next boot starts the new version", err)
 		}
 	}
 	fmt.Fprintln(log, "rebooting")
-	reboot := run.Cmd{Args: []string{"systemctl", "reboot"}, Stdout: log, Stderr: os.Stderr}
-	if err := (run.Local{}).Exec(ctx, reboot); err != nil {
-		return fmt.Errorf("cannot reboot: %w", err)
-	}
-	return nil
-}
-
-func (o *upgradeOptions) drain(ctx context.Context, log io.Writer) error {
-	client := control.Client{Dir: o.controlDir}
-	_, err := client.Drain(ctx, o.timeout)
-	if err == nil {
-		_, err = client.Wait(ctx, func(s control.Status) {
-			if s.State == control.Draining && !s.JobSince.IsZero() {
-				fmt.Fprintf(log, "waiting for job %.80q\n", s.Job)
-			}
-		})
-	}
-	if errors.Is(err, control.ErrNotRunning) {
-		return nil // nor does a job
-	}
-	if err != nil {
-		return fmt.Errorf("cannot drain runner: %w", err)
-	}
-	return nil
+	return systemctl(ctx, log, "reboot")
 }

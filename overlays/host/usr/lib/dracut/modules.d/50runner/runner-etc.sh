@@ -12,6 +12,10 @@ chmod 0755 /run/etc/upper
 mount -t overlay -o "lowerdir=$etc,upperdir=/run/etc/upper,workdir=/run/etc/work" overlay "$etc"
 
 mkdir -p "$keep"
+# While a reset is under way the appliance is another one (runner-reset.service).
+if [ -e /sysroot/var/lib/runner/reset.json ]; then
+    rm -f "$keep/machine-id"
+fi
 if [ -s "$keep/machine-id" ]; then
     cat "$keep/machine-id" >"$etc/machine-id"
 else
