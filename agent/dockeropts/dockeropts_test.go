@@ -186,6 +186,7 @@ func TestParseErrors(t *testing.T) {
 		"--env 'A=b",
 		`--env A=b\`,
 		"--env A=\x00",
+		`--env A=$'\0'`,
 		"--env A=\xff",
 
 		"--privileged",

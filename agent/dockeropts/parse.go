@@ -68,8 +68,9 @@ func (o *Options) apply(arg argument, rest []string) ([]string, error) {
 }
 
 func split(line string) ([]string, error) {
-	if !utf8.ValidString(line) || strings.ContainsRune(line, 0) {
-		return nil, errors.New("the options contain NUL bytes or invalid UTF-8; remove them")
+	invalid := errors.New("the options contain NUL bytes or invalid UTF-8; remove them")
+	if !utf8.ValidString(line) {
+		return nil, invalid
 	}
 
 	words, err := shellwords.Split(line)
@@ -78,6 +79,8 @@ func split(line string) ([]string, error) {
 		return nil, errors.New("the options have a quote that is not closed; close it, or put a backslash before the quote")
 	case errors.Is(err, shellwords.ErrEscape):
 		return nil, errors.New("the options end in a backslash; remove it")
+	case strings.Contains(strings.Join(words, ""), "\x00"): // which an escape can stand for
+		return nil, invalid
 	}
 	return words, err
 }
