@@ -38,7 +38,7 @@ func TestDefaults(t *testing.T) {
 		BaseRootfs:       "/usr/lib/runner/base",
 		ReadyTimeout:     2 * time.Minute,
 		Guests:           config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},
-		Upgrade:          config.Upgrade{Channel: "stable"},
+		Upgrade:          config.Upgrade{Channel: "stable", USB: true},
 	}
 	// The prefix of no subnet has no exported field to compare.
 	others := cmpopts.IgnoreFields(config.Config{}, "Token", "Guests.Subnet")
@@ -70,6 +70,7 @@ https_proxy=http://proxy.example:3128
 RUNNER_UPGRADE_SOURCE=https://updates.example/runner
 RUNNER_UPGRADE_CHANNEL=beta
 RUNNER_UPGRADE_WINDOW=Sat 22:00-01:30
+RUNNER_UPGRADE_USB=false
 `
 
 	c, warnings, err := config.Parse("config.env", []byte(file))

@@ -16,6 +16,7 @@ type Upgrade struct {
 	Source  string // URL or absolute path of the channel's directory; "" for none
 	Channel string // for whom the versions are that it takes
 	Window  Window // when upgrades may begin that nobody asked for
+	USB     bool   // whether a stick with a channel is one, with Source or without
 }
 
 // Window is a time of the day, on some days of the week, in the appliance's time

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // span is a part of a file, in bytes: from its first byte to before end.
@@ -47,9 +50,10 @@ func newChannel(source string) (channel, error) {
 type dirChannel struct{ dir string }
 
 func (d dirChannel) open(_ context.Context, _, name string, part span, size int64) (io.ReadCloser, error) {
-	f, err := os.Open(filepath.Join(d.dir, name))
-	if err != nil {
-		return nil, err
+	// The opening of a FIFO would wait for its writer.
+	f, err := os.OpenFile(filepath.Join(d.dir, name), os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if wrapped := (*fs.PathError)(nil); errors.As(err, &wrapped) {
+		return nil, wrapped.Err // the caller's message has file and source
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
@@ -169,8 +173,8 @@ func explain(ctx context.Context, err error) error {
 	}
 	var certificate x509.CertificateInvalidError
 	if errors.As(err, &certificate) && certificate.Reason == x509.Expired {
-		return errors.New("the server's certificate is not valid at the time of this appliance's clock; " +
-			"let NTP reach a time server (timedatectl shows the state)")
+		return fmt.Errorf("the server's certificate is not valid at the time of this appliance's clock (%s); "+
+			"let NTP reach a time server (timedatectl shows the state)", certificate.Detail)
 	}
 	if unknown := (x509.UnknownAuthorityError{}); errors.As(err, &unknown) {
 		return errors.New("the server's certificate is not trusted; name the file of its authority in RUNNER_CA_CERTS")

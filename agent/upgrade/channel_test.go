@@ -1,13 +1,18 @@
 package upgrade
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/internal/golden"
 )
@@ -92,10 +97,45 @@ func TestCertificates(t *testing.T) {
 	}
 
 	transport := server.Client().Transport.(*http.Transport).Clone()
-	transport.TLSClientConfig.Time = func() time.Time { return time.Date(1960, 1, 1, 0, 0, 0, 0, time.UTC) }
 	c.client.Transport = transport
-	_, err = c.open(t.Context(), "", "index.json", span{0, 10}, -1)
-	if err == nil || !strings.Contains(err.Error(), "let NTP reach a time server") {
-		t.Errorf("wrong clock: got %v", err)
+	for _, clock := range []struct {
+		summary string
+		year    int
+		want    string
+	}{
+		{summary: "clock behind", year: 1960, want: "current time 1960-01-01T00:00:00Z is before 1970-01-01T00:00:00Z"},
+		{summary: "clock ahead", year: 2100, want: "current time 2100-01-01T00:00:00Z is after 2084-01-29T16:00:00Z"},
+	} {
+		transport.TLSClientConfig.Time = func() time.Time { return time.Date(clock.year, 1, 1, 0, 0, 0, 0, time.UTC) }
+		_, err = c.open(t.Context(), "", "index.json", span{0, 10}, -1)
+		want := "the server's certificate is not valid at the time of this appliance's clock (" + clock.want +
+			"); let NTP reach a time server (timedatectl shows the state)"
+		if fmt.Sprint(err) != want {
+			t.Errorf("%s: got %v", clock.summary, err)
+		}
+	}
+}
+
+// TestStick installs from a directory that has another name in messages, and does
+// not wait for the writer of a FIFO.
+func TestStick(t *testing.T) {
+	l := newLab(t)
+	next := newVersion(t, "1.1.0", join(noise(2, 20), l.running.root))
+	l.publish(nil, next)
+	l.u.Source, l.u.Root = "/dev/sdb1", l.dir
+	index := filepath.Join(l.dir, "index.json")
+	if err := errors.Join(os.Rename(index, index+".old"), unix.Mkfifo(index, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.upgrade(t.Context(), "")
+	if want := "cannot read index.json of /dev/sdb1: index.json is not a file"; fmt.Sprint(err) != want {
+		t.Errorf("got %v", err)
+	}
+
+	if err := os.Rename(index+".old", index); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := l.upgrade(t.Context(), ""); err != nil || !o.Installed {
+		t.Errorf("got %+v, %v", o, err)
 	}
 }

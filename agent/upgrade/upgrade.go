@@ -36,6 +36,7 @@ type Host struct {
 // Upgrader installs versions.
 type Upgrader struct {
 	Source  string // URL or absolute path of the channel's directory
+	Root    string // path of that directory if Source is none, but a name for messages
 	Channel string // for whom versions are that it chooses
 	Keys    []release.PublicKey
 	Host    Host
@@ -49,9 +50,12 @@ type Upgrader struct {
 
 // Open returns u ready for use, or an error for a source that cannot be one.
 func (u *Upgrader) Open() (*Upgrader, error) {
-	c, err := newChannel(u.Source)
-	if err != nil {
-		return nil, err
+	var c channel = dirChannel{u.Root}
+	if u.Root == "" {
+		var err error
+		if c, err = newChannel(u.Source); err != nil {
+			return nil, err
+		}
 	}
 	opened := *u
 	opened.channel, opened.pause = c, time.Second

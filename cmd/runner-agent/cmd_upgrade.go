@@ -38,6 +38,9 @@ type upgradeOptions struct {
 	timeout                          time.Duration
 	asJSON                           bool
 	keys, dir, controlDir            string
+
+	usb     bool // look for a stick
+	outside bool // of the window
 }
 
 func newUpgradeCommand() *cobra.Command {
@@ -49,10 +52,12 @@ func newUpgradeCommand() *cobra.Command {
 slot that does not run, let the job under way end, and boot it. Without a newer
 version nothing happens.
 
-A source is a directory of signed versions, as mkappliance publish writes it: at a
-URL, or local, as on a USB stick. The index, and the manifest of the version, must be
-signed with one of the keys in the image. Blocks that this disk has are not
-downloaded. An upgrade that was interrupted goes on where it was.
+A source is a directory of signed versions, as mkappliance publish writes it, at a
+URL or local. Without --source, a disk or USB stick whose file system is labelled
+RUNNER_UPDATE comes before RUNNER_UPGRADE_SOURCE; RUNNER_UPGRADE_USB=false forbids
+that. The index, and the manifest of the version, must be signed with one of the keys
+in the image. Blocks that this disk has are not downloaded. An upgrade that was
+interrupted goes on where it was.
 
 If the new version does not boot well, the boot loader goes back to this one after
 three attempts; the version is not installed again, but by --to. --to also installs
@@ -74,8 +79,8 @@ Exit status:
 		Example: `  # what is there?
   runner-agent upgrade --check
 
-  # from a USB stick, without waiting for the job under way
-  runner-agent upgrade --source /mnt --now
+  # from a directory, without waiting for the job under way
+  runner-agent upgrade --source /srv/channel --now
 
   # back to an older version
   runner-agent upgrade --to 1.3.0`,
@@ -95,7 +100,7 @@ func (o *upgradeOptions) addFlags(c *cobra.Command) {
 	f.BoolVar(&o.now, "now", false, "reboot without waiting for the job under way, which fails")
 	f.BoolVar(&o.noReboot, "no-reboot", false, "install only: the next boot starts the version")
 	f.DurationVar(&o.timeout, "timeout", 0, "cancel the job under way after this `DURATION`, as 30m; 0 for never")
-	f.BoolVar(&o.scheduled, "scheduled", false, "look for nothing without RUNNER_UPGRADE_SOURCE, or outside of its window")
+	f.BoolVar(&o.scheduled, "scheduled", false, "look for nothing without a source, or outside of RUNNER_UPGRADE_WINDOW")
 	f.BoolVar(&o.asJSON, "json", false, "print a JSON object")
 	f.StringVar(&o.config, "config", layout.ConfigFile, "`FILE` with the settings")
 	f.StringVar(&o.keys, "keys", layout.UpdateKeys, "`DIR` of the public keys")
@@ -105,26 +110,28 @@ func (o *upgradeOptions) addFlags(c *cobra.Command) {
 }
 
 func (o *upgradeOptions) run(c *cobra.Command) error {
-	idle, err := o.readConfig()
-	if err != nil {
+	if err := o.readConfig(); err != nil {
 		return err
-	}
-	if idle {
-		return o.settle(c.OutOrStdout())
 	}
 	log := c.OutOrStdout()
 	if o.asJSON {
 		log = c.ErrOrStderr()
 	}
-	u, m, err := o.upgrader(log)
+	stick, err := o.openStick()
 	if err != nil {
-		return err
+		fmt.Fprintf(log, "warning: %v\n", err)
 	}
-	if u, err = u.Open(); err != nil {
-		return cli.Usage(err)
+	if stick != nil {
+		defer stick.Close()
+	}
+	switch nowhere := o.source == "" && stick == nil; {
+	case o.scheduled && (nowhere || o.outside):
+		return o.settle(log)
+	case nowhere:
+		return cli.Usage(fmt.Errorf("there is no source; set RUNNER_UPGRADE_SOURCE in %s, or add --source", o.config))
 	}
 
-	outcome, err := u.Run(c.Context(), m, o.version, o.check)
+	outcome, err := o.install(c.Context(), stick, log)
 	if refused := (*upgrade.RefusedError)(nil); errors.As(err, &refused) {
 		return &cli.StatusError{Status: statusRefused, Err: err}
 	}
@@ -143,33 +150,66 @@ func (o *upgradeOptions) run(c *cobra.Command) error {
 	return o.reboot(c.Context(), log)
 }
 
-// readConfig fills in what the command line leaves open. It reports whether a
-// scheduled upgrade has nothing to do.
-func (o *upgradeOptions) readConfig() (idle bool, err error) {
+// readConfig fills in what the command line leaves open.
+func (o *upgradeOptions) readConfig() error {
 	if o.timeout < 0 || o.timeout > control.MaxTimeout {
-		return false, cli.Usage(fmt.Errorf("--timeout %s is not from 0s to %s", o.timeout, control.MaxTimeout))
+		return cli.Usage(fmt.Errorf("--timeout %s is not from 0s to %s", o.timeout, control.MaxTimeout))
 	}
 	cfg, _, err := config.Load(o.config)
 	if err != nil && (o.source == "" || o.channel == "") {
-		return false, cli.Usage(err)
+		return cli.Usage(err)
 	}
 	if err != nil { // not needed
-		return false, nil
+		return nil
 	}
 
-	if o.scheduled && (cfg.Upgrade.Source == "" || !cfg.Upgrade.Window.Contains(time.Now())) {
-		return true, nil
-	}
+	o.usb = cfg.Upgrade.USB && o.source == ""
+	o.outside = !cfg.Upgrade.Window.Contains(time.Now())
 	if o.source == "" {
 		o.source = cfg.Upgrade.Source
 	}
 	if o.channel == "" {
 		o.channel = cfg.Upgrade.Channel
 	}
-	if o.source == "" {
-		return false, cli.Usage(fmt.Errorf("there is no source; set RUNNER_UPGRADE_SOURCE in %s, or add --source", o.config))
+	return nil
+}
+
+// openStick returns the stick that is plugged in, or nil if there is none or none is
+// wanted.
+func (o *upgradeOptions) openStick() (*disk.Stick, error) {
+	if !o.usb {
+		return nil, nil
 	}
-	return false, nil
+	return disk.OpenStick()
+}
+
+// install looks for a version on the stick first: somebody has just plugged it in.
+// If nothing is installed from there, the source follows, if there is one.
+func (o *upgradeOptions) install(ctx context.Context, stick *disk.Stick, log io.Writer) (upgrade.Outcome, error) {
+	u, m, err := o.upgrader(log)
+	if err != nil {
+		return upgrade.Outcome{}, err
+	}
+	if stick != nil {
+		onStick := *u
+		onStick.Source, onStick.Root = stick.Device, stick.Dir()
+		outcome, err := o.installFrom(ctx, &onStick, m)
+		if o.source == "" || err == nil && outcome.Version != "" {
+			return outcome, err
+		}
+		if err != nil {
+			fmt.Fprintf(log, "nothing is installed from the stick: %v\n", err)
+		}
+	}
+	return o.installFrom(ctx, u, m)
+}
+
+func (o *upgradeOptions) installFrom(ctx context.Context, u *upgrade.Upgrader, m *machine) (upgrade.Outcome, error) {
+	u, err := u.Open()
+	if err != nil {
+		return upgrade.Outcome{}, cli.Usage(err)
+	}
+	return u.Run(ctx, m, o.version, o.check)
 }
 
 // settle notes how the last upgrade ended, also where there is nothing to look for.
