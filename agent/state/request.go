@@ -45,12 +45,17 @@ func Asked(root string) (*Request, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	// The schema first: another may have fields of other types.
+	var head struct{ Schema int }
+	if err == nil {
+		err = json.Unmarshal(data, &head)
+	}
+	if err == nil && head.Schema != requestSchema {
+		err = fmt.Errorf("it has schema %d, this agent knows %d", head.Schema, requestSchema)
+	}
 	var r Request
 	if err == nil {
 		err = json.Unmarshal(data, &r)
-	}
-	if err == nil && r.Schema != requestSchema {
-		err = fmt.Errorf("it has schema %d, this agent knows %d", r.Schema, requestSchema)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w; run 'runner-agent reset' again", RequestFile, err)

@@ -59,13 +59,18 @@ func LoadState(dir string) (*State, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read state of upgrades: %w", err)
 	}
+	// The schema first: another may have fields of other types.
+	var head struct{ Schema int }
+	if err := json.Unmarshal(data, &head); err != nil {
+		return nil, fmt.Errorf("cannot read state of upgrades: %s: %w; remove the file", stateName, err)
+	}
+	if head.Schema != stateSchema {
+		return nil, fmt.Errorf("cannot read state of upgrades: %s has schema %d, this agent knows %d; remove the file",
+			stateName, head.Schema, stateSchema)
+	}
 	var s State
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, fmt.Errorf("cannot read state of upgrades: %s: %w; remove the file", stateName, err)
-	}
-	if s.Schema != stateSchema {
-		return nil, fmt.Errorf("cannot read state of upgrades: %s has schema %d, this agent knows %d; remove the file",
-			stateName, s.Schema, stateSchema)
 	}
 	return &s, nil
 }
