@@ -6,6 +6,7 @@
 # make         the programs and their manual pages, in bin/
 #
 # make test-upgrade   an appliance in QEMU upgrades itself: needs root
+# make test-power     its power is cut after every flush of a first boot and of an upgrade: needs root
 # make test-slow      hundreds of jobs and of kills, all hooks in the image, each fuzz target for minutes: needs root
 
 GO      := CGO_ENABLED=0 go
@@ -19,7 +20,7 @@ DATE    := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --f
 INFO    := github.com/mkappliance/mkappliance/internal/buildinfo
 LDFLAGS := -ldflags='-s -w -X $(INFO).version=$(VERSION) -X $(INFO).commit=$(COMMIT) -X $(INFO).date=$(DATE)'
 
-.PHONY: all deps image test check test-slow test-upgrade bench lint clean
+.PHONY: all deps image test check test-slow test-upgrade test-power bench lint clean
 # The set-up comes before what uses it.
 .NOTPARALLEL:
 
@@ -48,6 +49,9 @@ check:
 
 test-upgrade: deps all
 	ci/test-upgrade
+
+test-power: deps all
+	ci/test-power
 
 test-slow: deps all
 	ci/test-slow

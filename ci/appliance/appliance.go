@@ -46,6 +46,12 @@ type Options struct {
 	Config []string
 	// Forwards lets the machine reach more than GitHub.
 	Forwards []qemu.GuestForward
+	// Disk is the Unix socket of an NBD server with the disk, which then takes the
+	// place of the image and is kept by its owner.
+	Disk string
+	// Seed is the directory of another machine, with the seed that this one has too
+	// and the key that lets an operator in. Empty for a new seed.
+	Seed string
 }
 
 // Lab is one machine with its surroundings.
@@ -81,6 +87,9 @@ func New(ctx context.Context, dir, image, program string, options Options) (*Lab
 	if l.sshPort, err = freePort(); err != nil {
 		return nil, err
 	}
+	if options.Seed != "" {
+		return l, nil
+	}
 	return l, l.makeSeed(ctx)
 }
 
@@ -95,6 +104,14 @@ func freePort() (int, error) {
 }
 
 func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+// seedPath returns the path of what makeSeed has written.
+func (l *Lab) seedPath(name string) string {
+	if l.options.Seed != "" {
+		return filepath.Join(l.options.Seed, name)
+	}
+	return l.path(name)
+}
 
 // makeSeed writes config.env, an operator's user-data and the seed from both.
 func (l *Lab) makeSeed(ctx context.Context) error {
@@ -141,7 +158,8 @@ func (l *Lab) config() []string {
 
 // Boot switches the machine on; ctx ends it.
 func (l *Lab) Boot(ctx context.Context) (err error) {
-	l.vm, err = qemu.Start(ctx, qemu.Config{Arch: arch.AMD64(), Image: l.image, Seed: l.path("seed.iso"), Dir: l.dir,
+	l.vm, err = qemu.Start(ctx, qemu.Config{Arch: arch.AMD64(), Image: l.image, Seed: l.seedPath("seed.iso"), Dir: l.dir,
+		Disk:     l.options.Disk,
 		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
 		HostForwards:  []qemu.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
 		GuestForwards: append([]qemu.GuestForward{Forward(gitHubAddr, l.listen)}, l.options.Forwards...)})
@@ -192,7 +210,7 @@ func (l *Lab) handler() http.Handler {
 // SSH runs a shell script as root in the machine and returns its output.
 func (l *Lab) SSH(ctx context.Context, script string) (string, error) {
 	var stderr bytes.Buffer
-	out, err := run.Output(ctx, run.Local{}, run.Cmd{Args: []string{"ssh", "-i", l.path("key"),
+	out, err := run.Output(ctx, run.Local{}, run.Cmd{Args: []string{"ssh", "-i", l.seedPath("key"),
 		"-p", strconv.Itoa(l.sshPort), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=" + os.DevNull,
 		"-o", "LogLevel=ERROR", "-o", "ConnectTimeout=10", "-o", "BatchMode=yes", "root@127.0.0.1", "sh -s"},
 		Stdin: strings.NewReader(script), Stderr: &stderr})

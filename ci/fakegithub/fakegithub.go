@@ -34,6 +34,9 @@ type Options struct {
 	Tokens []string
 	// PollTimeout is how long a message request waits; default 50 s as GitHub.
 	PollTimeout time.Duration
+	// Runners are registered from the start: copies of another server's, which keep
+	// their keys.
+	Runners []Runner
 }
 
 // Call is one recorded request.
@@ -58,7 +61,7 @@ type Runner struct {
 	Entity   string   `json:"entity"` // path of the URL it serves, such as acme/widgets
 	ClientID string   `json:"client_id"`
 
-	publicKey *rsa.PublicKey
+	PublicKey *rsa.PublicKey  `json:"public_key"` // what proves the registration
 	access    map[string]bool // bearer tokens issued to this runner
 	session   string
 }
@@ -94,6 +97,11 @@ func New(opt Options) *Server {
 	}
 	s := &Server{opt: opt, mux: http.NewServeMux(), changed: make(chan struct{}),
 		runners: map[int]*Runner{}, nextID: 1, blobs: map[string]*blob{}}
+	for _, r := range opt.Runners {
+		r.Status, r.session, r.access = "offline", "", map[string]bool{}
+		s.runners[r.ID] = &r
+		s.nextID = max(s.nextID, r.ID+1)
+	}
 	s.routes()
 	return s
 }

@@ -198,7 +198,7 @@ func (s *Server) add(entity string, in RegisterRequest, key *rsa.PublicKey) (Run
 		s.nextID++
 	}
 	runner := &Runner{ID: id, Name: in.Name, Group: in.GroupID, Version: in.Version, Status: "offline",
-		Entity: entity, ClientID: randomUUID(), publicKey: key, access: map[string]bool{}}
+		Entity: entity, ClientID: randomUUID(), PublicKey: key, access: map[string]bool{}}
 	for _, l := range in.Labels {
 		runner.Labels = append(runner.Labels, l.Name)
 	}
@@ -215,7 +215,7 @@ func (s *Server) exchangeToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, runner := range s.runners {
-		if verifyJWT(assertion, runner.ClientID, origin(r)+tokenPath, runner.publicKey) == nil {
+		if verifyJWT(assertion, runner.ClientID, origin(r)+tokenPath, runner.PublicKey) == nil {
 			token := randomJWT()
 			runner.access[token] = true
 			answer := map[string]any{"access_token": token, "token_type": "bearer", "expires_in": 3600}

@@ -20,6 +20,12 @@ func Read(root string) map[string]string {
 		return nil
 	}
 
+	return Parse(data)
+}
+
+// Parse returns the assignments of the content of an os-release(5), with quotes
+// taken off.
+func Parse(data []byte) map[string]string {
 	release := map[string]string{}
 	for line := range strings.Lines(string(data)) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")

@@ -28,7 +28,10 @@ type Config struct {
 	// Dir is a directory for the overlay and the firmware's variables. Starting again in the
 	// same directory boots the same machine; another image there is refused.
 	Dir      string
-	DiskSize int64     // bytes the overlay is grown to
+	DiskSize int64 // bytes the overlay is grown to
+	// Disk is the Unix socket of an NBD server that serves the disk: Image, DiskSize
+	// and the overlay are then of no use. QEMU passes the machine's flushes on.
+	Disk     string
 	Memory   int64     // bytes
 	CPUs     int       // number of processors
 	Console  io.Writer // output of the first serial port
@@ -99,6 +102,9 @@ func (c Config) prepare(ctx context.Context, executor run.Executor) (code string
 		}
 	}
 
+	if c.Disk != "" {
+		return c.prepareVars()
+	}
 	image, err := filepath.Abs(c.Image)
 	if err != nil {
 		return "", err
@@ -128,6 +134,27 @@ func (c Config) prepare(ctx context.Context, executor run.Executor) (code string
 	return firmware.Code, nil
 }
 
+// prepareVars makes the variable store of a machine whose disk is elsewhere, unless
+// it exists.
+func (c Config) prepareVars() (code string, err error) {
+	firmware, err := findFirmware(c.Arch.QEMU)
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir, varsName)); err == nil {
+		return firmware.Code, nil
+	}
+	return firmware.Code, c.makeVars(firmware.Vars)
+}
+
+func (c Config) makeVars(from string) error {
+	store, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600)
+}
+
 // findFirmware returns the first UEFI firmware that is installed.
 func findFirmware(q arch.QEMU) (arch.Firmware, error) {
 	for _, firmware := range q.Firmware {
@@ -141,11 +168,7 @@ func findFirmware(q arch.QEMU) (arch.Firmware, error) {
 // makeDisk makes the variable store and the overlay over the image. The overlay is
 // the last: where it exists, the rest does.
 func (c Config) makeDisk(ctx context.Context, executor run.Executor, image, origin, vars string) error {
-	store, err := os.ReadFile(vars)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(c.Dir, varsName), store, 0o600); err != nil {
+	if err := c.makeVars(vars); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(c.Dir, originName), []byte(origin), 0o600); err != nil {
@@ -168,7 +191,7 @@ func (c Config) argv(code string, kvm bool) []string {
 		"-smp", strconv.Itoa(c.CPUs), "-m", strconv.FormatInt(c.Memory>>20, 10)+"M",
 		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
 		"-drive", "if=pflash,format=raw,file="+comma(filepath.Join(c.Dir, varsName)),
-		"-drive", "if=virtio,format=qcow2,discard=unmap,file="+comma(filepath.Join(c.Dir, overlayName)))
+		"-drive", c.disk())
 	if c.Seed != "" {
 		argv = append(argv, "-drive", "if=virtio,format=raw,readonly=on,file="+comma(c.Seed))
 	}
@@ -178,6 +201,14 @@ func (c Config) argv(code string, kvm bool) []string {
 		"-qmp", "unix:"+comma(filepath.Join(c.Dir, qmpName))+",server=on,wait=off",
 		// With the monitor behind Ctrl-A, QEMU passes Ctrl-C on.
 		"-serial", "mon:stdio")
+}
+
+func (c Config) disk() string {
+	if c.Disk != "" {
+		return "if=virtio,format=raw,discard=unmap,cache=writeback,file.driver=nbd,file.server.type=unix," +
+			"file.server.path=" + comma(c.Disk)
+	}
+	return "if=virtio,format=qcow2,discard=unmap,file=" + comma(filepath.Join(c.Dir, overlayName))
 }
 
 func (c Config) netdev() string {

@@ -51,6 +51,15 @@ func TestArgv(t *testing.T) {
 	}
 }
 
+func TestArgvDisk(t *testing.T) {
+	got := strings.Join(Config{Arch: arch.AMD64(), Dir: "/d", Disk: "/n,bd"}.argv("/code.fd", false), " ")
+	want := " -drive if=virtio,format=raw,discard=unmap,cache=writeback,file.driver=nbd,file.server.type=unix," +
+		"file.server.path=/n,,bd -netdev "
+	if !strings.Contains(got, want) || strings.Contains(got, overlayName) {
+		t.Errorf("got %s\nwithout %s", got, want)
+	}
+}
+
 func TestPrepareMakesTheOverlayOnce(t *testing.T) {
 	if _, err := os.Stat(arch.AMD64().QEMU.Firmware[0].Code); err != nil {
 		t.Skipf("no UEFI firmware: %v", err)
