@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/mkappliance/mkappliance/image"
 	"github.com/mkappliance/mkappliance/internal/arch"
@@ -16,10 +17,10 @@ import (
 )
 
 type bootOptions struct {
-	seed, diskSize, memory string
-	keep                   string
-	cpus, sshPort          int
-	offline                bool
+	machine    machineFlags
+	seed, keep string
+	sshPort    int
+	offline    bool
 }
 
 func newBootCommand() *cobra.Command {
@@ -44,9 +45,7 @@ Exit status:
 	}
 	f := c.Flags()
 	f.StringVar(&o.seed, "seed", "", "attach the NoCloud seed `FILE`")
-	f.StringVar(&o.diskSize, "disk-size", "8G", "grow the disk to `SIZE`")
-	f.StringVar(&o.memory, "memory", "2G", "give the machine `SIZE` of memory")
-	f.IntVar(&o.cpus, "cpus", 2, "give the machine `N` processors")
+	o.machine.add(f)
 	f.IntVar(&o.sshPort, "ssh-port", 0, "let 127.0.0.1:`PORT` reach the machine's ssh")
 	f.StringVar(&o.keep, "keep", "", "keep the machine's disk in `DIR`, and boot it again if it is there")
 	f.BoolVar(&o.offline, "offline", false, "give the machine no network but ssh")
@@ -91,20 +90,13 @@ func (o *bootOptions) run(c *cobra.Command, file string) error {
 // config checks the flags, before a machine is made, and returns the machine that
 // they describe.
 func (o *bootOptions) config(file string) (qemu.Config, error) {
-	config := qemu.Config{Image: file, Seed: o.seed, Dir: o.keep, CPUs: o.cpus, Offline: o.offline}
+	config := qemu.Config{Image: file, Seed: o.seed, Dir: o.keep, Offline: o.offline}
 
-	var err error
-	if config.DiskSize, err = spec.ParseSize(o.diskSize); err != nil {
-		return config, fmt.Errorf("cannot use --disk-size: %w", err)
-	}
-	if config.Memory, err = spec.ParseSize(o.memory); err != nil {
-		return config, fmt.Errorf("cannot use --memory: %w", err)
+	if err := o.machine.fill(&config); err != nil {
+		return config, err
 	}
 	if o.sshPort < 0 || o.sshPort > 65535 {
 		return config, fmt.Errorf("cannot use --ssh-port %d: want 1 to 65535", o.sshPort)
-	}
-	if o.cpus < 1 {
-		return config, fmt.Errorf("cannot use --cpus %d: want 1 or more", o.cpus)
 	}
 	for _, name := range []string{file, o.seed} {
 		if _, err := os.Stat(name); name != "" && err != nil {
@@ -116,6 +108,34 @@ func (o *bootOptions) config(file string) (qemu.Config, error) {
 		config.HostForwards = []qemu.HostForward{{HostPort: o.sshPort, GuestPort: 22}}
 	}
 	return config, nil
+}
+
+// machineFlags are the size of a machine, for every verb that boots one.
+type machineFlags struct {
+	diskSize, memory string
+	cpus             int
+}
+
+func (m *machineFlags) add(f *pflag.FlagSet) {
+	f.StringVar(&m.diskSize, "disk-size", "8G", "grow the disk to `SIZE`")
+	f.StringVar(&m.memory, "memory", "2G", "give the machine `SIZE` of memory")
+	f.IntVar(&m.cpus, "cpus", 2, "give the machine `N` processors")
+}
+
+// fill checks the flags and sets what they say.
+func (m *machineFlags) fill(config *qemu.Config) error {
+	var err error
+	if config.DiskSize, err = spec.ParseSize(m.diskSize); err != nil {
+		return fmt.Errorf("cannot use --disk-size: %w", err)
+	}
+	if config.Memory, err = spec.ParseSize(m.memory); err != nil {
+		return fmt.Errorf("cannot use --memory: %w", err)
+	}
+	if m.cpus < 1 {
+		return fmt.Errorf("cannot use --cpus %d: want 1 or more", m.cpus)
+	}
+	config.CPUs = m.cpus
+	return nil
 }
 
 // archOf returns the architecture of an image file by its manifest. Without one, as

@@ -50,22 +50,10 @@ Exit status:
 }
 
 func (o *seedOptions) run() error {
-	// Once, since it may be a pipe.
-	configEnv, err := os.ReadFile(o.configEnv)
+	configEnv, err := readConfigEnv(o.configEnv)
 	if err != nil {
-		return cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
+		return err
 	}
-	cfg, warnings, err := config.Parse(o.configEnv, configEnv)
-	if err != nil {
-		return cli.Usage(err)
-	}
-	if err := cfg.CheckRegistration(); err != nil {
-		return cli.Usage(err)
-	}
-	for _, w := range warnings {
-		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
-	}
-
 	seed := cloudinit.Seed{ConfigEnv: configEnv, Hostname: o.hostname, InstanceID: o.instanceID}
 	if err := seed.Check(); err != nil {
 		return cli.Usage(err)
@@ -80,4 +68,24 @@ func (o *seedOptions) run() error {
 	}
 
 	return seed.Write(o.output)
+}
+
+// readConfigEnv reads a config.env with which an appliance can register, and prints
+// warnings of it. It reads the file once, since it may be a pipe.
+func readConfigEnv(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, cli.Usage(fmt.Errorf("cannot read config.env: %w", err))
+	}
+	cfg, warnings, err := config.Parse(path, data)
+	if err != nil {
+		return nil, cli.Usage(err)
+	}
+	if err := cfg.CheckRegistration(); err != nil {
+		return nil, cli.Usage(err)
+	}
+	for _, w := range warnings {
+		fmt.Fprintln(os.Stderr, "mkappliance: warning:", w)
+	}
+	return data, nil
 }

@@ -29,6 +29,7 @@ func newRootCommand() *cobra.Command {
 		newKeygenCommand(),
 		newSignCommand(),
 		newPublishCommand(),
+		newTestUpgradeCommand(),
 	)
 	cli.AddVersion(root)
 	manpage.Add(root)
