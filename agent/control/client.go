@@ -60,6 +60,13 @@ func (c *Client) Drain(ctx context.Context, limit time.Duration) (Status, error)
 	return c.call(ctx, request{Verb: "drain", TimeoutS: int64((limit + time.Second - 1) / time.Second)})
 }
 
+// Pause is Drain, without a limit, for a caller that restarts the service once the
+// runner is drained: the drain ends with the restart, or by itself a minute after
+// the runner is drained. One that was asked for before holds as it is.
+func (c *Client) Pause(ctx context.Context) (Status, error) {
+	return c.call(ctx, request{Verb: "pause"})
+}
+
 // Resume ends a drain.
 func (c *Client) Resume(ctx context.Context) (Status, error) {
 	return c.call(ctx, request{Verb: "resume"})
@@ -128,7 +135,7 @@ func (c *Client) call(ctx context.Context, r request) (Status, error) {
 }
 
 // verbs are those of messages.
-var verbs = map[string]string{"status": "query", "drain": "drain", "resume": "resume",
+var verbs = map[string]string{"status": "query", "drain": "drain", "pause": "drain", "resume": "resume",
 	"job-ended": "report the end of a job to"}
 
 func (c *Client) ask(ctx context.Context, r request) (Status, error) {

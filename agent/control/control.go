@@ -57,6 +57,9 @@ type Drain struct {
 	Deadline time.Time `json:"deadline,omitzero"`
 	// Cancelled reports that a job was cancelled at the deadline.
 	Cancelled bool `json:"cancelled,omitempty"`
+	// Brief reports that the drain ends with a restart of the service, or by itself
+	// a minute after the runner is drained, see Client.Pause.
+	Brief bool `json:"brief,omitempty"`
 }
 
 // Names in the directory that the service shows.
@@ -75,7 +78,7 @@ const (
 
 // request is one of the verbs with its parameter.
 type request struct {
-	Verb string `json:"verb"` // status, drain, resume or job-ended
+	Verb string `json:"verb"` // status, drain, pause, resume or job-ended
 	// TimeoutS is how long the job under way may take after a drain, in seconds; 0
 	// for as long as it takes.
 	TimeoutS int64 `json:"timeout_s,omitempty"`

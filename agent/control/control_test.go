@@ -42,6 +42,8 @@ func (f *fakeService) Drain(limit time.Duration) (Status, error) {
 	return f.call("drain " + limit.String()), nil
 }
 
+func (f *fakeService) Pause() (Status, error) { return f.call("pause"), nil }
+
 func (f *fakeService) Resume() (Status, error) { return Status{}, errors.New("not today") }
 
 func (f *fakeService) JobEnded() (Status, error) { return f.call("job-ended"), nil }
@@ -78,7 +80,10 @@ func TestConversation(t *testing.T) {
 	if err := c.JobEnded(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff([]string{"status", "drain 2s", "job-ended"}, f.calls); diff != "" {
+	if _, err := c.Pause(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"status", "drain 2s", "job-ended", "pause"}, f.calls); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }

@@ -23,6 +23,8 @@ type Handler interface {
 	// Drain asks for a drain. The job under way is cancelled after limit, if that
 	// is not 0; of several limits the earliest counts.
 	Drain(limit time.Duration) (Status, error)
+	// Pause asks for a drain that ends by itself, unless there is one.
+	Pause() (Status, error)
 	Resume() (Status, error)
 	// JobEnded notes that the worker has ended, while the listener still waits for
 	// the relay in its place. During a drain it returns when the listener will take
@@ -114,7 +116,7 @@ func (s *Server) handle(conn net.Conn) (Status, error) {
 	switch r.Verb {
 	case "status":
 		return s.handler.Status(), nil
-	case "drain", "resume", "job-ended":
+	case "drain", "pause", "resume", "job-ended":
 	default:
 		return Status{}, fmt.Errorf("unknown request %.40q", r.Verb)
 	}
@@ -127,6 +129,8 @@ func (s *Server) handle(conn net.Conn) (Status, error) {
 		return Status{}, fmt.Errorf("user %d may not %s; only root may", uid, r.Verb)
 	}
 	switch r.Verb {
+	case "pause":
+		return s.handler.Pause()
 	case "resume":
 		return s.handler.Resume()
 	case "job-ended":

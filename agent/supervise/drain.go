@@ -14,7 +14,7 @@ func (s *Supervisor) openControl() (*control.Server, error) {
 	if err != nil {
 		s.logf("%v; a drain is forgotten", err)
 	}
-	if last.Drain != nil {
+	if last.Drain != nil && !last.Drain.Brief {
 		s.state.restore(last.Drain)
 	}
 	return control.Listen(s.ControlDir, handler{s.state})
@@ -48,6 +48,9 @@ func (h handler) Drain(limit time.Duration) (control.Status, error) {
 	return h.state.drain(deadline), nil
 }
 
+// Pause implements control.Handler.
+func (h handler) Pause() (control.Status, error) { return h.state.pause(), nil }
+
 // Resume implements control.Handler.
 func (h handler) Resume() (control.Status, error) { return h.state.resume(), nil }
 
@@ -68,6 +71,10 @@ func (h handler) JobEnded() (control.Status, error) {
 	}
 }
 
+// pauseWait is how long a brief drain holds once the runner is drained: whoever
+// asked for it restarts the service at once, or has failed.
+const pauseWait = time.Minute
+
 // awaitResume waits until no drain is asked for.
 func (s *Supervisor) awaitResume(ctx context.Context) {
 	status, changed := s.state.current()
@@ -78,11 +85,14 @@ func (s *Supervisor) awaitResume(ctx context.Context) {
 	s.state.fire(listenerEnded, "") // where none was running
 	s.Notify("READY=1\nSTATUS=drained; runner-agent resume ends this")
 	s.logf("drained")
+	timeout := time.After(pauseWait)
 	for status.Drain != nil {
 		select {
 		case <-ctx.Done():
 			return
 		case <-changed:
+		case <-timeout:
+			s.state.endPause()
 		}
 		status, changed = s.state.current()
 	}

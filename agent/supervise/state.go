@@ -223,10 +223,30 @@ func (m *machine) drain(deadline time.Time) control.Status {
 		if s.Drain == nil {
 			s.Drain = &control.Drain{Since: time.Now().UTC()}
 		}
+		s.Drain.Brief = false
 		if !deadline.IsZero() && (s.Drain.Deadline.IsZero() || deadline.Before(s.Drain.Deadline)) {
 			s.Drain.Deadline = deadline
 		}
 		m.move(s, drainAsked, "")
+	})
+}
+
+// pause notes a drain that ends by itself, unless there is one.
+func (m *machine) pause() control.Status {
+	return m.update(func(s *control.Status) {
+		if s.Drain == nil {
+			s.Drain = &control.Drain{Since: time.Now().UTC(), Brief: true}
+		}
+		m.move(s, drainAsked, "")
+	})
+}
+
+// endPause is resume, if the drain is brief still.
+func (m *machine) endPause() {
+	m.update(func(s *control.Status) {
+		if s.Drain != nil && s.Drain.Brief {
+			m.endDrain(s)
+		}
 	})
 }
 
@@ -254,15 +274,18 @@ func (m *machine) interrupt(seen control.Status, cancelled bool) bool {
 
 // resume ends a drain.
 func (m *machine) resume() control.Status {
-	return m.update(func(s *control.Status) {
-		s.Drain = nil
-		switch {
-		case m.leaving || !m.session:
-			m.move(s, resumed, "")
-		case s.JobSince.IsZero():
-			m.move(s, resumedOnline, "")
-		default:
-			m.move(s, resumedBusy, "")
-		}
-	})
+	return m.update(m.endDrain)
+}
+
+// endDrain is resume, in an update.
+func (m *machine) endDrain(s *control.Status) {
+	s.Drain = nil
+	switch {
+	case m.leaving || !m.session:
+		m.move(s, resumed, "")
+	case s.JobSince.IsZero():
+		m.move(s, resumedOnline, "")
+	default:
+		m.move(s, resumedBusy, "")
+	}
 }

@@ -188,3 +188,70 @@ func TestDrain(t *testing.T) {
 		})
 	}
 }
+
+// TestPause: a drain of a caller that does not restart the service ends by itself,
+// unless somebody drains meanwhile.
+func TestPause(t *testing.T) {
+	tests := []struct {
+		summary string
+		drained bool // by somebody, after the pause
+		online  time.Duration
+	}{
+		{summary: "the caller is gone", online: pauseWait},
+		{summary: "drained meanwhile", drained: true, online: time.Hour},
+	}
+	for _, tt := range tests {
+		synctest.Test(t, func(t *testing.T) {
+			s := &Supervisor{Log: io.Discard, Notify: func(string) {}, Delay: Backoff, state: newMachine(ignore)}
+			ctx, cancel := context.WithCancel(t.Context())
+			s.state.pause()
+			began := time.Now()
+			go func() {
+				if tt.drained {
+					time.Sleep(time.Second)
+					s.state.drain(time.Time{})
+					time.Sleep(time.Hour - time.Second)
+					s.state.resume()
+				}
+			}()
+
+			err := s.supervise(ctx, func(context.Context) (outcome, error) {
+				cancel()
+				return outcome{}, nil
+			})
+			if took := time.Since(began); err != nil || took != tt.online {
+				t.Errorf("%s: started the listener after %s, want %s; %v", tt.summary, took, tt.online, err)
+			}
+		})
+	}
+}
+
+// TestPauseIsNotRestored: it ends with a restart of the service, and a drain that
+// somebody asked for does not.
+func TestPauseIsNotRestored(t *testing.T) {
+	tests := []struct {
+		summary string
+		ask     func(*machine)
+		want    bool // the drain holds
+	}{
+		{summary: "paused", ask: func(m *machine) { m.pause() }},
+		{summary: "drained, then paused", ask: func(m *machine) { m.drain(time.Time{}); m.pause() }, want: true},
+		{summary: "paused, then drained", ask: func(m *machine) { m.pause(); m.drain(time.Time{}) }, want: true},
+	}
+	for _, tt := range tests {
+		before := &Supervisor{Log: io.Discard, ControlDir: t.TempDir()}
+		before.state = newMachine(before.save)
+		tt.ask(before.state)
+
+		after := &Supervisor{Log: io.Discard, ControlDir: before.ControlDir}
+		after.state = newMachine(after.save)
+		server, err := after.openControl()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Close()
+		if status, _ := after.state.current(); (status.Drain != nil) != tt.want {
+			t.Errorf("%s: after the restart the drain is %+v", tt.summary, status.Drain)
+		}
+	}
+}

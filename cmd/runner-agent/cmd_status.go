@@ -55,8 +55,8 @@ version. Some announcements are only in the logs of workers, which root may read
 and where a job can write one too: nothing but this output depends on them.
 
 With --json the output is an object with the keys "state", "since", "reason",
-"job", "job_since", "jobs", "drain" (an object with "since", "deadline" and
-"cancelled"), "runner_version", "runner_deadline", "days_left", "image",
+"job", "job_since", "jobs", "drain" (an object with "since", "deadline",
+"cancelled" and "brief"), "runner_version", "runner_deadline", "days_left", "image",
 "image_version", "guest_base", "agent" and "upgrade" (an object with "pending", the
 version that was installed last, until it has booted well, and "failed", versions
 that did not). Those that do not apply are left out.
@@ -221,6 +221,8 @@ func describeDrain(d *control.Drain, now time.Time) string {
 		text += ", and a job was cancelled at its deadline"
 	case !d.Deadline.IsZero():
 		text += ", a job is cancelled at " + d.Deadline.Format(time.RFC3339)
+	case d.Brief:
+		text += ", ends with a restart of runner.service"
 	}
 	return text
 }
