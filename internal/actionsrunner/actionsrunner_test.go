@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -14,10 +15,11 @@ import (
 )
 
 // answer has the fields that GitHub's API returns and that this package reads.
-const answer = `{"tag_name": "v2.338.0", "prerelease": false, "assets": [
+const answer = `{"tag_name": "v2.338.0", "prerelease": false, "published_at": "2026-11-20T10:00:00Z",
+ "assets": [
   {"name": "actions-runner-linux-arm64-2.338.0.tar.gz", "digest": null, "browser_download_url": "https://x.test/b"},
   {"name": "actions-runner-linux-x64-2.338.0.tar.gz", "digest": "sha256:SUM",
-   "browser_download_url": "https://x.test/a"}
+   "size": 5, "browser_download_url": "https://x.test/a"}
 ]}`
 
 func TestNewest(t *testing.T) {
@@ -38,7 +40,7 @@ func TestNewest(t *testing.T) {
 		{summary: "plain http", status: 200, old: "https://x.test/a\"", new: "http://x.test/a\""},
 		{summary: "preview", status: 200, old: "v2.338.0", new: "v3.0.0-rc1"},
 		{summary: "not JSON", status: 200, old: "{", new: "<"},
-		{summary: "too large", status: 200, old: "{", new: "{" + strings.Repeat(" ", maxAnswer)},
+		{summary: "too large", status: 200, old: "{", new: "{" + strings.Repeat(" ", MaxAnswer)},
 		{summary: "not found", status: 404},
 		{summary: "rate limit", status: 403},
 	} {
@@ -70,8 +72,12 @@ func TestNewest(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(&Archive{URL: "https://x.test/a", SHA256: sum}, archive); diff != "" || r.Version != "2.338.0" {
-				t.Errorf("got version %s; got (+), want (-):\n%s", r.Version, diff)
+			if diff := cmp.Diff(&Archive{URL: "https://x.test/a", SHA256: sum, Size: 5}, archive); diff != "" {
+				t.Errorf("got (+), want (-):\n%s", diff)
+			}
+			published := time.Date(2026, 11, 20, 10, 0, 0, 0, time.UTC)
+			if r.Version != "2.338.0" || !r.Published.Equal(published) {
+				t.Errorf("got version %s of %s", r.Version, r.Published)
 			}
 		})
 	}

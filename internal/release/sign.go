@@ -51,6 +51,21 @@ const fileField = "file:"
 // which one must have made it. A failure has ErrUnknownKey, ErrBadSignature or
 // ErrOtherFile in its chain, or the signature is not one.
 func Verify(keys []PublicKey, name string, data, signature []byte) error {
+	return verify(keys, name, signature, func(key PublicKey) bool { return minisign.Verify(key, data, signature) })
+}
+
+// VerifyReader is Verify for content that is read, to its end. The signature must
+// be of a hash of the content, as those of Sign and of minisign -S are.
+func VerifyReader(keys []PublicKey, name string, data io.Reader, signature []byte) error {
+	content := minisign.NewReader(data)
+	if _, err := io.Copy(io.Discard, content); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return verify(keys, name, signature, func(key PublicKey) bool { return content.Verify(key, signature) })
+}
+
+// verify is Verify, with what compares the signature of a key with the content.
+func verify(keys []PublicKey, name string, signature []byte, fits func(PublicKey) bool) error {
 	fail := func(err error) error { return fmt.Errorf("%s: %w", name, err) }
 	if len(signature) > MaxSignature {
 		return fail(fmt.Errorf("the signature has more than %d KiB", MaxSignature>>10))
@@ -65,7 +80,7 @@ func Verify(keys []PublicKey, name string, data, signature []byte) error {
 	for _, key := range keys {
 		if key.ID() == s.KeyID {
 			known = true
-			good = good || minisign.Verify(key, data, signature)
+			good = good || fits(key)
 		}
 	}
 	if !known {
@@ -75,17 +90,29 @@ func Verify(keys []PublicKey, name string, data, signature []byte) error {
 		return fail(ErrBadSignature)
 	}
 
-	signed := ""
-	for field := range strings.SplitSeq(s.TrustedComment, "\t") {
-		if value, ok := strings.CutPrefix(field, fileField); ok {
-			signed = value
-			break
-		}
-	}
-	if signed != name {
+	if signed := signedName(s); signed != name {
 		return fail(fmt.Errorf("%w, %.80q", ErrOtherFile, signed))
 	}
 	return nil
+}
+
+// SignedName returns the name of the file that a signature claims to be for; Verify
+// checks the claim.
+func SignedName(signature []byte) (string, error) {
+	var s minisign.Signature
+	if err := s.UnmarshalText(signature); err != nil || len(signature) > MaxSignature {
+		return "", errors.New("the signature is not in minisign's format")
+	}
+	return signedName(s), nil
+}
+
+func signedName(s minisign.Signature) string {
+	for field := range strings.SplitSeq(s.TrustedComment, "\t") {
+		if value, ok := strings.CutPrefix(field, fileField); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // ParsePublicKey reads the content of a public key file of minisign.
