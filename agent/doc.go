@@ -46,10 +46,10 @@
 // every request from above itself. From a guest it takes output, one byte of exit
 // status and bounded text, and nothing that names a file or a process of the host.
 //
-// Beside a job's way stand config, which reads config.env; register and supervise,
-// which make the appliance one runner and run its listener; control, by which
-// people and the relay ask supervise; and imagebuild, which describes how the broker
-// builds the image of a Dockerfile.
+// Beside a job's way stand config, which reads config.env; dist, which keeps newer
+// copies of the actions runner; register and supervise, which make the appliance one
+// runner and run its listener; control, by which people and the relay ask supervise;
+// and imagebuild, which describes how the broker builds the image of a Dockerfile.
 //
 // No package here imports one of the build (image, rootfs, cmd). Fixed paths and all
 // else that both know stand in internal/.

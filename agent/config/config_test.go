@@ -71,6 +71,7 @@ RUNNER_UPGRADE_SOURCE=https://updates.example/runner
 RUNNER_UPGRADE_CHANNEL=beta
 RUNNER_UPGRADE_WINDOW=Sat 22:00-01:30
 RUNNER_UPGRADE_USB=false
+RUNNER_UPGRADE_ACTIONS_RUNNER=off
 `
 
 	c, warnings, err := config.Parse("config.env", []byte(file))
@@ -95,6 +96,8 @@ RUNNER_UPGRADE_USB=false
 			Source:  "https://updates.example/runner",
 			Channel: "beta",
 			Window:  config.Window{Days: []time.Weekday{time.Saturday}, From: 22 * time.Hour, Till: 90 * time.Minute},
+
+			ActionsRunner: config.RenewOff,
 		},
 		Proxy: []string{"https_proxy=http://proxy.example:3128"},
 	}

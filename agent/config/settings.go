@@ -73,6 +73,7 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_UPGRADE_CHANNEL", initial: "stable", value: parsed[string]{&c.Upgrade.Channel, parseChannel}},
 		{key: "RUNNER_UPGRADE_USB", initial: "true", value: truth{&c.Upgrade.USB}},
 		{key: "RUNNER_UPGRADE_WINDOW", value: parsed[Window]{&c.Upgrade.Window, parseWindow}},
+		{key: "RUNNER_UPGRADE_ACTIONS_RUNNER", value: parsed[Renewal]{&c.Upgrade.ActionsRunner, parseRenewal}},
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // Upgrade is how the appliance upgrades itself.
@@ -17,6 +19,54 @@ type Upgrade struct {
 	Channel string // for whom the versions are that it takes
 	Window  Window // when upgrades may begin that nobody asked for
 	USB     bool   // whether a stick with a channel is one, with Source or without
+	// ActionsRunner is where newer versions of the actions runner are from; "" if
+	// config.env leaves it open, see Config.Renewal.
+	ActionsRunner Renewal
+}
+
+// Renewal is where newer versions of the actions runner are from that are installed
+// without being asked for.
+type Renewal string
+
+// The values of RUNNER_UPGRADE_ACTIONS_RUNNER.
+const (
+	RenewGitHub Renewal = "github" // its releases
+	RenewSource Renewal = "source" // RUNNER_UPGRADE_SOURCE
+	RenewOff    Renewal = "off"    // none are installed
+)
+
+func parseRenewal(v string) (Renewal, error) {
+	switch r := Renewal(v); r {
+	case RenewGitHub, RenewSource, RenewOff:
+		return r, nil
+	}
+	return "", errors.New("is not github, source or off; write one of them")
+}
+
+// Renewal returns where newer versions of the actions runner are from. If config.env
+// leaves it open, that is GitHub for a runner of GitHub, which stops to serve a version
+// 30 days after the next one. A GitHub Enterprise Server has its own rule for the
+// versions that it serves: there the image decides.
+func (c *Config) Renewal() Renewal {
+	switch {
+	case c.Upgrade.ActionsRunner != "":
+		return c.Upgrade.ActionsRunner
+	case c.ActionsRunnerDir != layout.ActionsRunner || !c.onGitHub():
+		return RenewOff
+	}
+	return RenewGitHub
+}
+
+// onGitHub reports whether the runner is one of github.com or of GitHub Enterprise
+// Cloud with data residency, as the actions runner itself distinguishes them from a
+// GitHub Enterprise Server.
+func (c *Config) onGitHub() bool {
+	u, err := url.Parse(c.GitHubURL)
+	if err != nil {
+		return false
+	}
+	host := strings.ToLower(u.Hostname())
+	return host == "github.com" || host == "www.github.com" || strings.HasSuffix(host, ".ghe.com")
 }
 
 // Window is a time of the day, on some days of the week, in the appliance's time

@@ -47,6 +47,8 @@ func TestUpgradeSettings(t *testing.T) {
 		{"RUNNER_UPGRADE_SOURCE=/run/../usb", "RUNNER_UPGRADE_SOURCE is neither"},
 		{"RUNNER_UPGRADE_SOURCE=https://user:secret@example.com/", "RUNNER_UPGRADE_SOURCE is neither"},
 		{"RUNNER_UPGRADE_CHANNEL=beta", ""},
+		{"RUNNER_UPGRADE_ACTIONS_RUNNER=source", ""},
+		{"RUNNER_UPGRADE_ACTIONS_RUNNER=yes", "RUNNER_UPGRADE_ACTIONS_RUNNER is not github, source or off"},
 		{"RUNNER_UPGRADE_CHANNEL=Beta!", "RUNNER_UPGRADE_CHANNEL is not a name of lower-case letters"},
 		{"RUNNER_UPGRADE_WINDOW='Sat,Sun 02:00-05:00'", ""},
 		{"RUNNER_UPGRADE_WINDOW='Saturday 02:00-05:00'", `RUNNER_UPGRADE_WINDOW has "Saturday" where a day should be`},
@@ -56,6 +58,36 @@ func TestUpgradeSettings(t *testing.T) {
 		_, _, err := Parse("config.env", []byte(test.line+"\n"))
 		if test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
 			t.Errorf("%s: got %v", test.line, err)
+		}
+	}
+}
+
+// TestRenewal: the actions runner is renewed where GitHub asks for it.
+func TestRenewal(t *testing.T) {
+	tests := []struct {
+		summary, file string
+		want          Renewal
+	}{
+		{summary: "no runner", want: RenewOff},
+		{summary: "github.com", file: "RUNNER_GITHUB_URL=https://github.com/acme", want: RenewGitHub},
+		{summary: "data residency", file: "RUNNER_GITHUB_URL=https://acme.ghe.com/acme", want: RenewGitHub},
+		{summary: "enterprise server", file: "RUNNER_GITHUB_URL=https://ghe.com.example/acme", want: RenewOff},
+		{summary: "enterprise server, asked for",
+			file: "RUNNER_GITHUB_URL=https://github.example/acme\nRUNNER_UPGRADE_ACTIONS_RUNNER=source",
+			want: RenewSource},
+		{summary: "off", file: "RUNNER_GITHUB_URL=https://github.com/acme\nRUNNER_UPGRADE_ACTIONS_RUNNER=off",
+			want: RenewOff},
+		{summary: "an actions runner of one's own",
+			file: "RUNNER_GITHUB_URL=https://github.com/acme\nRUNNER_ACTIONS_RUNNER_DIR=/srv/runner",
+			want: RenewOff},
+	}
+	for _, tt := range tests {
+		c, _, err := Parse("config.env", []byte(tt.file))
+		if err != nil {
+			t.Fatalf("%s: %v", tt.summary, err)
+		}
+		if got := c.Renewal(); got != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.summary, got, tt.want)
 		}
 	}
 }

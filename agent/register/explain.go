@@ -35,7 +35,7 @@ var explanations = []struct {
 		"there is no runner group {group} at {url}; correct RUNNER_GROUP, or create the group"},
 	{regexp.MustCompile(`(?i)version .*deprecated|minimum.*version|RunnerVersionTooOld`),
 		"GitHub does not accept this version of the actions runner any more; " +
-			"bake the image again with a current runner"},
+			"runner-agent renew installs a newer one"},
 	{regexp.MustCompile(`5\d\d \([A-Z][A-Za-z ]+\)|Http response code: (InternalServerError|BadGateway` +
 		`|ServiceUnavailable|GatewayTimeout)`),
 		"GitHub cannot serve at the moment ({host} answers with a server error); " +

@@ -198,6 +198,7 @@ type fakeService struct{ ended atomic.Int32 }
 
 func (f *fakeService) Status() control.Status                      { return control.Status{} }
 func (f *fakeService) Drain(time.Duration) (control.Status, error) { return control.Status{}, nil }
+func (f *fakeService) Pause() (control.Status, error)              { return control.Status{}, nil }
 func (f *fakeService) Resume() (control.Status, error)             { return control.Status{}, nil }
 func (f *fakeService) JobEnded() (control.Status, error) {
 	f.ended.Add(1)

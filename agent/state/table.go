@@ -68,6 +68,8 @@ func ofAgent() []Entry {
 			Rare: "with jobs that use containers"},
 		{Paths: []string{layout.KeptTools}, Content: "what jobs add to the tool cache", Reset: Removed,
 			Rare: "with `RUNNER_TOOL_CACHE_WRITABLE`"},
+		{Paths: []string{layout.ActionsRunnerCopies}, Content: "newer copies of the actions runner, and which of them runs",
+			Reset: Removed},
 		{Paths: []string{layout.State + "/upgrade"}, Content: "versions that failed, the floor, what is staged",
 			Reset: Removed},
 		{Paths: []string{RequestFile}, Content: "a reset that is under way", Reset: Removed, Rare: "during a reset"},

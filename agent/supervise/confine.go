@@ -14,7 +14,7 @@ var systemDirs = []string{"/usr", "/bin", "/sbin", "/lib", "/lib64"}
 
 // ProgramDirs returns the directories that the actions runner and its children
 // may execute programs from when no step of a job runs on the host. bakedDir is
-// the actions runner as the image carries it.
+// the copy of the actions runner that runs.
 func ProgramDirs(cfg *config.Config, bakedDir string) []string {
 	return append([]string{cfg.ActionsRunnerDir, cfg.HooksDir, bakedDir}, systemDirs...)
 }

@@ -63,8 +63,7 @@ func (s *symptoms) add(line string) {
 const (
 	registerAgain = "put a new token into RUNNER_REGISTRATION_TOKEN in " + layout.ConfigFile + ", " +
 		"then rm " + layout.Registered + " && systemctl restart runner-install.service"
-	renewRunner = "install an image or a runner component with a current actions runner, " +
-		"then systemctl restart runner.service"
+	renewRunner = "runner-agent renew installs a newer one"
 )
 
 // decide is the policy for an end that nobody asked for. It returns a
@@ -125,4 +124,4 @@ var restartReasons = map[int]string{
 // updateReason is for an update of the actions runner by itself, which
 // --disableupdate rules out.
 const updateReason = "the listener wanted to update itself, which this appliance does not let it; " +
-	"bake the image again with a current runner"
+	"runner-agent renew installs a newer one"

@@ -18,8 +18,9 @@ import (
 type Supervisor struct {
 	Config *config.Config
 	Home   string // HOME of the runner's user
-	// BakedDir is the actions runner as the image carries it. Its files that do
-	// not lie in bin or externals are copied into Config.ActionsRunnerDir.
+	// BakedDir is the copy of the actions runner that runs, as its archive has it: the
+	// image's, or one of package dist. Its files that do not lie in bin or externals are
+	// copied into Config.ActionsRunnerDir.
 	BakedDir string
 	// ControlDir is where the status is saved and control requests are served;
 	// empty for neither.
@@ -157,7 +158,7 @@ func (s *Supervisor) resetGuests(ctx context.Context) {
 	}
 }
 
-// refresh copies the top-level files of the image's actions runner over older
+// refresh copies the top-level files of the copy that runs over those of another
 // ones, so that they match bin and externals, which are mounted beside them.
 func (s *Supervisor) refresh() error {
 	entries, err := os.ReadDir(s.BakedDir)
@@ -165,7 +166,7 @@ func (s *Supervisor) refresh() error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("cannot read the image's runner: %w", err)
+		return fmt.Errorf("cannot read the actions runner: %w", err)
 	}
 
 	for _, e := range entries {

@@ -47,9 +47,9 @@ Exit status:
 	f.StringVar(&h.JobsDir, "jobs-dir", layout.Jobs, "`DIR` for what guests write")
 	f.StringVar(&h.ImagesDir, "images-dir", layout.OCIImages, "`DIR` for pulled images")
 	f.StringVar(&h.WorkRoot, "work-root", layout.Work, "the runner's work `DIR`")
-	f.StringVar(&h.Externals, "externals", layout.BakedActionsRunner+"/externals",
+	f.StringVar(&h.Externals, "externals", layout.ActiveActionsRunner+"/externals",
 		"`DIR` with the runner's node.js builds")
-	f.StringVar(&h.ActionsRunner, "actions-runner", layout.BakedActionsRunner,
+	f.StringVar(&h.ActionsRunner, "actions-runner", layout.ActiveActionsRunner,
 		"`DIR` with bin and externals of the actions runner, for workers in guests")
 	f.StringVar(&h.WorkerLogs, "worker-logs", layout.WorkerLogs, "`DIR` for the logs of workers in guests")
 	f.StringVar(&h.Tools, "tools", layout.BakedTools, "`DIR` with tools for the tool cache of jobs, if it exists")

@@ -55,8 +55,8 @@ Exit status:
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c) },
 	}
 	f := c.Flags()
-	f.StringVar(&o.bakedDir, "baked-dir", layout.BakedActionsRunner,
-		"`DIR` of the actions runner as the image carries it")
+	f.StringVar(&o.bakedDir, "baked-dir", layout.ActiveActionsRunner,
+		"`DIR` of the copy of the actions runner that runs")
 	f.StringVar(&o.controlDir, "control-dir", os.Getenv("RUNTIME_DIRECTORY"),
 		"`DIR` for status and control requests, by default $RUNTIME_DIRECTORY; empty for neither")
 	f.StringVar(&o.socket, "socket", brokerapi.DefaultSocket,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mkappliance/mkappliance/agent/control"
+	"github.com/mkappliance/mkappliance/agent/dist"
 	"github.com/mkappliance/mkappliance/agent/supervise"
 	"github.com/mkappliance/mkappliance/agent/upgrade"
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
@@ -28,6 +30,7 @@ type statusOptions struct {
 	guestBase  string
 	workerLogs string
 	upgrades   string
+	copies     string
 	asJSON     bool
 }
 
@@ -56,10 +59,13 @@ and where a job can write one too: nothing but this output depends on them.
 
 With --json the output is an object with the keys "state", "since", "reason",
 "job", "job_since", "jobs", "drain" (an object with "since", "deadline",
-"cancelled" and "brief"), "runner_version", "runner_deadline", "days_left", "image",
-"image_version", "guest_base", "agent" and "upgrade" (an object with "pending", the
-version that was installed last, until it has booted well, and "failed", versions
-that did not). Those that do not apply are left out.
+"cancelled" and "brief"), "runner_version", "runner_from" ("image", "GitHub" or
+a source), "runner_published", "runner_age" (in days), "runner_deadline",
+"days_left", "image", "image_version", "guest_base", "agent", "upgrade" (an object
+with "pending", the version that was installed last, until it has booted well, and
+"failed", versions that did not) and "renewal" (an object with "trial", the version
+of the actions runner that has not been online yet, and "failed", versions that did
+not come online). Those that do not apply are left out.
 
 Exit status:
   0  the runner is online or busy
@@ -77,6 +83,7 @@ Exit status:
 	f.StringVar(&o.root, "root", "/", "`DIR` of the system whose versions are printed")
 	f.StringVar(&o.guestBase, "guest-base", layout.GuestBase, "`DIR` of the guest base")
 	f.StringVar(&o.upgrades, "upgrades", upgrade.DefaultDir, "`DIR` of the state of upgrades")
+	f.StringVar(&o.copies, "copies", layout.ActionsRunnerCopies, "`DIR` of newer actions runners")
 	f.StringVar(&o.workerLogs, "worker-logs", layout.WorkerLogs, "`DIR` of the logs of workers")
 	return c
 }
@@ -90,12 +97,23 @@ type report struct {
 	control.Status
 	RunnerDeadline string `json:"runner_deadline,omitempty"` // a day
 	DaysLeft       *int   `json:"days_left,omitempty"`       // until the deadline; negative after it
-	Image          string `json:"image,omitempty"`
-	ImageVersion   string `json:"image_version,omitempty"`
-	GuestBase      string `json:"guest_base,omitempty"`
-	Agent          string `json:"agent"`
+	// RunnerFrom is where the actions runner is from: "image", "GitHub", or a source.
+	RunnerFrom      string `json:"runner_from,omitempty"`
+	RunnerPublished string `json:"runner_published,omitempty"` // a day
+	RunnerAge       *int   `json:"runner_age,omitempty"`       // days since then
+	Image           string `json:"image,omitempty"`
+	ImageVersion    string `json:"image_version,omitempty"`
+	GuestBase       string `json:"guest_base,omitempty"`
+	Agent           string `json:"agent"`
 
 	Upgrade *upgrade.State `json:"upgrade,omitempty"` // nil if there was none
+	Renewal *renewal       `json:"renewal,omitempty"` // nil if none is under way or failed
+}
+
+// renewal is what is left of renewals of the actions runner.
+type renewal struct {
+	Trial  *dist.Trial    `json:"trial,omitempty"`  // has not been online yet
+	Failed []dist.Failure `json:"failed,omitempty"` // did not come online
 }
 
 func (o *statusOptions) run(c *cobra.Command) error {
@@ -129,9 +147,7 @@ func (o *statusOptions) report(status control.Status, now time.Time) report {
 		GuestBase: osrelease.Read(o.guestBase)["PRETTY_NAME"],
 		Agent:     buildinfo.Read().Version,
 	}
-	if r.RunnerVersion == "" {
-		r.RunnerVersion = image["RUNNER_VERSION"]
-	}
+	o.addRunner(&r, image["RUNNER_VERSION"], now)
 
 	// A file that cannot be read is a line less; upgrade itself reports it.
 	if s, err := upgrade.LoadState(o.upgrades); err == nil && (s.Pending != nil || s.Failed != nil) {
@@ -148,6 +164,30 @@ func (o *statusOptions) report(status control.Status, now time.Time) report {
 		r.RunnerDeadline, r.DaysLeft = deadline.Format(time.DateOnly), &days
 	}
 	return r
+}
+
+// addRunner adds what is known of the actions runner.
+func (o *statusOptions) addRunner(r *report, baked string, now time.Time) {
+	s, err := dist.LoadState(o.copies)
+	if err != nil {
+		s = &dist.State{} // renew itself reports it
+	}
+	if r.RunnerVersion == "" {
+		r.RunnerVersion = cmp.Or(s.Current, baked)
+	}
+
+	c := s.Copy(r.RunnerVersion)
+	r.RunnerFrom = c.From
+	if r.RunnerVersion == baked && baked != "" {
+		r.RunnerFrom = "image"
+	}
+	if !c.Published.IsZero() {
+		age := -daysUntil(c.Published.UTC().Truncate(24*time.Hour), now)
+		r.RunnerPublished, r.RunnerAge = c.Published.UTC().Format(time.DateOnly), &age
+	}
+	if s.Trial != nil || s.Failed != nil {
+		r.Renewal = &renewal{s.Trial, s.Failed}
+	}
 }
 
 // daysUntil returns how many days of the calendar, in UTC, are left.
@@ -174,18 +214,18 @@ func (r report) print(w io.Writer, now time.Time) error {
 		row("drain", "%s", describeDrain(d, now))
 	}
 
-	if r.DaysLeft == nil {
-		row("actions runner", "%s", known(r.RunnerVersion))
-	} else {
-		row("actions runner", "%s, served by GitHub until %s (%d days left)",
-			known(r.RunnerVersion), r.RunnerDeadline, *r.DaysLeft)
-	}
+	row("actions runner", "%s", r.describeRunner())
 	row("image", "%s", known(r.Image+" "+r.ImageVersion))
 	row("guest base", "%s", known(r.GuestBase))
 	row("agent", "%s", r.Agent)
 	if r.Upgrade != nil {
 		for _, line := range describeUpgrade(r.Upgrade, r.ImageVersion) {
 			row("upgrade", "%s", line)
+		}
+	}
+	if r.Renewal != nil {
+		for _, line := range r.Renewal.describe() {
+			row("renewal", "%s", line)
 		}
 	}
 	return table.Flush()
@@ -210,6 +250,39 @@ func describeUpgrade(s *upgrade.State, running string) []string {
 			lines,
 			fmt.Sprintf("version %s failed, noted %s: %s", f.Version, f.Time.Format(time.RFC3339), f.Reason),
 		)
+	}
+	return lines
+}
+
+// describeRunner returns the version of the actions runner, where it is from, how old
+// it is and how long it lasts, as far as these are known.
+func (r report) describeRunner() string {
+	text := known(r.RunnerVersion)
+	switch r.RunnerFrom {
+	case "":
+	case "image":
+		text += " of the image"
+	default:
+		text += " from " + r.RunnerFrom
+	}
+	if r.RunnerAge != nil {
+		text += fmt.Sprintf(", published %s (%d days ago)", r.RunnerPublished, *r.RunnerAge)
+	}
+	if r.DaysLeft != nil {
+		text += fmt.Sprintf(", served by GitHub until %s (%d days left)", r.RunnerDeadline, *r.DaysLeft)
+	}
+	return text
+}
+
+// describe returns a line for each version that does not run, or has not proven itself.
+func (r *renewal) describe() []string {
+	var lines []string
+	if t := r.Trial; t != nil {
+		lines = append(lines, fmt.Sprintf("actions runner %s is installed, and has not been online", t.Version))
+	}
+	for _, f := range r.Failed {
+		lines = append(lines,
+			fmt.Sprintf("actions runner %s failed, noted %s: %s", f.Version, f.Time.Format(time.RFC3339), f.Reason))
 	}
 	return lines
 }

@@ -19,7 +19,7 @@ func newRootCommand() *cobra.Command {
 		Short: "Register, supervise and isolate one GitHub Actions runner",
 	}
 	root.AddCommand(newInstallCommand(), newTrustCommand(), newServiceCommand(), newBrokerCommand(),
-		newImagesCommand(), newUnpackCommand(), newRunCommand(), newUpgradeCommand(), newResetCommand(),
+		newImagesCommand(), newUnpackCommand(), newRunCommand(), newUpgradeCommand(), newRenewCommand(), newResetCommand(),
 		newStatusCommand(), newHealthCommand(), newDrainCommand(), newResumeCommand())
 	cli.AddVersion(root)
 	manpage.Add(root)

@@ -7,6 +7,9 @@ const (
 	GuestBase = "/usr/lib/runner/base"
 	// BakedActionsRunner is the actions runner as the image carries it.
 	BakedActionsRunner = "/usr/lib/runner/actions-runner"
+	// ActiveActionsRunner is a link to the copy of the actions runner that runs: the
+	// image's, or one of ActionsRunnerCopies.
+	ActiveActionsRunner = "/run/runner/actions-runner"
 	// BakedTools is the tool cache as the image carries it, if it does.
 	BakedTools = "/usr/lib/runner/tools"
 	// Programs is the directory of runner-agent and runner-shim.
@@ -35,6 +38,9 @@ const (
 	// ActionsRunner is the working copy of the actions runner, with the
 	// registration in it.
 	ActionsRunner = State + "/actions-runner"
+	// ActionsRunnerCopies holds copies of the actions runner that are newer than the
+	// image's, each in a directory with the name of its version; root's alone to write.
+	ActionsRunnerCopies = State + "/dist"
 	// Work is the work directory of the actions runner.
 	Work = State + "/work"
 	// Jobs holds the writable layers of guests.
