@@ -66,11 +66,12 @@ func (d *Deregistration) args(environment string) []string {
 		"--property=WorkingDirectory=" + dir, "--property=EnvironmentFile=" + environment}
 	if dir == layout.ActionsRunner {
 		for _, name := range []string{"bin", "externals"} {
-			args = append(args, "--property=BindReadOnlyPaths=-"+filepath.Join(layout.BakedActionsRunner, name)+":"+
+			args = append(args, "--property=BindReadOnlyPaths=-"+filepath.Join(layout.ActiveActionsRunner, name)+":"+
 				filepath.Join(dir, name))
 		}
 	}
-	return append(args, filepath.Join(dir, "bin", "Runner.Listener"), "remove")
+	// systemd-run looks for the program itself, outside of the unit, where it is not.
+	return append(args, "/usr/bin/env", filepath.Join(dir, "bin", "Runner.Listener"), "remove")
 }
 
 // environment returns a file for EnvironmentFile=, systemd.exec(5): unlike

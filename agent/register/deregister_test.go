@@ -59,8 +59,8 @@ https_proxy="http://u:\"\$x@p:1"
 	}
 
 	args := strings.Join(calls[0].Args, " ")
-	want := "--property=BindReadOnlyPaths=-/usr/lib/runner/actions-runner/externals:" +
-		"/var/lib/runner/actions-runner/externals /var/lib/runner/actions-runner/bin/Runner.Listener remove"
+	want := "--property=BindReadOnlyPaths=-/run/runner/actions-runner/externals:" +
+		"/var/lib/runner/actions-runner/externals /usr/bin/env /var/lib/runner/actions-runner/bin/Runner.Listener remove"
 	if !strings.HasSuffix(args, want) || strings.Contains(args, "SECRET") || !strings.Contains(args, "=User=runner ") {
 		t.Errorf("got %s", args)
 	}
