@@ -69,6 +69,47 @@ func TestServers(t *testing.T) {
 	golden.Check(t, "servers.txt", messages.String())
 }
 
+// TestServersOfRoot: a server that fails with the root file system alone is noticed
+// before the slot is touched.
+func TestServersOfRoot(t *testing.T) {
+	for _, test := range []struct {
+		summary, want string
+		answer        http.HandlerFunc
+	}{
+		{summary: "404", want: "the server answered 404 Not Found",
+			answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) }},
+		{summary: "another size", want: `the server sent "bytes 0-0/7", asked for "bytes 0-0/1720320"`,
+			answer: func(w http.ResponseWriter, r *http.Request) {
+				http.ServeContent(w, r, "", time.Time{}, strings.NewReader("content"))
+			}},
+		{summary: "reset", want: "EOF", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t)
+			l.publish(nil, newVersion(t, "1.1.0", join(noise(2, 20), l.running.root)))
+			files := http.FileServer(http.Dir(l.dir))
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, ".root") {
+					test.answer(w, r)
+					return
+				}
+				files.ServeHTTP(w, r)
+			}))
+			defer server.Close()
+			l.u.Source = server.URL
+
+			before, names := l.diskHash(), l.names()
+			_, err := l.upgrade(t.Context(), "")
+			if want := "cannot read runner-amd64_1.1.0.root of " + server.URL + ": " + test.want; fmt.Sprint(err) != want {
+				t.Errorf("got %v, want %s", err, want)
+			}
+			if l.diskHash() != before || fmt.Sprint(names) != fmt.Sprint(l.names()) {
+				t.Error("the disk or the ESP was written")
+			}
+		})
+	}
+}
+
 // TestNoDowngradeOfTransport: a redirect must not leave https.
 func TestNoDowngradeOfTransport(t *testing.T) {
 	plain := httptest.NewServer(http.NotFoundHandler())

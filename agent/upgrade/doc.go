@@ -4,6 +4,7 @@
 //
 //	check      signatures, conditions of the manifest, sizes: nothing is written
 //	stage      hash tree and UKI to /var, checked against the manifest
+//	probe      that the channel has the root file system
 //	clear      the slot's old UKI, labels and UUIDs: nothing can start it any more
 //	fill       the slot's blocks: those of this disk, then the channel's
 //	read back  all of the slot, against the root hash

@@ -108,6 +108,9 @@ func (u *Upgrader) Install(ctx context.Context, d *disk.Disk, esp *disk.ESP, s *
 		return Stats{}, err
 	}
 	defer uki.Close()
+	if err := u.probe(ctx, r); err != nil {
+		return Stats{}, err
+	}
 
 	// The old UKI first: it would start a slot that is being overwritten.
 	if err := esp.Keep(u.Host.Version); err != nil {
@@ -208,6 +211,26 @@ func (u *Upgrader) stage(ctx context.Context, r *Release) (*verity.Tree, *os.Fil
 		return nil, nil, refuse("%s: %w", r.Files.UKI.Name, err)
 	}
 	return tree, uki, nil
+}
+
+// probe reads the first byte of the root file system: a channel that lacks it, or
+// has it in another size, is noticed before the slot is touched.
+func (u *Upgrader) probe(ctx context.Context, r *Release) error {
+	file := r.Files.Root
+	err := u.retry(ctx, func() error {
+		body, err := u.channel.open(ctx, r.base, file.Name, span{0, 1}, file.Size)
+		if errors.Is(err, errNoRanges) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return body.Close()
+	})
+	if err != nil {
+		return fmt.Errorf("cannot read %s of %s: %w", file.Name, u.Source, err)
+	}
+	return nil
 }
 
 // stageFile returns a file of the update set, which is downloaded unless an

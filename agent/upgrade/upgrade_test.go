@@ -537,6 +537,18 @@ func TestRefusals(t *testing.T) {
 			}
 			return data
 		}},
+		{summary: "truncated root", served: func(name string, data []byte) []byte {
+			if name == "runner-amd64_1.1.0.root" {
+				return data[:len(data)-10]
+			}
+			return data
+		}},
+		{summary: "missing root", served: func(name string, data []byte) []byte {
+			if name == "runner-amd64_1.1.0.root" {
+				return nil
+			}
+			return data
+		}},
 		{summary: "endless index", served: func(name string, data []byte) []byte {
 			if name == "index.json" {
 				return make([]byte, release.MaxIndex+1)
