@@ -17,6 +17,7 @@ func (r *resources) containerStep(
 	if err != nil {
 		return 0, err
 	}
+	m.notify(reportTo(client.Conn))
 	if m.root, err = r.rootOfStep(ctx, client, work, j, request); err != nil {
 		return 0, err
 	}

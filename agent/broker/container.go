@@ -12,6 +12,9 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/guestapi"
 	"github.com/mkappliance/mkappliance/agent/oci"
@@ -25,8 +28,12 @@ type container struct {
 	guest Guest
 	user  oci.User
 	env   map[string]string
-	dir   string   // working directory of its own process
-	drop  []string // capabilities that its processes do not have
+	dir   string // working directory of its own process
+
+	// These confine its processes, beyond what confines all guests.
+	drop            []string // capabilities
+	noNewPrivileges bool
+	rlimits         []guestapi.Rlimit
 
 	mu      sync.Mutex // held while the guest is being stopped
 	stopped bool
@@ -35,7 +42,7 @@ type container struct {
 // newContainer starts the guest of a member, joins it to the job's network and
 // shows it what it is to see. If that fails, no guest is left.
 func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err error) {
-	user, err := oci.FindUser(m.root.tree, cmp.Or(m.spec.options.User, m.root.config.User))
+	user, err := m.user()
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +71,10 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 		return nil, err
 	}
 	c := &container{
-		id: newID(), guest: g, user: user, drop: m.spec.options.CapDrop,
-		env: j.settings.withAuthorities(m.environment(user.Home)),
-		dir: cmp.Or(m.spec.Dir, m.spec.options.Workdir, m.root.config.WorkingDir, "/"),
+		id: newID(), guest: g, user: user,
+		env:  j.settings.withAuthorities(m.environment(user.Home)),
+		dir:  cmp.Or(m.spec.Dir, m.spec.options.Workdir, m.root.config.WorkingDir, "/"),
+		drop: m.spec.options.CapDrop, noNewPrivileges: m.spec.options.NoNewPrivileges, rlimits: m.rlimits(),
 	}
 	if err := g.Configure(ctx, binds, j.guestConfig(m, c)); err != nil {
 		return nil, err
@@ -78,7 +86,8 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 func (c *container) process(argv []string, env map[string]string, dir string) guestapi.Process {
 	return guestapi.Process{
 		Argv: argv, Env: environ(env), Dir: dir,
-		UID: c.user.UID, GID: c.user.GID, Groups: c.user.Groups, DropCapabilities: c.drop,
+		UID: c.user.UID, GID: c.user.GID, Groups: c.user.Groups,
+		DropCapabilities: c.drop, NoNewPrivileges: c.noNewPrivileges, Rlimits: c.rlimits,
 	}
 }
 
@@ -105,7 +114,17 @@ func (j *job) guestSpec(m *member) (guest.Spec, error) {
 	o := m.spec.options
 	spec := guest.Spec{
 		ID: newMachineName(), Tree: m.root.tree, TreeOwner: m.root.owner, Boot: m.root.hasInit,
-		Limits: guest.Limits{Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs},
+		Limits: guest.Limits{
+			Memory: o.Memory, Pids: o.PidsLimit, CPUs: o.CPUs, CPUWeight: o.CPUWeight, CPUSet: o.CPUSet,
+		},
+	}
+	for _, u := range o.Ulimits {
+		if u.Resource == unix.RLIMIT_MEMLOCK { // the others are as high as guests may have them
+			spec.Memlock = u.Hard
+		}
+	}
+	if err := j.checkOptions(m); err != nil {
+		return spec, err
 	}
 	for _, d := range o.Devices {
 		if !slices.Contains(j.settings.Devices, d.Host) {
@@ -119,16 +138,31 @@ func (j *job) guestSpec(m *member) (guest.Spec, error) {
 	return spec, nil
 }
 
+// checkOptions refuses what not every job or guest can have.
+func (j *job) checkOptions(m *member) error {
+	o := m.spec.options
+	if o.ReadOnly && m.root.hasInit {
+		return wire.Unsupported("%soptions: option --read-only is not supported for a guest that boots systemd; remove it",
+			m.place)
+	}
+	if j.worker == nil && slices.ContainsFunc(o.AddHosts, func(h dockeropts.HostEntry) bool { return h.Gateway }) {
+		return wire.Unsupported("%soptions: option --add-host: host-gateway is not supported where steps run on the host, "+
+			"which guests cannot reach; write an address, or make it a service of the job", m.place)
+	}
+	return nil
+}
+
 // guestConfig returns what makes the guest of a member its container.
 func (j *job) guestConfig(m *member, c *container) guestapi.Config {
 	hostname := cmp.Or(m.spec.options.Hostname, c.guest.ID())
 	config := guestapi.Config{
-		Hostname: hostname,
+		Hostname: hostname, Domainname: m.spec.options.Domainname,
 		Files: map[string]string{
 			"/etc/hosts":       j.hostsFile(m, hostname),
 			"/etc/hostname":    hostname + "\n",
-			"/etc/resolv.conf": j.resolvConf(),
+			"/etc/resolv.conf": j.resolvConf(m.spec.options),
 		},
+		Sysctls: m.spec.options.Sysctls, ReadOnlyRoot: m.spec.options.ReadOnly,
 		Dirs:    slices.Clone(m.root.config.Volumes),
 		CACerts: j.settings.CACerts,
 	}
@@ -157,20 +191,42 @@ func (j *job) guestConfig(m *member, c *container) guestapi.Config {
 // hostsFile returns hosts(5) for a member: itself, the job's other containers,
 // and what its options add.
 func (j *job) hostsFile(m *member, hostname string) string {
+	own := []string{m.address.String()}
+	if domain := m.spec.options.Domainname; domain != "" {
+		own = append(own, hostname+"."+domain)
+	}
+
 	j.mu.Lock()
-	lines := append([][]string{{m.address.String(), hostname}}, j.hosts...)
+	lines := append([][]string{append(own, hostname)}, j.hosts...)
 	j.mu.Unlock()
 	for _, h := range m.spec.options.AddHosts {
-		lines = append(lines, []string{h.Address, h.Name})
+		address := h.Address
+		if h.Gateway {
+			address = j.worker.member.address.String() // checkOptions has made sure of it
+		}
+		lines = append(lines, []string{address, h.Name})
 	}
 	return guestapi.Hosts(lines...)
 }
 
-// resolvConf returns resolv.conf(5) with the host's own name servers.
-func (j *job) resolvConf() string {
+// resolvConf returns resolv.conf(5) with the host's own name servers, or those of
+// the options.
+func (j *job) resolvConf(o dockeropts.Options) string {
 	var b strings.Builder
-	for _, r := range j.settings.Resolvers {
-		fmt.Fprintf(&b, "nameserver %s\n", r)
+	if len(o.DNS) > 0 {
+		for _, address := range o.DNS {
+			fmt.Fprintf(&b, "nameserver %s\n", address)
+		}
+	} else {
+		for _, r := range j.settings.Resolvers {
+			fmt.Fprintf(&b, "nameserver %s\n", r)
+		}
+	}
+	if len(o.DNSSearch) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(o.DNSSearch, " "))
+	}
+	if len(o.DNSOptions) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(o.DNSOptions, " "))
 	}
 	return b.String()
 }

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
+	"github.com/mkappliance/mkappliance/agent/guestapi"
+	"github.com/mkappliance/mkappliance/agent/oci"
 	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/internal/layout"
 )
@@ -16,6 +19,7 @@ import (
 // that runs.
 type member struct {
 	spec      containerSpec
+	place     string // where in the workflow it stands, with a colon and a space; or empty
 	isService bool
 
 	root      rootFS     // found or pulled
@@ -76,13 +80,29 @@ func newMember(place string, c brokerapi.Container) (*member, error) {
 		return nil, wire.Unsupported("%soptions: %w", place, err)
 	}
 	for _, text := range c.Ports {
-		port, err := dockeropts.ParsePort(text)
+		ports, err := dockeropts.ParsePorts(text)
 		if err != nil {
 			return nil, wire.Unsupported("%sports: %w", place, err)
 		}
-		spec.ports = append(spec.ports, port)
+		spec.ports = append(spec.ports, ports...)
 	}
-	return &member{spec: spec}, nil
+	spec.ports = append(spec.ports, spec.options.Ports...)
+
+	spec.Mounts = slices.Clone(c.Mounts)
+	for _, v := range spec.options.Volumes {
+		spec.Mounts = append(spec.Mounts, brokerapi.Mount{
+			Target: v.Target, ReadOnly: v.ReadOnly,
+			Source: v.Source, Volume: v.Name, Scratch: v.Source == "" && v.Name == "",
+		})
+	}
+	return &member{spec: spec, place: place}, nil
+}
+
+// notify reports what some of the options mean here.
+func (m *member) notify(report reporter) {
+	for _, notice := range m.spec.options.Notices {
+		report("%soptions: %s", m.place, notice)
+	}
 }
 
 // argv returns the container's own process, from the workflow or the image. An
@@ -116,6 +136,27 @@ func (m *member) environment(home string) map[string]string {
 		env["PATH"] = layout.Path
 	}
 	return env
+}
+
+// user returns who the container's processes run as.
+func (m *member) user() (oci.User, error) {
+	user, err := oci.FindUser(m.root.tree, cmp.Or(m.spec.options.User, m.root.config.User))
+	if err != nil {
+		return user, err
+	}
+	further, err := oci.FindGroups(m.root.tree, m.spec.options.Groups)
+	user.Groups = append(user.Groups, further...)
+	return user, err
+}
+
+// rlimits returns the limits that its processes start with, where they differ from
+// the guest's.
+func (m *member) rlimits() []guestapi.Rlimit {
+	var limits []guestapi.Rlimit
+	for _, u := range m.spec.options.Ulimits {
+		limits = append(limits, guestapi.Rlimit(u))
+	}
+	return limits
 }
 
 // health returns how to find out whether a service can be used: as the workflow

@@ -162,8 +162,8 @@ func TestUnsupportedOptions(t *testing.T) {
 			"a guest is already root in its own user namespace; remove it",
 	}, {
 		summary: "port of the second service",
-		r:       brokerapi.PrepareRequest{Services: []brokerapi.Container{{}, {Ports: []string{"80", "1-2"}}}},
-		want:    `service 2: ports: port "1-2" is a range; write each port on a line of its own`,
+		r:       brokerapi.PrepareRequest{Services: []brokerapi.Container{{}, {Ports: []string{"80", "80/sctp"}}}},
+		want:    `service 2: ports: port "80/sctp" has an unknown protocol; write /tcp or /udp, or none for tcp`,
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			_, err := newMembers(test.r)

@@ -19,6 +19,9 @@ func (j *job) prepare(ctx context.Context, members []*member, report reporter) (
 	j.mu.Lock()
 	j.members = members
 	j.mu.Unlock()
+	for _, m := range members {
+		m.notify(report)
+	}
 	if err := j.findRoots(ctx, members, report); err != nil {
 		return nil, err
 	}

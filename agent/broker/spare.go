@@ -51,7 +51,7 @@ func (p *sparePool) refill() {
 
 // start returns the spare guest if it is what spec asks for, or starts a guest.
 func (p *sparePool) start(ctx context.Context, spec guest.Spec) (Guest, error) {
-	if spec.Tree == p.base && len(spec.Devices) == 0 && spec.Limits == (guest.Limits{}) {
+	if spec.Tree == p.base && len(spec.Devices) == 0 && spec.Memlock == 0 && spec.Limits == (guest.Limits{}) {
 		if g, err := p.take(ctx); g != nil || err != nil {
 			return g, err
 		}

@@ -44,7 +44,7 @@ type Container struct {
 	Env        map[string]string `json:"env,omitempty"` // overrides the image's
 	Dir        string            `json:"dir,omitempty"` // working directory; empty for the image's
 	Mounts     []Mount           `json:"mounts,omitempty"`
-	Ports      []string          `json:"ports,omitempty"`   // as a workflow has them, see dockeropts.ParsePort
+	Ports      []string          `json:"ports,omitempty"`   // as a workflow has them, see dockeropts.ParsePorts
 	Options    string            `json:"options,omitempty"` // as a workflow has them, see dockeropts.Parse
 }
 

@@ -33,15 +33,23 @@ func guestCapabilities() []string {
 // capabilityName returns the name in capitals, without CAP_.
 func capabilityName(c capability.Cap) string { return strings.ToUpper(c.String()) }
 
-func (o *Options) addCapability(value string) error {
+// addCapability takes any capability. One that guests do not have is one that the
+// kernel asks for in the first user namespace alone, capabilities(7).
+func (p *parser) addCapability(value string) error {
 	name, err := parseCapability(value)
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(guestCapabilities(), name) {
-		return fmt.Errorf("%s is more than a guest may have, see systemd-nspawn(1); remove it", name)
+
+	switch {
+	case name == allCapabilities:
+		p.addAll = true
+		p.notice("option --cap-add ALL adds the capabilities that a guest can have: they hold in its user namespace")
+	case !slices.Contains(guestCapabilities(), name):
+		p.notice("option --cap-add %s has no effect: guests do not have it, see systemd-nspawn(1)", name)
+	default:
+		p.CapAdd = appendNew(p.CapAdd, name)
 	}
-	o.CapAdd = appendNew(o.CapAdd, name)
 	return nil
 }
 
@@ -54,21 +62,31 @@ func (o *Options) dropCapability(value string) error {
 	return nil
 }
 
+func isAll(name string) bool { return name == allCapabilities }
+
 // applyCapAdd removes the added capabilities from the dropped ones, whichever
-// option comes first, as docker-create(1) does.
-func (o *Options) applyCapAdd() {
-	if len(o.CapAdd) == 0 {
+// option comes first. As in Docker, adding ALL spares those that are dropped by name,
+// and takes precedence over dropping ALL.
+func (p *parser) applyCapAdd() {
+	if p.addAll {
+		if p.CapDrop = slices.DeleteFunc(p.CapDrop, isAll); len(p.CapDrop) == 0 {
+			p.CapDrop = nil
+		}
+		p.CapAdd = slices.DeleteFunc(guestCapabilities(), func(s string) bool { return slices.Contains(p.CapDrop, s) })
+		return
+	}
+	if len(p.CapAdd) == 0 {
 		return
 	}
 
-	dropped := o.CapDrop
+	dropped := p.CapDrop
 	if slices.Contains(dropped, allCapabilities) {
 		dropped = guestCapabilities()
 	}
-	o.CapDrop = nil
+	p.CapDrop = nil
 	for _, name := range dropped {
-		if !slices.Contains(o.CapAdd, name) {
-			o.CapDrop = append(o.CapDrop, name)
+		if !slices.Contains(p.CapAdd, name) {
+			p.CapDrop = append(p.CapDrop, name)
 		}
 	}
 }

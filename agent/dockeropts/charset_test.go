@@ -22,13 +22,10 @@ func FuzzNames(f *testing.F) {
 		{summary: "name", is: isName, pattern: regexp.MustCompile(`^` + part + `(\.` + part + `)*$`), most: 253},
 		{summary: "account", is: isAccountName, pattern: regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*$`), most: 32},
 		{summary: "device", is: isDevice, pattern: regexp.MustCompile(`^/dev(/` + file + `)+$`), most: 1 << 30},
-		{summary: "range", is: hasRange, pattern: regexp.MustCompile(`[0-9]-[0-9]`), most: 1 << 30},
-		{summary: "address", is: hasAddress, pattern: regexp.MustCompile(`(?s)[^0-9:-].*:`), most: 1 << 30},
 	}
 	for _, s := range []string{
 		"", "a", "-", "a-", "a-b", "_a", "a.b", "a..b", ".", "a\n", "é", "\xff", "0a9Z", "root", "user.name",
 		"/dev", "/dev/", "/dev/a/b", "/dev/a//b", "/dev/.", "/dev/..",
-		"80-90", "-9", "9-", "127.0.0.1:80", "80:80", "[::1]:80", "a:", ":a",
 	} {
 		f.Add(s)
 	}

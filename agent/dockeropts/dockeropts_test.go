@@ -3,6 +3,7 @@ package dockeropts
 import (
 	"fmt"
 	"maps"
+	"math"
 	"net/netip"
 	"os"
 	"path"
@@ -145,6 +146,108 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestParseFurther parses what is of little use to a job, but usual on the command
+// lines that workflows copy.
+func TestParseFurther(t *testing.T) {
+	tests := []struct {
+		line string
+		want Options
+	}{
+		{line: "-it -ti --tty=false -i=true -qi", want: Options{}},
+		{
+			line: "-a stdout --attach stderr -l a=b --label c --annotation d --log-driver none --log-opt max-size=1",
+			want: Options{},
+		},
+		{line: "--expose 80 --stop-signal SIGINT --stop-timeout 1 --disable-content-trust", want: Options{}},
+		{line: "--platform linux --pull always --pull missing --restart no --isolation default", want: Options{}},
+		{line: "--ipc private --ipc shareable --cgroupns private --uts '' --userns '' --runtime runc", want: Options{}},
+		{line: "--security-opt apparmor=x --security-opt label=disable --security-opt seccomp=builtin", want: Options{}},
+		{line: "--oom-score-adj 500", want: Options{}},
+
+		{line: "--read-only", want: Options{ReadOnly: true}},
+		{line: "--domainname example.test", want: Options{Domainname: "example.test"}},
+		{line: "--group-add 1234 --group-add adm --group-add 1234", want: Options{Groups: []string{"1234", "adm"}}},
+		{line: "--security-opt no-new-privileges", want: Options{NoNewPrivileges: true}},
+		{line: "--security-opt no-new-privileges:true", want: Options{NoNewPrivileges: true}},
+		{line: "--security-opt no-new-privileges --security-opt no-new-privileges=false", want: Options{}},
+
+		{line: "-c 1024", want: Options{CPUWeight: 39}},
+		{line: "--cpu-shares 2", want: Options{CPUWeight: 1}},
+		{line: "--cpu-shares 262144", want: Options{CPUWeight: 10000}},
+		{line: "--cpu-shares 512 --cpu-shares 0", want: Options{}},
+		{line: "--cpuset-cpus 0-2,4", want: Options{CPUSet: "0-2,4"}},
+		{line: "--cpu-quota 50000", want: Options{CPUs: 0.5}},
+		{line: "--cpu-period 50000 --cpu-quota 100000", want: Options{CPUs: 2}},
+		{line: "--cpu-period 50000 --cpu-quota -1 --cpus 1", want: Options{CPUs: 1}},
+
+		{line: "--ulimit nofile=65536", want: Options{Ulimits: []Ulimit{{unix.RLIMIT_NOFILE, 65536, 65536}}}},
+		{
+			line: "--ulimit core=0 --ulimit memlock=-1:-1 --ulimit core=1:2",
+			want: Options{Ulimits: []Ulimit{
+				{unix.RLIMIT_CORE, 1, 2}, {unix.RLIMIT_MEMLOCK, math.MaxUint64, math.MaxUint64},
+			}},
+		},
+
+		{
+			line: "--dns 192.0.2.53 --dns 192.0.2.53 --dns-search a.test --dns-search . --dns-opt ndots:2 --dns-option rotate",
+			want: Options{
+				DNS: []string{"192.0.2.53"}, DNSSearch: []string{"a.test", "."}, DNSOptions: []string{"ndots:2", "rotate"},
+			},
+		},
+		{
+			line: "--sysctl net.core.somaxconn=1 --sysctl 'net.ipv4.ping_group_range=0 1' --sysctl net.core.somaxconn=2",
+			want: Options{Sysctls: map[string]string{"net.core.somaxconn": "2", "net.ipv4.ping_group_range": "0 1"}},
+		},
+		{line: "--add-host a:host-gateway", want: Options{AddHosts: []HostEntry{{Name: "a", Gateway: true}}}},
+		{
+			line: "-p 8080:80 --publish 53/udp",
+			want: Options{Ports: []Port{{8080, 80, "tcp"}, {0, 53, "udp"}}},
+		},
+
+		{
+			line: "-v /a/../b/:/c/ -v cache_1.x:/d:ro --volume /e -v /f:/g:z,ro",
+			want: Options{Volumes: []Volume{
+				{Source: "/b", Target: "/c"}, {Name: "cache_1.x", Target: "/d", ReadOnly: true},
+				{Target: "/e"}, {Source: "/f", Target: "/g", ReadOnly: true},
+			}},
+		},
+		{
+			line: "--mount type=bind,src=/a,dst=/b,readonly --mount source=c,target=/d,ro=false " +
+				`--mount '"type=volume",destination=/e,volume-nocopy,consistency=cached'`,
+			want: Options{Volumes: []Volume{
+				{Source: "/a", Target: "/b", ReadOnly: true}, {Name: "c", Target: "/d"}, {Target: "/e"},
+			}},
+		},
+		{
+			line: "--mount type=tmpfs,target=/fast,tmpfs-size=1m,tmpfs-mode=700 --tmpfs /x:uid=1000,gid=5",
+			want: Options{Tmpfs: []Tmpfs{
+				{Path: "/fast", Size: 1 << 20, Mode: 0o700}, {Path: "/x", Mode: 0o1777, UID: 1000, GID: 5},
+			}},
+		},
+
+		{line: "--cap-add ALL", want: Options{CapAdd: guestCapabilities()}},
+		{line: "--cap-drop ALL --cap-add ALL", want: Options{CapAdd: guestCapabilities()}},
+		{line: "--cap-drop ALL --cap-add SYS_TIME", want: Options{CapDrop: []string{"ALL"}}},
+	}
+	for _, tt := range tests {
+		got, err := Parse(tt.line)
+		if err != nil {
+			t.Errorf("Parse(%q): %v", tt.line, err)
+			continue
+		}
+		got.Notices = nil // see TestReviewed
+		if diff := cmp.Diff(tt.want, got); diff != "" {
+			t.Errorf("Parse(%q), -want +got:\n%s", tt.line, diff)
+		}
+		checkOptions(t, got)
+	}
+
+	o, err := Parse("--cap-add ALL --cap-drop KILL")
+	if err != nil || !slices.Equal(o.CapDrop, []string{"KILL"}) || len(o.CapAdd) != 26 {
+		t.Errorf("all but KILL are %+v, %v", o, err)
+	}
+}
+
 func TestParseDropsAllButTheAdded(t *testing.T) {
 	o, err := Parse("--cap-add CHOWN --cap-drop ALL --cap-add KILL")
 	if err != nil {
@@ -167,7 +270,7 @@ func TestParseErrors(t *testing.T) {
 		"-m",
 		"--foo",
 		"--foo=bar",
-		"--init --label x",
+		"--init --labels x",
 		"--Memory 2g",
 		"---memory 2g",
 		"--=x",
@@ -194,34 +297,88 @@ func TestParseErrors(t *testing.T) {
 		"--network host",
 		"--net=host",
 		"--pid host",
-		"--ipc=host",
-		"--uts host",
-		"--userns host",
-		"--cgroupns host",
-		"--security-opt seccomp=unconfined",
-		"-v /a:/b",
-		"-v/a:/b",
-		"--volume /a:/b",
-		"--mount type=bind",
 		"--volumes-from x",
-		"-p 80:80",
-		"--publish 80",
 		"-P",
 		"--link db",
-		"--restart always",
 		"--gpus all",
 		"--runtime runsc",
 		"--cgroup-parent /x",
-		"--sysctl a=b",
-		"--ulimit nofile=1",
-		"--dns 192.0.2.1",
-		"--dns-search a",
 		"--env-file x",
-		"-it",
-		"--tty",
 		"-d",
 		"-test.v",
 		"--help",
+
+		"-itx",
+		"-it=maybe",
+		"--ipc container:x",
+		"--ipc none",
+		"--uts container:x",
+		"--userns keep-id",
+		"--cgroupns x",
+		"--isolation hyperv",
+		"--platform linux/s390x",
+		"--platform windows/amd64",
+		"--pull never",
+		"--restart sometimes",
+		"--restart on-failure:x",
+		"--restart always:3",
+		"--memory-swap many",
+		"--memory-reservation -1",
+		"--oom-score-adj 1001",
+		"--security-opt seccomp=profile.json",
+		"--security-opt no-new-privileges=maybe",
+		"--security-opt credentialspec=x",
+		"--ip 192.0.2.1",
+		"--mac-address 02:42:ac:11:00:02",
+		"--storage-opt size=10G",
+		"--oom-kill-disable",
+		"--cpuset-mems 0",
+
+		"--ulimit nofile",
+		"--ulimit nofile=2:1",
+		"--ulimit files=1",
+		"--ulimit nofile=-2",
+		"--cpu-shares 1",
+		"--cpuset-cpus ''",
+		"--cpuset-cpus 1-0",
+		"--cpuset-cpus 0,x",
+		"--cpu-quota 999",
+		"--cpu-period 999",
+		"--cpus 1 --cpu-quota 50000",
+		"--dns ::1",
+		"--dns 192.0.2.1:53",
+		"--dns-search 'a b'",
+		"--dns-opt 'a\nb'",
+		"--domainname a_b",
+		"--sysctl net.core.somaxconn",
+		"--sysctl net.core.somaxconn=",
+		"--sysctl net/core/somaxconn=1",
+		"--sysctl net..x=1",
+		"--sysctl kernel.shmmax=1",
+		"--publish 80:80:80",
+		"--group-add 65536",
+		"--group-add ''",
+
+		"-v ''",
+		"-v work",
+		"-v :/data",
+		"-v a:b",
+		"-v ./a:/b",
+		"-v a:/",
+		"-v a:/b:c:d",
+		"-v a:/b:rshared",
+		"-v /var/run/docker.sock:/var/run/docker.sock",
+		"-v /var/run/docker.sock:/docker.sock",
+		"--mount ''",
+		"--mount type=bind,source=a,target=/b",
+		"--mount type=volume,source=/a,target=/b",
+		"--mount type=image,target=/b",
+		"--mount source=a",
+		"--mount target=/b,readonly=maybe",
+		"--mount target=/b,type=tmpfs,tmpfs-size=much",
+		"--mount target=/b,bind-propagation=rshared",
+		"--mount target=/b,volume-driver=nfs",
+		`--mount 'target="/b'`,
 
 		"--cpus x",
 		"--cpus 0.009",
@@ -257,7 +414,6 @@ func TestParseErrors(t *testing.T) {
 		"--add-host :192.0.2.1",
 		"--add-host a:b",
 		"--add-host a:fe80::1%eth0",
-		"--add-host a:host-gateway",
 		"--user 65536",
 		"--user :1",
 		"--user 1:",
@@ -267,15 +423,12 @@ func TestParseErrors(t *testing.T) {
 		"--tmpfs run",
 		"--tmpfs /a/..",
 		"--tmpfs /run:",
-		"--tmpfs /run:uid=1",
 		"--tmpfs /run:ro=1",
 		"--tmpfs /run:size=50%",
 		"--tmpfs /run:mode=rwx",
 		"--tmpfs /run:mode=10000",
 		"--cap-drop NET",
 		"--cap-drop KILL,CHOWN",
-		"--cap-add SYS_TIME",
-		"--cap-add all",
 		"--cap-add ''",
 		"--device kvm",
 		"--device /dev",
@@ -359,8 +512,8 @@ func TestDocumented(t *testing.T) {
 
 // supported are the long names of the options that are not refused, in order.
 func supported() []string {
-	var o Options
-	names := slices.AppendSeq(slices.Collect(maps.Keys(o.valued())), maps.Keys(o.switches()))
+	var p parser
+	names := slices.AppendSeq(slices.Collect(maps.Keys(p.valued())), maps.Keys(p.switches()))
 	slices.Sort(names)
 	return names
 }
@@ -371,7 +524,9 @@ func FuzzParse(f *testing.F) {
 		"--add-host a:::1 -u 1:2 -w /x --entrypoint ''",
 		"--tmpfs /run:size=64m,mode=1777,ro --shm-size 1.5g --cap-drop ALL --cap-add KILL --device /dev/kvm:/dev/x:rwm",
 		"--health-cmd 'a b' --health-interval 10s --health-retries 3 --init --rm=true",
-		"--no-healthcheck", "--privileged", "-test.x", "redis",
+		"--no-healthcheck", "--privileged", "-test.x", "redis", "-itv a:/b --mount type=tmpfs,dst=/a",
+		"--ulimit memlock=-1 --dns 192.0.2.1 --sysctl net.a=1 --security-opt no-new-privileges -p 1-2:3-4/udp",
+		"--cpuset-cpus 0-1,3 --cpu-quota 5000 --cap-add ALL --restart always --group-add 5 --dns-opt a:1 --platform linux",
 	} {
 		f.Add(line)
 	}
@@ -413,7 +568,7 @@ func checkOptions(t *testing.T, o Options) {
 	}
 	for _, h := range o.AddHosts {
 		_, err := netip.ParseAddr(h.Address)
-		check(err == nil && name(h.Name), "AddHosts")
+		check((err == nil) != h.Gateway && name(h.Name), "AddHosts")
 	}
 
 	check(o.User == "" || regexp.MustCompile(`^[\w.-]+(:[\w.-]+)?$`).MatchString(o.User), "User")
@@ -435,6 +590,46 @@ func checkOptions(t *testing.T, o Options) {
 	for _, d := range []time.Duration{o.Health.Interval, o.Health.Timeout, o.Health.StartPeriod, o.Health.StartInterval} {
 		check(d == 0 || d >= time.Millisecond && d <= 24*time.Hour, "Health")
 	}
+	checkFurther(t, o)
 	check(o.Health.Retries >= 0 && o.Health.Retries <= 1000, "Health")
 	check(!o.Health.Disabled || o.Health == Health{Disabled: true}, "Health")
+}
+
+// checkFurther is checkOptions for what TestParseFurther parses.
+func checkFurther(t *testing.T, o Options) {
+	t.Helper()
+	check := func(ok bool, what string) {
+		t.Helper()
+		if !ok {
+			t.Errorf("%s is out of its bounds in %+v", what, o)
+		}
+	}
+	check(o.CPUWeight <= 10000, "CPUWeight")
+	check(o.CPUSet == "" || regexp.MustCompile(`^[0-9,-]+$`).MatchString(o.CPUSet), "CPUSet")
+	for _, g := range o.Groups {
+		check(regexp.MustCompile(`^[\w.-]+$`).MatchString(g), "Groups")
+	}
+	for _, line := range slices.Concat(o.DNS, o.DNSSearch, o.DNSOptions) {
+		check(regexp.MustCompile(`^[\w.:-]+$`).MatchString(line), "DNS")
+	}
+	for k, v := range o.Sysctls {
+		check(regexp.MustCompile(`^net(\.[\w-]+)+$`).MatchString(k) && v != "", "Sysctls")
+	}
+
+	for i, u := range o.Ulimits {
+		check(u.Soft <= u.Hard && !slices.ContainsFunc(o.Ulimits[:i], func(before Ulimit) bool {
+			return before.Resource == u.Resource
+		}), "Ulimits")
+	}
+	for _, v := range o.Volumes {
+		check(path.IsAbs(v.Target) && path.Clean(v.Target) == v.Target && v.Target != "/", "Volumes")
+		check(v.Name == "" || v.Source == "" && v.Name == path.Base(v.Name), "Volumes")
+		check(v.Source == "" || path.IsAbs(v.Source) && path.Clean(v.Source) == v.Source, "Volumes")
+	}
+	for _, p := range o.Ports {
+		check(p.Container != 0 && (p.Protocol == "tcp" || p.Protocol == "udp"), "Ports")
+	}
+	for _, n := range o.Notices {
+		check(len(n) < 400 && !strings.ContainsAny(n, "\n\r\x00"), "Notices")
+	}
 }

@@ -22,10 +22,10 @@ func ExampleParse_refused() {
 	// Output: option --privileged is not supported: a guest is already root in its own user namespace; remove it
 }
 
-func ExampleParsePort() {
-	p, err := dockeropts.ParsePort("8080:80")
-	fmt.Println(p.Host, p.Container, p.Protocol, err)
-	// Output: 8080 80 tcp <nil>
+func ExampleParsePorts() {
+	ports, err := dockeropts.ParsePorts("8080-8081:80-81")
+	fmt.Println(ports, err)
+	// Output: [{8080 80 tcp} {8081 81 tcp}] <nil>
 }
 
 func ExampleAlias() {

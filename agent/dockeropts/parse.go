@@ -3,6 +3,7 @@ package dockeropts
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -14,42 +15,55 @@ import (
 // docker-create(1), quoted as for a shell. If an option is given twice, the last
 // one counts, or each one if it makes a list, as there.
 //
-// --init and --rm are accepted and change nothing, since every guest has an
-// init and is removed when its job ends.
+// Options that change nothing a job could notice are accepted, among them --init
+// and --rm: every guest has an init and is removed when its job ends.
 func Parse(line string) (Options, error) {
 	words, err := split(line)
 	if err != nil {
 		return Options{}, err
 	}
 
-	var o Options
+	var p parser
 	for len(words) > 0 {
 		arg, err := readArgument(words[0])
 		if err != nil {
 			return Options{}, err
 		}
-		if words, err = o.apply(arg, words[1:]); err != nil {
+		if words, err = p.apply(arg, words[1:]); err != nil {
 			return Options{}, err
 		}
 	}
 
-	if o.Health.Disabled && o.Health != (Health{Disabled: true}) {
+	if p.Health.Disabled && p.Health != (Health{Disabled: true}) {
 		return Options{}, errors.New("option --no-healthcheck contradicts the other options --health-...; remove it or them")
 	}
-	o.applyCapAdd()
-	return o, nil
+	if err := p.applyQuota(); err != nil {
+		return Options{}, err
+	}
+	p.applyCapAdd()
+	return p.Options, nil
+}
+
+// parser holds options while some of their values still depend on others.
+type parser struct {
+	Options
+	cpuQuota, cpuPeriod int64 // microseconds; 0: not given
+	addAll              bool  // --cap-add ALL
 }
 
 // apply sets what an option asks for. It takes the option's value from rest if
 // the option's own word has none, and returns the words after that.
-func (o *Options) apply(arg argument, rest []string) ([]string, error) {
-	if set, ok := o.switches()[arg.name]; ok {
+func (p *parser) apply(arg argument, rest []string) ([]string, error) {
+	if set, ok := p.switches()[arg.name]; ok {
+		if arg.joined { // -it is -i and -t
+			arg.hasValue, rest = false, append([]string{"-" + arg.value}, rest...)
+		}
 		on, err := arg.on()
 		*set = on
 		return rest, err
 	}
 
-	set, ok := o.valued()[arg.name]
+	set, ok := p.valued()[arg.name]
 	if !ok {
 		return nil, arg.unsupported()
 	}
@@ -90,6 +104,7 @@ type argument struct {
 	name     string // the long one, "--memory"; "-x" if there is only a short one
 	value    string
 	hasValue bool
+	joined   bool // the value follows a short name at once
 }
 
 // readArgument reads --name, --name=value, -n, -nvalue or -n=value.
@@ -104,7 +119,10 @@ func readArgument(word string) (argument, error) {
 
 	_, size := utf8.DecodeRuneInString(word[1:])
 	short, value := word[:1+size], word[1+size:]
-	a := argument{name: short, value: strings.TrimPrefix(value, "="), hasValue: value != ""}
+	a := argument{name: short, value: value, hasValue: value != "", joined: value != ""}
+	if after, ok := strings.CutPrefix(value, "="); ok {
+		a.value, a.joined = after, false
+	}
 	if long, ok := longNames()[short]; ok {
 		a.name = long
 	}
@@ -140,13 +158,16 @@ func (a argument) unsupported() error {
 func longNames() map[string]string {
 	return map[string]string{
 		"-a": "--attach",
+		"-c": "--cpu-shares",
 		"-d": "--detach",
 		"-e": "--env",
 		"-h": "--hostname",
 		"-i": "--interactive",
+		"-l": "--label",
 		"-m": "--memory",
 		"-p": "--publish",
 		"-P": "--publish-all",
+		"-q": "--quiet",
 		"-t": "--tty",
 		"-u": "--user",
 		"-v": "--volume",
@@ -155,38 +176,61 @@ func longNames() map[string]string {
 }
 
 // switches returns the options without a value, and where each is noted.
-func (o *Options) switches() map[string]*bool {
+func (p *parser) switches() map[string]*bool {
 	return map[string]*bool{
-		"--init":           new(bool),
-		"--no-healthcheck": &o.Health.Disabled,
-		"--rm":             new(bool),
+		"--disable-content-trust": new(bool),
+		"--init":                  new(bool),
+		"--interactive":           new(bool),
+		"--no-healthcheck":        &p.Health.Disabled,
+		"--quiet":                 new(bool),
+		"--read-only":             &p.ReadOnly,
+		"--rm":                    new(bool),
+		"--tty":                   new(bool),
 	}
 }
 
 // valued returns the options with a value, and what each does with it.
-func (o *Options) valued() map[string]func(value string) error {
-	return map[string]func(string) error{
-		"--add-host":              o.addHost,
-		"--cap-add":               o.addCapability,
-		"--cap-drop":              o.dropCapability,
-		"--cpus":                  o.setCPUs,
-		"--device":                o.addDevice,
-		"--entrypoint":            o.setEntrypoint,
-		"--env":                   o.addEnv,
-		"--health-cmd":            o.setHealthCmd,
-		"--health-interval":       durationOf(&o.Health.Interval),
-		"--health-retries":        o.setHealthRetries,
-		"--health-start-interval": durationOf(&o.Health.StartInterval),
-		"--health-start-period":   durationOf(&o.Health.StartPeriod),
-		"--health-timeout":        durationOf(&o.Health.Timeout),
-		"--hostname":              o.setHostname,
-		"--memory":                o.setMemory,
-		"--name":                  o.addAlias,
-		"--network-alias":         o.addAlias,
-		"--pids-limit":            o.setPidsLimit,
-		"--shm-size":              o.setShmSize,
-		"--tmpfs":                 o.addTmpfs,
-		"--user":                  o.setUser,
-		"--workdir":               o.setWorkdir,
-	}
+func (p *parser) valued() map[string]func(value string) error {
+	options := p.ignored()
+	maps.Copy(options, map[string]func(string) error{
+		"--add-host":              p.addHost,
+		"--cap-add":               p.addCapability,
+		"--cap-drop":              p.dropCapability,
+		"--cpu-period":            p.setCPUPeriod,
+		"--cpu-quota":             p.setCPUQuota,
+		"--cpu-shares":            p.setCPUShares,
+		"--cpus":                  p.setCPUs,
+		"--cpuset-cpus":           p.setCPUSet,
+		"--device":                p.addDevice,
+		"--dns":                   p.addDNS,
+		"--dns-opt":               p.addDNSOption,
+		"--dns-option":            p.addDNSOption,
+		"--dns-search":            p.addDNSSearch,
+		"--domainname":            p.setDomainname,
+		"--entrypoint":            p.setEntrypoint,
+		"--env":                   p.addEnv,
+		"--group-add":             p.addGroup,
+		"--health-cmd":            p.setHealthCmd,
+		"--health-interval":       durationOf(&p.Health.Interval),
+		"--health-retries":        p.setHealthRetries,
+		"--health-start-interval": durationOf(&p.Health.StartInterval),
+		"--health-start-period":   durationOf(&p.Health.StartPeriod),
+		"--health-timeout":        durationOf(&p.Health.Timeout),
+		"--hostname":              p.setHostname,
+		"--memory":                p.setMemory,
+		"--mount":                 p.addMount,
+		"--name":                  p.addAlias,
+		"--network-alias":         p.addAlias,
+		"--pids-limit":            p.setPidsLimit,
+		"--publish":               p.publish,
+		"--security-opt":          p.addSecurityOption,
+		"--shm-size":              p.setShmSize,
+		"--sysctl":                p.addSysctl,
+		"--tmpfs":                 p.addTmpfs,
+		"--ulimit":                p.addUlimit,
+		"--user":                  p.setUser,
+		"--volume":                p.addVolume,
+		"--workdir":               p.setWorkdir,
+	})
+	return options
 }

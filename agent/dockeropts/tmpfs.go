@@ -14,6 +14,7 @@ type Tmpfs struct {
 	Path     string // absolute, clean, not "/"
 	Size     int64  // bytes, to 1 PiB; 0: half of the memory
 	Mode     uint32 // permission bits of its root, to 07777
+	UID, GID uint32 // owner of its root, below 65536
 	ReadOnly bool
 	Exec     bool
 }
@@ -41,23 +42,30 @@ func (t Tmpfs) Data() string {
 	if t.Size > 0 {
 		data += fmt.Sprintf(",size=%d", t.Size)
 	}
+	if t.UID != 0 || t.GID != 0 {
+		data += fmt.Sprintf(",uid=%d,gid=%d", t.UID, t.GID)
+	}
 	return data
 }
 
 // addTmpfs parses PATH[:OPTION,...].
 func (o *Options) addTmpfs(value string) error {
 	name, list, ok := strings.Cut(value, ":")
-	t := Tmpfs{Path: path.Clean(name), Mode: defaultMode}
-	if !path.IsAbs(name) || t.Path == "/" {
-		return fmt.Errorf("%.80q is not an absolute path beneath /; write for example /run:size=64m", name)
-	}
-
+	t := Tmpfs{Mode: defaultMode}
 	if ok {
 		for option := range strings.SplitSeq(list, ",") {
 			if err := t.set(option); err != nil {
 				return err
 			}
 		}
+	}
+	return o.appendTmpfs(t, name)
+}
+
+func (o *Options) appendTmpfs(t Tmpfs, target string) error {
+	t.Path = path.Clean(target)
+	if !path.IsAbs(target) || t.Path == "/" {
+		return fmt.Errorf("%.80q is not an absolute path beneath /; write for example /run", target)
 	}
 	o.Tmpfs = append(o.Tmpfs, t)
 	return nil
@@ -79,13 +87,26 @@ func (t *Tmpfs) set(option string) error {
 			return fmt.Errorf("%.80q is not an octal mode; write for example mode=1777", value)
 		}
 		t.Mode = uint32(n)
+	case name == "uid", name == "gid":
+		n, err := strconv.ParseUint(value, 10, 16)
+		if err != nil {
+			return fmt.Errorf("%.80q is not a number to %d; write for example uid=1000", value, maxID)
+		}
+		if name == "uid" {
+			t.UID = uint32(n)
+		} else {
+			t.GID = uint32(n)
+		}
 	case option == "ro", option == "rw":
 		t.ReadOnly = option == "ro"
 	case option == "exec", option == "noexec":
 		t.Exec = option == "exec"
 	case option == "nosuid", option == "nodev":
 	default:
-		return fmt.Errorf("%.80q is unknown; write size=SIZE, mode=OCTAL, ro, rw, exec, noexec, nosuid or nodev", option)
+		return fmt.Errorf(
+			"%.80q is unknown; write size=SIZE, mode=OCTAL, uid=UID, gid=GID, ro, rw, exec, noexec, nosuid or nodev",
+			option,
+		)
 	}
 	return nil
 }

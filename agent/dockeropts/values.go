@@ -3,7 +3,6 @@ package dockeropts
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"path"
 	"strconv"
 	"strings"
@@ -105,29 +104,6 @@ func (o *Options) addAlias(value string) error {
 	return nil
 }
 
-// addHost parses NAME:ADDRESS or NAME=ADDRESS, IPv6 with or without brackets.
-func (o *Options) addHost(value string) error {
-	i := strings.IndexAny(value, ":=")
-	if i < 0 || !isName(value[:i]) {
-		return fmt.Errorf("%.80q is not NAME:ADDRESS; write for example db.example:192.0.2.1", value)
-	}
-
-	text := value[i+1:]
-	if text == "host-gateway" {
-		return errors.New("host-gateway is not supported: guests cannot reach the host; " +
-			"write an address, or make it a service of the job")
-	}
-	if strings.HasPrefix(text, "[") {
-		text = strings.TrimSuffix(text[1:], "]")
-	}
-	address, err := netip.ParseAddr(text)
-	if err != nil || address.Zone() != "" {
-		return fmt.Errorf("%.80q is not an IPv4 or IPv6 address; write for example %.80s:192.0.2.1", text, value[:i])
-	}
-	o.AddHosts = append(o.AddHosts, HostEntry{Name: value[:i], Address: address.String()})
-	return nil
-}
-
 func (o *Options) setUser(value string) error {
 	user, group, ok := strings.Cut(value, ":")
 	if !isAccount(user) || ok && !isAccount(group) {
@@ -142,6 +118,15 @@ func (o *Options) setUser(value string) error {
 func isAccount(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 64)
 	return err == nil && n <= maxID || isAccountName(s)
+}
+
+// addGroup takes a further group of the container's processes.
+func (o *Options) addGroup(value string) error {
+	if !isAccount(value) {
+		return fmt.Errorf("%.80q is not a group, nor a number to %d; write for example 1000", value, maxID)
+	}
+	o.Groups = appendNew(o.Groups, value)
+	return nil
 }
 
 func (o *Options) setWorkdir(value string) error {

@@ -68,7 +68,7 @@ func FindCgroup(subgroup string) (string, error) {
 // delegate makes limits available to the children of a cgroup. Limits of a
 // controller that the kernel lacks do not apply.
 func delegate(dir string) {
-	for _, controller := range []string{"cpu", "memory", "pids", "io"} {
+	for _, controller := range []string{"cpu", "cpuset", "memory", "pids", "io"} {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0)
 	}
 }

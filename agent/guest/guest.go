@@ -38,6 +38,7 @@ type Spec struct {
 	Boot    bool
 	Devices []Device
 	Limits  Limits // its own, within those of all guests
+	Memlock uint64 // bytes that a process may lock in memory, math.MaxUint64 for all; 0: as on the host
 }
 
 // Device is a device node of the host to show in a guest.

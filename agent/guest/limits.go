@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // Limits bound the resources of guests. Zero does not limit.
@@ -13,6 +15,9 @@ type Limits struct {
 	Memory int64   // bytes, without swap
 	Pids   int64   // processes and threads
 	CPUs   float64 // processors, by time
+
+	CPUWeight uint64 // of processor time beside other guests, 1 to 10000
+	CPUSet    string // processors such as 0-2,4
 }
 
 // Times of cpu.max, in microseconds.
@@ -25,20 +30,27 @@ const (
 // kernel's cgroup-v2 document. A limit whose controller the kernel lacks does
 // not hold.
 func (l Limits) set(cgroup string) error {
+	limits := map[string]string{}
 	if l.Memory > 0 {
-		err := errors.Join(writeLimit(cgroup, "memory.max", fmt.Sprint(l.Memory)), writeLimit(cgroup, "memory.swap.max", "0"))
-		if err != nil {
-			return err
-		}
+		limits["memory.max"], limits["memory.swap.max"] = fmt.Sprint(l.Memory), "0"
 	}
 	if l.Pids > 0 {
-		if err := writeLimit(cgroup, "pids.max", fmt.Sprint(l.Pids)); err != nil {
-			return err
-		}
+		limits["pids.max"] = fmt.Sprint(l.Pids)
 	}
 	if l.CPUs > 0 {
-		quota := max(minQuota, int64(l.CPUs*cpuPeriod))
-		return writeLimit(cgroup, "cpu.max", fmt.Sprintf("%d %d", quota, cpuPeriod))
+		limits["cpu.max"] = fmt.Sprintf("%d %d", max(minQuota, int64(l.CPUs*cpuPeriod)), cpuPeriod)
+	}
+	if l.CPUWeight > 0 {
+		limits["cpu.weight"] = fmt.Sprint(l.CPUWeight)
+	}
+	if l.CPUSet != "" {
+		limits["cpuset.cpus"] = l.CPUSet
+	}
+
+	for _, name := range slices.Sorted(maps.Keys(limits)) {
+		if err := writeLimit(cgroup, name, limits[name]); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,8 +41,12 @@ func (g *Guest) argv() []string {
 		"--bind-ro=" + escape(g.manager.Agent) + ":" + guestAgent,
 		"--bind=" + escape(filepath.Join(g.dir, "socket")) + ":" + guestSocket,
 		"--bind=" + escape(filepath.Join(g.dir, "share")) + ":" + guestShare,
+		fmt.Sprintf("--rlimit=NOFILE=%d:%d", softFiles, hardFiles),
 		// The guest's root cannot make a directory there, where nspawn made the others.
 		"--bind-ro=" + escape(filepath.Join(g.dir, "empty")) + ":" + filepath.Dir(layout.WorkerSocket),
+	}
+	if g.spec.Memlock > 0 {
+		argv = append(argv, "--rlimit=MEMLOCK="+rlimit(g.spec.Memlock))
 	}
 	if pids := g.manager.Limits.Pids; pids > 0 {
 		// Also where there is no controller for processes.
@@ -64,6 +69,22 @@ func (g *Guest) argv() []string {
 // oomScore is the worst that a process of a guest starts with; GitHub's worker
 // sets it for its steps, too. See proc_pid_oom_score_adj(5).
 const oomScore = 500
+
+// Open files that a process may have. The hard limit is that of Docker's containers;
+// the soft one is what programs that close all they might have open still bear, and
+// what GitHub's own runners have.
+const (
+	softFiles = 65536
+	hardFiles = 1048576
+)
+
+// rlimit returns a value as systemd-nspawn(1) takes it.
+func rlimit(n uint64) string {
+	if n == math.MaxUint64 {
+		return "infinity"
+	}
+	return strconv.FormatUint(n, 10)
+}
 
 // escape protects colons in paths, as systemd-nspawn(1) --bind wants it.
 func escape(path string) string { return strings.NewReplacer(`\`, `\\`, ":", `\:`).Replace(path) }

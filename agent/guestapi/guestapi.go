@@ -24,6 +24,10 @@ type Process struct {
 	// DropCapabilities are taken from the process and all it starts, by name
 	// without CAP_, capabilities(7); ALL stands for all.
 	DropCapabilities []string `json:"drop_capabilities,omitempty"`
+	// NoNewPrivileges keeps set-user-ID programs and the like from granting more to
+	// it and all it starts, prctl(2).
+	NoNewPrivileges bool     `json:"no_new_privileges,omitempty"`
+	Rlimits         []Rlimit `json:"rlimits,omitempty"` // of it and all it starts
 
 	// InputFD adds two descriptors to the process: at 3 a pipe to read, with
 	// what comes as wire.Stdin frames, and at 4 a pipe to write, whose content
@@ -33,14 +37,26 @@ type Process struct {
 	InputFD bool `json:"input_fd,omitempty"`
 }
 
+// Rlimit is a limit of getrlimit(2). A hard limit above the guest's is an error.
+type Rlimit struct {
+	Resource int    `json:"resource"` // RLIMIT_...
+	Soft     uint64 `json:"soft"`     // math.MaxUint64: no limit
+	Hard     uint64 `json:"hard"`
+}
+
 // Config makes a running guest the one that a container asks for. The broker
 // sends it before any process of a job, and later again with Files alone.
 type Config struct {
-	Hostname string            `json:"hostname,omitempty"`
-	Files    map[string]string `json:"files,omitempty"` // path: content, replaced as a whole
-	Dirs     []string          `json:"dirs,omitempty"`  // made if they do not exist
-	Mounts   []Mount           `json:"mounts,omitempty"`
-	Tmpfs    []Tmpfs           `json:"tmpfs,omitempty"`
+	Hostname   string            `json:"hostname,omitempty"`
+	Domainname string            `json:"domainname,omitempty"` // as setdomainname(2) has it
+	Files      map[string]string `json:"files,omitempty"`      // path: content, replaced as a whole
+	Dirs       []string          `json:"dirs,omitempty"`       // made if they do not exist
+	Mounts     []Mount           `json:"mounts,omitempty"`
+	Tmpfs      []Tmpfs           `json:"tmpfs,omitempty"`
+	Sysctls    map[string]string `json:"sysctls,omitempty"` // as in sysctl.conf(5), with dots
+	// ReadOnlyRoot has the root file system written no more from then on; mounts in
+	// it are not affected.
+	ReadOnlyRoot bool `json:"read_only_root,omitempty"`
 	// CACerts are certificate authorities in PEM that programs of the guest trust
 	// from then on, as far as they use its store. They are in CACertsFile as well.
 	CACerts string `json:"ca_certs,omitempty"`

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,6 +30,12 @@ func configure(c guestapi.Config) error {
 		}
 	}
 
+	if c.Domainname != "" {
+		if err := unix.Setdomainname([]byte(c.Domainname)); err != nil {
+			return fmt.Errorf("cannot set domain name %s: %w", c.Domainname, err)
+		}
+	}
+
 	for _, m := range c.Mounts {
 		if err := bind(m); err != nil {
 			return fmt.Errorf("cannot mount %s: %w", m.Target, err)
@@ -40,6 +47,24 @@ func configure(c guestapi.Config) error {
 		}
 	}
 
+	if err := writeTree(c); err != nil {
+		return err
+	}
+	for name, value := range c.Sysctls {
+		if err := setSysctl(name, value); err != nil {
+			return fmt.Errorf("cannot set sysctl %s to %.80q: %w", name, value, err)
+		}
+	}
+	if c.ReadOnlyRoot {
+		if err := makeReadOnly("/"); err != nil {
+			return fmt.Errorf("cannot make the root file system read-only: %w", err)
+		}
+	}
+	return nil
+}
+
+// writeTree writes what of c belongs into the guest's files.
+func writeTree(c guestapi.Config) error {
 	for name, content := range c.Files {
 		if err := replace(name, content); err != nil {
 			return fmt.Errorf("cannot write %s: %w", name, err)
@@ -56,6 +81,36 @@ func configure(c guestapi.Config) error {
 		}
 	}
 	return makeTmp()
+}
+
+// setSysctl writes a setting where sysctl(8) does. The caller has checked that its
+// name consists of words with dots between them.
+func setSysctl(name, value string) error {
+	file := filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return errors.New("this kernel has no such setting")
+	}
+	if err != nil {
+		return errors.Unwrap(err) // without the path, which is the name again
+	}
+	_, err = f.WriteString(value)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.New("the kernel does not take it in a guest")
+	}
+	return nil
+}
+
+// makeReadOnly keeps the flags that a mount has: the kernel locks some of them
+// against the guest's root.
+func makeReadOnly(dir string) error {
+	var stat unix.Statfs_t
+	if err := unix.Statfs(dir, &stat); err != nil {
+		return err
+	}
+	const kept = unix.ST_NOSUID | unix.ST_NODEV | unix.ST_NOEXEC | unix.ST_NOATIME | unix.ST_NODIRATIME | unix.ST_RELATIME
+	flags := uintptr(stat.Flags)&kept | unix.MS_REMOUNT | unix.MS_BIND | unix.MS_RDONLY
+	return unix.Mount("", dir, "", flags, "")
 }
 
 func bind(m guestapi.Mount) error {

@@ -542,8 +542,10 @@ func TestPublish(t *testing.T) {
 			}
 
 			for range 3 {
-				if seen, err := ask(t, 0, protocol, join("127.0.0.1", port)); err != nil || seen != "172.29.0.1" {
-					t.Errorf("the guest answered %q, %v", seen, err)
+				for _, loopback := range []string{"127.0.0.1", "::1"} { // V32
+					if seen, err := ask(t, 0, protocol, join(loopback, port)); err != nil || seen != "172.29.0.1" {
+						t.Errorf("the guest answered %q, %v at %s", seen, err, loopback)
+					}
 				}
 			}
 			if _, err := ask(t, w.internet, protocol, join(uplink, port)); !errors.Is(err, unix.ECONNREFUSED) {

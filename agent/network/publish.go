@@ -30,17 +30,17 @@ type Port struct {
 // relay forwards what arrives at a published port until it is closed.
 type relay interface{ Close() }
 
-// Publish relays a port of the host's 127.0.0.1 to the guest that has, or will
-// have, a reserved address, and returns the port of the host. To the guest,
-// connections come from the address of the bridge.
+// Publish relays a port of the host's 127.0.0.1 and, if it has that, ::1 to the guest
+// that has, or will have, a reserved address, and returns the port of the host, which
+// is the same at both. To the guest, connections come from the address of the bridge.
 //
-// It is a relay and not a DNAT rule because the kernel routes 127.0.0.1 to other
+// It is a relay and not a DNAT rule because the kernel routes loopback to other
 // links only with route_localnet (ip-sysctl.rst), which would open the services
 // on the host's loopback to the guests as well. A listener also reserves the
 // port, fails if another program has it, and ends with this process.
 func (n *Network) Publish(p Port, to netip.Addr) (int, error) {
 	here := func(listen func()) error { listen(); return nil }
-	return n.publish(p, to, loopback{owner: "the host", addrs: []netip.Addr{loopback4()}, enter: here})
+	return n.publish(p, to, loopback{owner: "the host", enter: here})
 }
 
 // PublishIn does as Publish in the network namespace of process leader, of
@@ -55,19 +55,21 @@ func (n *Network) PublishIn(leader int, p Port, to netip.Addr) (int, error) {
 	defer ns.Close()
 
 	return n.publish(p, to, loopback{
-		owner: "the guest", addrs: []netip.Addr{loopback4(), netip.IPv6Loopback()},
-		enter: func(listen func()) error { return enterNamespace(ns, listen) },
+		owner: "the guest", enter: func(listen func()) error { return enterNamespace(ns, listen) },
 	})
 }
 
 // loopback is the loopback of a network namespace.
 type loopback struct {
 	owner string // of the namespace, in messages
-	addrs []netip.Addr
 	enter func(listen func()) error // calls listen in the namespace
 }
 
-func loopback4() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+// loopbacks returns the addresses of localhost. Clients that know both may try the
+// second only after the first, or not at all.
+func loopbacks() []netip.Addr {
+	return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()}
+}
 
 // enterNamespace calls f in another network namespace. Sockets that f opens stay
 // there; other goroutines, also those that f starts, are not affected.
@@ -117,7 +119,7 @@ func (n *Network) publish(p Port, to netip.Addr, at loopback) (int, error) {
 
 	var made portRelays
 	var err error
-	if failed := at.enter(func() { made, err = n.listen(p, at.addrs, to) }); failed != nil {
+	if failed := at.enter(func() { made, err = n.listen(p, to) }); failed != nil {
 		err = failed
 	}
 	if errors.Is(err, unix.EADDRINUSE) {
@@ -153,11 +155,11 @@ func (p portRelays) Close() {
 	}
 }
 
-// listen starts the relays of a port at all addresses of a loopback.
-func (n *Network) listen(p Port, addrs []netip.Addr, to netip.Addr) (portRelays, error) {
+// listen starts the relays of a port at all addresses of the loopback.
+func (n *Network) listen(p Port, to netip.Addr) (portRelays, error) {
 	const tries = 20
 	for try := 1; ; try++ {
-		made, err := n.listenOnce(p, addrs, to)
+		made, err := n.listenOnce(p, to)
 		// The port that is free at the first address can be in use at the second.
 		if p.Host != 0 || try == tries || !errors.Is(err, unix.EADDRINUSE) {
 			return made, err
@@ -165,9 +167,9 @@ func (n *Network) listen(p Port, addrs []netip.Addr, to netip.Addr) (portRelays,
 	}
 }
 
-func (n *Network) listenOnce(p Port, addrs []netip.Addr, to netip.Addr) (portRelays, error) {
+func (n *Network) listenOnce(p Port, to netip.Addr) (portRelays, error) {
 	made := portRelays{port: int(p.Host)}
-	for _, a := range addrs {
+	for _, a := range loopbacks() {
 		on := netip.AddrPortFrom(a, uint16(made.port))
 		r, port, err := n.listenAt(on, p.Protocol, netip.AddrPortFrom(to, p.Container))
 		if a.Is6() && (errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT)) {

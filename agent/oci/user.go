@@ -32,6 +32,33 @@ func FindUser(tree, spec string) (User, error) {
 	return u, nil
 }
 
+// FindGroups finds groups by their names or numbers, as --group-add of docker-run(1),
+// in the root file system at tree.
+func FindGroups(tree string, names []string) ([]uint32, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	root, err := os.Open(tree)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find groups: %w", err)
+	}
+	defer root.Close()
+
+	var groups []uint32
+	file := readInTree(root, "etc/group")
+	for _, name := range names {
+		ids, err := user.GetAdditionalGroups([]string{name}, bytes.NewReader(file))
+		switch {
+		case err != nil || len(ids) != 1:
+			return nil, fmt.Errorf("cannot find group %.80q: the image has no such group", name)
+		case !inGuest(ids[0]):
+			return nil, fmt.Errorf("cannot find group %.80q: %w", name, errRange)
+		}
+		groups = append(groups, uint32(ids[0]))
+	}
+	return groups, nil
+}
+
 func findUser(tree, spec string) (User, error) {
 	root, err := os.Open(tree)
 	if err != nil {

@@ -94,6 +94,10 @@ var hookTests = []struct {
 	},
 	{summary: "NonRoot_K11", test: (*lab).nonRootJob},
 	{summary: "Options", test: (*lab).optionsJob},
+	{
+		summary: "FurtherOptions", test: (*lab).furtherOptions,
+		differs: "a job on the host has no host-gateway",
+	},
 	{summary: "Health", test: (*lab).healthJob},
 	{summary: "Registry", test: (*lab).registryJob},
 	{summary: "Offline", test: (*lab).offlineJob}, // the last: it closes the registry
