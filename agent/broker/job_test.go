@@ -52,6 +52,9 @@ func serving(ctx context.Context, g *fakeGuest, p guestapi.Process, _ wire.Strea
 	if slices.Equal(p.Argv, []string{"serve"}) {
 		return g.sleep(ctx)
 	}
+	if slices.Equal(p.Argv, []string{"nothing"}) {
+		return 0, &wire.Error{Message: "no such program"}
+	}
 	return 0, nil
 }
 
@@ -261,9 +264,9 @@ func TestPrepareFails(t *testing.T) {
 		with:    func(_ *lab, r *brokerapi.PrepareRequest) { r.Services[0].Args = nil },
 		want:    "cannot start service oci/db: its image names no command",
 	}, {
-		summary: "service that ends",
-		with:    func(_ *lab, r *brokerapi.PrepareRequest) { r.Services[0].Args = []string{"true"} },
-		want:    "cannot start service oci/db: it ended with status 0",
+		summary: "service that cannot be run",
+		with:    func(_ *lab, r *brokerapi.PrepareRequest) { r.Services[0].Args = []string{"nothing"} },
+		want:    "cannot start service oci/db: no such program",
 	}} {
 		t.Run(test.summary, func(t *testing.T) {
 			l := newLab(t)
@@ -468,9 +471,11 @@ func TestPrepareFailsTwice(t *testing.T) {
 	}
 	l.serve()
 
-	r := brokerapi.PrepareRequest{Services: []brokerapi.Container{{Image: base, Args: []string{"true"}}}}
+	r := brokerapi.PrepareRequest{Services: []brokerapi.Container{
+		{Image: base, Args: []string{"nothing"}},
+	}}
 	_, err := l.client.Prepare(t.Context(), r, io.Discard)
-	want := "cannot start service " + base + ": it ended with status 0\ncannot end the processes of a guest"
+	want := "cannot start service " + base + ": no such program\ncannot end the processes of a guest"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -859,7 +864,7 @@ func blockExec(l *lab, reached func()) {
 }
 
 func blockHealth(l *lab, reached func()) {
-	l.images.config.Health = "check"
+	l.images.config.Health = &oci.Health{Test: []string{"check"}, Shell: true}
 	l.guests.onExec = func(ctx context.Context, g *fakeGuest, p guestapi.Process, _ wire.Streams) (int, error) {
 		if isHealthCheck(p) {
 			reached()

@@ -158,16 +158,3 @@ func (m *member) rlimits() []guestapi.Rlimit {
 	}
 	return limits
 }
-
-// health returns how to find out whether a service can be used: as the workflow
-// says, or else its image.
-func (m *member) health() dockeropts.Health {
-	h := m.spec.options.Health
-	if h.Disabled {
-		return dockeropts.Health{}
-	}
-	if h.Cmd == "" {
-		h.Cmd = m.root.config.Health
-	}
-	return h
-}

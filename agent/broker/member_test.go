@@ -115,39 +115,6 @@ func TestArgv(t *testing.T) {
 	}
 }
 
-func TestHealth(t *testing.T) {
-	for _, test := range []struct {
-		summary string
-		options dockeropts.Health
-		image   string
-		want    dockeropts.Health
-	}{
-		{summary: "none"},
-		{summary: "the image's", image: "true", want: dockeropts.Health{Cmd: "true"}},
-		{
-			summary: "the workflow's before the image's",
-			options: dockeropts.Health{Cmd: "check", Retries: 2}, image: "true",
-			want: dockeropts.Health{Cmd: "check", Retries: 2},
-		},
-		{
-			summary: "the workflow's numbers, the image's command",
-			options: dockeropts.Health{Retries: 2}, image: "true",
-			want: dockeropts.Health{Cmd: "true", Retries: 2},
-		},
-		{summary: "disabled", options: dockeropts.Health{Disabled: true}, image: "true"},
-	} {
-		t.Run(test.summary, func(t *testing.T) {
-			m := &member{
-				spec: containerSpec{options: dockeropts.Options{Health: test.options}},
-				root: rootFS{config: oci.Config{Health: test.image}},
-			}
-			if got := m.health(); got != test.want {
-				t.Errorf("got %+v, want %+v", got, test.want)
-			}
-		})
-	}
-}
-
 // TestUnsupportedOptions: the hook passes Docker's words on as they are, and an
 // error of theirs has a code and a place in the workflow.
 func TestUnsupportedOptions(t *testing.T) {

@@ -88,7 +88,7 @@ func (j *job) startMembers(ctx context.Context, members []*member, report report
 			if m.isService {
 				errs[i] = j.startService(ctx, m, report)
 			} else {
-				errs[i] = j.launch(ctx, m)
+				errs[i] = j.startOwn(ctx, m, report)
 			}
 		})
 	}

@@ -1,13 +1,12 @@
 package broker
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
 	"github.com/mkappliance/mkappliance/internal/tail"
 )
@@ -16,10 +15,15 @@ import (
 type service struct {
 	*container
 	output  tail.Buffer
-	started chan struct{} // closed when its process runs
-	exited  chan struct{} // closed when its process has ended
-	err     error         // why it ended, once exited is closed
+	started chan struct{}   // closed when its process runs
+	ended   context.Context // ends with its process; the cause is an exitError or why it could not be run
+	end     context.CancelCauseFunc
 }
+
+// exitError is the end of a service's process.
+type exitError struct{ status int }
+
+func (e exitError) Error() string { return fmt.Sprintf("it ended with status %d", e.status) }
 
 // outputLimit is enough for the last words of a service, in bytes.
 const outputLimit = 4096
@@ -34,24 +38,51 @@ func (j *job) startService(ctx context.Context, m *member, report reporter) erro
 		return fmt.Errorf("cannot start service %s: %w", m.spec.Image, err)
 	}
 
-	s := &service{
-		container: m.container, output: tail.Buffer{Limit: outputLimit},
-		started: make(chan struct{}), exited: make(chan struct{}),
-	}
+	s := &service{container: m.container, output: tail.Buffer{Limit: outputLimit}, started: make(chan struct{})}
+	s.ended, s.end = context.WithCancelCause(context.Background())
 	if len(argv) > 0 {
-		go s.run(argv)
+		go s.run(argv, func(status int) { j.log.Info("service ended", "job", j.id, "image", m.spec.Image, "status", status) })
 	} else {
 		close(s.started) // the guest's own init system runs
 	}
-	if err := s.awaitHealth(ctx, m.health(), m.spec.Image, report); err != nil {
+
+	if err := s.await(ctx, m, report); err != nil {
 		return fmt.Errorf("cannot start service %s: %w%s", m.spec.Image, err, s.lastWords())
 	}
 	return nil
 }
 
+// startOwn starts the job's own container, and waits until it can be used if the
+// workflow says how to find out.
+func (j *job) startOwn(ctx context.Context, m *member, report reporter) error {
+	if err := j.launch(ctx, m); err != nil {
+		return err
+	}
+	check := m.health()
+	if len(check.argv) == 0 {
+		return nil
+	}
+
+	ended, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go func() {
+		select {
+		case <-m.container.guest.Exited():
+			end(errGuestEnded)
+		case <-ended.Done():
+		}
+	}()
+	if err := m.container.awaitHealth(ctx, ended, check, "the job's container", report); err != nil {
+		return fmt.Errorf("cannot start the job's container: %w", err)
+	}
+	return nil
+}
+
+// errGuestEnded is the cause that ends a service with its guest.
+var errGuestEnded = errors.New("its guest ended")
+
 // run runs the service's process, which ends with its guest.
-func (s *service) run(argv []string) {
-	defer close(s.exited)
+func (s *service) run(argv []string, exited func(status int)) {
 	status, err := s.exec(context.Background(), argv, wire.Streams{
 		Stdout: &s.output, Stderr: &s.output, Started: s.started,
 	})
@@ -59,11 +90,12 @@ func (s *service) run(argv []string) {
 	var closed *wire.ClosedError
 	switch {
 	case errors.As(err, &closed):
-		s.err = errors.New("its guest ended")
+		s.end(errGuestEnded)
 	case err != nil:
-		s.err = err
+		s.end(err)
 	default:
-		s.err = fmt.Errorf("it ended with status %d", status)
+		exited(status)
+		s.end(exitError{status})
 	}
 }
 
@@ -77,75 +109,53 @@ func (s *service) lastWords() string {
 	return "; its last output:\n" + text
 }
 
-// Defaults of docker-run(1).
-const (
-	healthInterval = 30 * time.Second
-	healthTimeout  = 30 * time.Second
-	healthRetries  = 3
-)
-
-// settleTime is how long a service without a health command has to stay up once its
-// process runs: many programs refuse a wrong command line within that.
+// settleTime is how long a service without a health check has to stay up once its
+// process runs, for its end to be reported: many programs refuse a wrong command line
+// within that.
 const settleTime = 20 * time.Millisecond
 
-// awaitHealth waits until a service can be used. It is asked sooner and more
-// often than Docker does, since a job waits; it has as long as there.
-func (s *service) awaitHealth(ctx context.Context, h dockeropts.Health, name string, report reporter) error {
-	if h.Cmd == "" {
-		select {
-		case <-s.started:
-			return s.stayUp(ctx, settleTime)
-		case <-s.exited:
-			return s.err
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// await waits until a service can be used.
+func (s *service) await(ctx context.Context, m *member, report reporter) error {
+	if check := m.health(); len(check.argv) > 0 {
+		return s.awaitHealth(ctx, s.ended, check, "service "+m.spec.Image, report)
 	}
 
-	limit := h.StartPeriod + time.Duration(cmp.Or(h.Retries, healthRetries))*cmp.Or(h.Interval, healthInterval)
-	begin := time.Now()
-	report("waiting for service %s to be healthy, at most %v", name, limit)
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		status, output, err := s.checkHealth(ctx, h)
-		switch {
-		case err == nil && status == 0:
-			report("service %s is healthy after %v", name, time.Since(begin).Round(10*time.Millisecond))
-			return nil
-		case time.Since(begin) > limit:
-			return fmt.Errorf("it was not healthy after %v: %q ended with status %d: %s", limit, h.Cmd, status, output)
-		}
-		if err := s.stayUp(ctx, wait); err != nil {
-			return err
-		}
-	}
-}
-
-// stayUp waits, and returns an error if the service's process ends before.
-func (s *service) stayUp(ctx context.Context, d time.Duration) error {
 	select {
-	case <-s.exited:
-		return s.err
+	case <-s.started:
+	case <-s.ended.Done():
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(d):
+	}
+	select {
+	case <-s.ended.Done():
+		return s.explainEnd(m.spec.Image, report)
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(settleTime):
 		return nil
 	}
 }
 
-// checkHealth runs the health command once. With an error, the status is -1 and
-// output says why.
-func (s *service) checkHealth(ctx context.Context, h dockeropts.Health) (status int, output string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(h.Timeout, healthTimeout))
-	defer cancel()
-
-	out := tail.Buffer{Limit: outputLimit}
-	status, err = s.exec(ctx, []string{"/bin/sh", "-c", h.Cmd}, wire.Streams{Stdout: &out, Stderr: &out})
-	var failure *wire.Error
-	switch {
-	case errors.As(err, &failure):
-		return -1, failure.Message, err
-	case err != nil:
-		return -1, "it did not answer in time", err
+// explainEnd reports a service that has ended already. As with Docker, the job goes on:
+// some services do their work once. One that fails is a warning of the job.
+func (s *service) explainEnd(image string, report reporter) error {
+	var exit exitError
+	cause := context.Cause(s.ended)
+	if !errors.As(cause, &exit) {
+		return cause
 	}
-	return status, out.String(), nil
+
+	text := fmt.Sprintf("service %s does not run any more: %v%s", image, exit, s.lastWords())
+	if exit.status == 0 {
+		report("%s", text)
+	} else {
+		report("::warning::%s", escapeData(text))
+	}
+	return nil
+}
+
+// escapeData writes a message so that a workflow command holds it in one line
+// (ActionCommand.cs, EscapeData).
+func escapeData(s string) string {
+	return strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A").Replace(s)
 }

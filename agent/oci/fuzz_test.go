@@ -105,7 +105,7 @@ func FuzzConfig(f *testing.F) {
 			return
 		}
 
-		c := newConfig(file)
+		c := newConfig(file, startIntervalOf(data))
 		for _, e := range c.Env {
 			if name, _, ok := strings.Cut(e, "="); !ok || name == "" || strings.Contains(e, "\x00") {
 				t.Errorf("variable %q", e)
@@ -115,6 +115,11 @@ func FuzzConfig(f *testing.F) {
 			if p != "" && !filepath.IsAbs(p) || strings.Contains(p, "\x00") {
 				t.Errorf("path %q", p)
 			}
+		}
+
+		if h := c.Health; h != nil && (len(h.Test) == 0 || h.Shell && len(h.Test) != 1 || h.Retries < 0 || min(
+			h.Interval, h.Timeout, h.StartPeriod, h.StartInterval) < 0) {
+			t.Errorf("health %+v", h)
 		}
 
 		kept, err := json.Marshal(record{Config: c})

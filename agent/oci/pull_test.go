@@ -34,13 +34,16 @@ func TestPullReadsConfig(t *testing.T) {
 	store, shop := newStoreAndShop(t)
 	image := configure(t, newImage(t, newLayer(t, file{name: "etc/f", body: "content"})), func(f *v1.ConfigFile) {
 		f.Config = v1.Config{
-			Env:         []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="},
-			User:        "app:staff",
-			WorkingDir:  "/srv",
-			Entrypoint:  []string{"/entry"},
-			Cmd:         []string{"a", "b"},
-			Volumes:     map[string]struct{}{"/data": {}, "relative": {}, "/cache": {}},
-			Healthcheck: &v1.HealthConfig{Test: []string{"CMD", "test", "it's"}},
+			Env:        []string{"PATH=/bin", "BROKEN", "=x", "EMPTY="},
+			User:       "app:staff",
+			WorkingDir: "/srv",
+			Entrypoint: []string{"/entry"},
+			Cmd:        []string{"a", "b"},
+			Volumes:    map[string]struct{}{"/data": {}, "relative": {}, "/cache": {}},
+			Healthcheck: &v1.HealthConfig{
+				Test: []string{"CMD", "test", "it's"}, Interval: time.Second, Timeout: -1, StartPeriod: 48 * time.Hour, Retries: 7,
+			},
+			Shell: []string{"/bin/bash", "-c"},
 		}
 	})
 
@@ -58,7 +61,10 @@ func TestPullReadsConfig(t *testing.T) {
 		Entrypoint: []string{"/entry"},
 		Cmd:        []string{"a", "b"},
 		Volumes:    []string{"/cache", "/data"},
-		Health:     `'test' 'it'\''s'`,
+		Shell:      []string{"/bin/bash", "-c"},
+		Health: &oci.Health{
+			Test: []string{"test", "it's"}, Interval: time.Second, StartPeriod: 24 * time.Hour, Retries: 7,
+		},
 	}
 	if diff := cmp.Diff(want, got.Config); diff != "" {
 		t.Errorf("the configuration differs, -want +got:\n%s", diff)

@@ -144,6 +144,10 @@ func (s *Store) build(ctx context.Context, dir string, digest v1.Hash, image v1.
 	if err != nil {
 		return fmt.Errorf("cannot read the image's configuration: %w", err)
 	}
+	raw, err := image.RawConfigFile()
+	if err != nil {
+		return fmt.Errorf("cannot read the image's configuration: %w", err)
+	}
 	if err := checkPlatform(file); err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func (s *Store) build(ctx context.Context, dir string, digest v1.Hash, image v1.
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(record{Digest: digest.String(), Size: size, Config: newConfig(file)})
+	data, err := json.Marshal(record{Digest: digest.String(), Size: size, Config: newConfig(file, startIntervalOf(raw))})
 	if err != nil {
 		return err
 	}

@@ -473,7 +473,7 @@ func (l *lab) healthJob(s *shelf) {
 			summary: "unhealthy",
 			service: miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'",
 				Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
-			want: `it was not healthy after 200ms: "echo no; false" ended with status 1: no; its last output:` +
+			want: `: 2 checks in a row have failed, the last of "echo no; false" with status 1: no; its last output:` +
 				"%0Astarting up",
 		},
 		{
