@@ -137,20 +137,17 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	return w.to.Write(p)
 }
 
-// explain says why a step fails before the runner does, whose own words blame
-// the hook and send the user to an administrator (actions/runner#3178).
+// explain says which signal has ended a step, where the runner knows its status only.
+// A plain status it reports itself, as it does a cancelled step.
 func (w *lineWriter) explain(program string, status int) {
-	if status == 0 {
+	signal := syscall.Signal(status - 128)
+	if signal <= 0 || signal > 64 || signal == syscall.SIGINT || signal == syscall.SIGTERM {
 		return
 	}
 	if w.partial {
 		fmt.Fprintln(w.to)
 	}
-	if signal := status - 128; signal > 0 && signal <= 64 {
-		fmt.Fprintf(w.to, "::error::%s was ended by signal %d (%v)\n", escapeData(program), signal, syscall.Signal(signal))
-		return
-	}
-	fmt.Fprintf(w.to, "::error::%s ended with status %d\n", escapeData(program), status)
+	fmt.Fprintf(w.to, "::error::%s was ended by signal %d (%v)\n", escapeData(program), signal, signal)
 }
 
 // cleanup is not given up when the job is cancelled: it is then that it is

@@ -234,7 +234,7 @@ func TestServices(t *testing.T) {
 func TestContainerStep(t *testing.T) {
 	f := &fake{status: 9, output: "said\n"}
 	want := result{
-		status: 9, stdout: "said\n::error::the container's process ended with status 9\n", response: untouched,
+		status: 9, stdout: "said\n", response: untouched,
 	}
 	if r := call(t, f, containerStep); r != want {
 		t.Errorf("got %+v", r)
@@ -506,9 +506,30 @@ func TestResponseFileIsMade(t *testing.T) {
 	}
 }
 
+// TestStepEndedBySignal: the runner knows a status only, and explains a cancelled step
+// itself.
+func TestStepEndedBySignal(t *testing.T) {
+	for _, test := range []struct {
+		status int
+		want   string
+	}{
+		{status: 137, want: "said\npartial\n::error::bash was ended by signal 9 (killed)\n"},
+		{status: 139, want: "said\npartial\n::error::bash was ended by signal 11 (segmentation fault)\n"},
+		{status: 130, want: "said\npartial"},
+		{status: 143, want: "said\npartial"},
+		{status: 128, want: "said\npartial"},
+		{status: 255, want: "said\npartial"},
+	} {
+		f := &fake{status: test.status, output: "said\npartial"}
+		if r := call(t, f, script); r != (result{status: test.status, stdout: test.want, response: untouched}) {
+			t.Errorf("%d: got %+v", test.status, r)
+		}
+	}
+}
+
 func TestStep(t *testing.T) {
 	f := &fake{status: 7, output: "said\npartial"}
-	want := result{status: 7, stdout: f.output + "\n::error::bash ended with status 7\n", response: untouched}
+	want := result{status: 7, stdout: f.output, response: untouched}
 	if r := call(t, f, script); r != want {
 		t.Errorf("got %+v", r)
 	}
