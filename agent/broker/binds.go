@@ -70,6 +70,7 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 		bind.ReadOnly, bind.Owner, bind.User = true, 0, 0
 		bind.Source, err = os.Open(b.settings.Externals)
 	case m.Volume != "":
+		bind.Fill = !m.ReadOnly
 		bind.Source, err = b.openVolume(m.Volume)
 	case m.Source != "":
 		name, beneath := b.work.name(m.Source)
@@ -83,7 +84,7 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 			return b.tools.bind(m.Target, b.user)
 		}
 		bind.Hide = workroot.HiddenBeneath(name)
-		bind.Source, err = b.work.Make(name)
+		bind.Source, err = b.work.OpenFileOrMake(name)
 	default:
 		err = errors.New("the request names no source")
 	}
@@ -101,7 +102,7 @@ func (b binder) openVolume(name string) (*os.File, error) {
 	return b.volumes.Make(name)
 }
 
-// openHostDir opens a directory of the host that a workflow names, if it lies
+// openHostDir opens a directory or file of the host that a workflow names, if it lies
 // beneath one that root allows.
 func (b binder) openHostDir(bind guest.Bind, source string) (guest.Bind, error) {
 	for _, dir := range b.settings.hostDirs() {
@@ -114,9 +115,9 @@ func (b binder) openHostDir(bind guest.Bind, source string) (guest.Bind, error) 
 		var err error
 		if dir.readOnly {
 			bind.ReadOnly, bind.Owner, bind.User = true, 0, 0
-			bind.Source, err = root.Open(name)
+			bind.Source, err = root.OpenFileOrDir(name)
 		} else {
-			bind.Source, err = root.Make(name)
+			bind.Source, err = root.OpenFileOrMake(name)
 		}
 		return bind, err
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/guest"
 	"github.com/mkappliance/mkappliance/agent/wire"
@@ -34,6 +36,15 @@ func TestBinds(t *testing.T) {
 		{summary: "a volume elsewhere", mount: brokerapi.Mount{Volume: "../x"}, err: "is not a name of a volume"},
 		{summary: "a volume without a name", mount: brokerapi.Mount{Volume: ".."}, err: "not beneath"},
 		{summary: "a host directory", mount: brokerapi.Mount{Source: "DIR/rw/new"}, source: "rw/new"},
+		{summary: "a file of a host directory", mount: brokerapi.Mount{Source: "DIR/rw/file"}, source: "rw/file"},
+		{
+			summary: "a file to be read only, V38",
+			mount:   brokerapi.Mount{Source: "DIR/ro/file"}, source: "ro/file", fixed: true,
+		},
+		{summary: "a file of the workspace, V43 and " +
+			"X1", mount: brokerapi.Mount{Source: "DIR/work/file"}, source: "work/file"},
+		{summary: "beneath a file", mount: brokerapi.Mount{Source: "DIR/work/file/x"}, err: "not a directory"},
+		{summary: "neither file nor directory", mount: brokerapi.Mount{Source: "DIR/work/fifo"}, err: "not a directory"},
 		{summary: "one to be read only", mount: brokerapi.Mount{Source: "DIR/ro/npm"}, source: "ro/npm", fixed: true},
 		{summary: "one that does not exist", mount: brokerapi.Mount{Source: "DIR/ro/new"}, err: "no such file"},
 		{
@@ -83,6 +94,9 @@ func TestBinds(t *testing.T) {
 				want = guest.Bind{Target: "/x", ReadOnly: true}
 			}
 			checkBind(t, binds[2], want, filepath.Join(dir, test.source))
+			if want := test.mount.Volume != ""; binds[2].Fill != want {
+				t.Errorf("is filled from the image: %v, want %v", binds[2].Fill, want)
+			}
 			if len(binds[2].Hide) != test.hide {
 				t.Errorf("hides %q, want %d directories", binds[2].Hide, test.hide)
 			}
@@ -98,8 +112,8 @@ func checkBind(t *testing.T, got, want guest.Bind, source string) {
 	if got.Source.Name() != source {
 		t.Errorf("%s shows %s, want %s", got.Target, got.Source.Name(), source)
 	}
-	if info, err := os.Stat(source); err != nil || !info.IsDir() {
-		t.Errorf("%s is not a directory: %v", source, err)
+	if info, err := os.Stat(source); err != nil || info.IsDir() == (filepath.Base(source) == "file") {
+		t.Errorf("%s is %v, %v", source, info, err)
 	}
 }
 
@@ -115,6 +129,14 @@ func newBinder(t *testing.T) (dir string, b binder) {
 		if err := os.Symlink("/etc", filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, file := range []string{"work/file", "rw/file", "ro/file"} {
+		if err := os.WriteFile(filepath.Join(dir, file), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "work/fifo"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	settings := Settings{
 		WorkRoot: filepath.Join(dir, "work"), Externals: filepath.Join(dir, "externals"),

@@ -76,6 +76,11 @@ func (j *job) newContainer(ctx context.Context, m *member) (_ *container, err er
 		dir:  cmp.Or(m.spec.Dir, m.spec.options.Workdir, m.root.config.WorkingDir, "/"),
 		drop: m.spec.options.CapDrop, noNewPrivileges: m.spec.options.NoNewPrivileges, rlimits: m.rlimits(),
 	}
+	// A volume gets its content from one guest alone, and from others when that has.
+	if slices.ContainsFunc(binds, func(b guest.Bind) bool { return b.Fill }) {
+		j.filling.Lock()
+		defer j.filling.Unlock()
+	}
 	if err := g.Configure(ctx, binds, j.guestConfig(m, c)); err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ type job struct {
 
 	worker *worker // nil if the job's worker runs on the host
 
-	adding sync.Mutex // held while a job with a worker gets or loses other containers
+	adding  sync.Mutex // held while a job with a worker gets or loses other containers
+	filling sync.Mutex // held while a guest may copy files of its image into a volume
 
 	ctx    context.Context // ends with the job; its cause is why
 	cancel context.CancelCauseFunc

@@ -14,7 +14,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/workroot"
 )
 
-// Bind is a directory of the host to show in a guest.
+// Bind is a directory or file of the host to show in a guest.
 type Bind struct {
 	Source   *os.File // opened by the caller, so that it cannot be exchanged
 	Target   string   // absolute path in the guest
@@ -23,6 +23,8 @@ type Bind struct {
 	// guest; with 0 the tree is shown as it is on disk, to be read only.
 	Owner int
 	User  int
+	// Fill has an empty Source filled with what the guest's tree has at Target.
+	Fill bool
 	// Hide names directories beneath Source, made if they do not exist, in
 	// whose place the guest sees an empty one.
 	Hide []string
@@ -47,7 +49,7 @@ func (g *Guest) Configure(ctx context.Context, binds []Bind, c guestapi.Config) 
 		if err := g.share(name, b); err != nil {
 			return fmt.Errorf("cannot show %s in guest: %w", b.Target, err)
 		}
-		mounts = append(mounts, guestapi.Mount{Source: filepath.Join(guestShare, name), Target: b.Target})
+		mounts = append(mounts, guestapi.Mount{Source: filepath.Join(guestShare, name), Target: b.Target, Fill: b.Fill})
 	}
 
 	c.Mounts = append(mounts, c.Mounts...)
@@ -80,9 +82,13 @@ func (g *Guest) makeShare() error {
 // share mounts a directory, with what covers parts of it, and lets it appear
 // in the guest as one.
 func (g *Guest) share(name string, b Bind) error {
+	info, err := b.Source.Stat()
+	if err != nil {
+		return err
+	}
 	private, shared := filepath.Join(g.dir, "bind", name), filepath.Join(g.dir, "share", name)
-	for _, dir := range []string{private, shared} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
+	for _, point := range []string{private, shared} {
+		if err := makeMountPoint(point, info.IsDir()); err != nil {
 			return err
 		}
 	}
@@ -104,6 +110,18 @@ func (g *Guest) share(name string, b Bind) error {
 	}
 	defer unix.Close(tree)
 	return unix.MoveMount(tree, "", unix.AT_FDCWD, shared, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// makeMountPoint makes a new directory, or a file to mount another file on.
+func makeMountPoint(name string, isDir bool) error {
+	if isDir {
+		return os.Mkdir(name, 0o755)
+	}
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func (g *Guest) mountBind(target string, b Bind) error {

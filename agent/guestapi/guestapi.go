@@ -66,10 +66,12 @@ type Config struct {
 // update-ca-certificates(8) finds it.
 const CACertsFile = "/usr/local/share/ca-certificates/runner.crt"
 
-// Mount shows the tree at Source, a path in the guest, at Target as well.
+// Mount shows the tree or file at Source, a path in the guest, at Target as well.
 type Mount struct {
 	Source string `json:"source"`
 	Target string `json:"target"`
+	// Fill has an empty Source filled with what Target shows before.
+	Fill bool `json:"fill,omitempty"`
 }
 
 // Tmpfs mounts an empty file system in memory, tmpfs(5).

@@ -114,8 +114,13 @@ func makeReadOnly(dir string) error {
 }
 
 func bind(m guestapi.Mount) error {
-	if err := os.MkdirAll(m.Target, 0o755); err != nil {
+	if err := makeTarget(m); err != nil {
 		return err
+	}
+	if m.Fill {
+		if err := fill(m.Source, m.Target); err != nil {
+			return fmt.Errorf("cannot copy the image's files into the volume: %w", err)
+		}
 	}
 	if err := unix.Mount(m.Source, m.Target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return err
@@ -127,6 +132,26 @@ func bind(m guestapi.Mount) error {
 		return err
 	}
 	return unix.Mount("", m.Target, "", unix.MS_SHARED|unix.MS_REC, "")
+}
+
+// makeTarget makes what a mount needs at its target: a directory, or a file for a file.
+func makeTarget(m guestapi.Mount) error {
+	info, err := os.Stat(m.Source)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return os.MkdirAll(m.Target, 0o755)
+	}
+
+	if err := os.MkdirAll(filepath.Dir(m.Target), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(m.Target, os.O_CREATE|os.O_WRONLY|unix.O_NONBLOCK, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 func mountTmpfs(t guestapi.Tmpfs) error {

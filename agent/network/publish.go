@@ -61,7 +61,7 @@ func (n *Network) PublishIn(leader int, p Port, to netip.Addr) (int, error) {
 
 // loopback is the loopback of a network namespace.
 type loopback struct {
-	owner string // of the namespace, in messages
+	owner string                    // of the namespace, in messages
 	enter func(listen func()) error // calls listen in the namespace
 }
 

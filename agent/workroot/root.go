@@ -44,6 +44,51 @@ func (r Root) Make(name string) (*os.File, error) {
 	return r.with(func(root *os.File) (*os.File, error) { return MakeBeneath(root, name, r.UID, r.GID) })
 }
 
+// OpenFileOrMake opens the regular file name beneath the root for its path only, or does
+// as Make if there is none.
+func (r Root) OpenFileOrMake(name string) (*os.File, error) {
+	file, err := r.openPath(name)
+	if errors.Is(err, errNotRegular) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return r.Make(name)
+	}
+	return file, err
+}
+
+// OpenFileOrDir is Open, but takes a regular file as well.
+func (r Root) OpenFileOrDir(name string) (*os.File, error) {
+	file, err := r.openPath(name)
+	if errors.Is(err, errNotRegular) {
+		return r.Open(name)
+	}
+	return file, err
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// openPath opens a regular file for its path only.
+func (r Root) openPath(name string) (*os.File, error) {
+	dir, err := r.Open(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Openat(int(dir.Fd()), filepath.Base(name), unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open %s beneath %s: %w", name, r.Path, err)
+	}
+
+	file := os.NewFile(uintptr(fd), filepath.Join(r.Path, name))
+	info, err := file.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = errNotRegular
+	}
+	if err != nil {
+		_ = file.Close()
+		return nil, fmt.Errorf("cannot open %s beneath %s: %w", name, r.Path, err)
+	}
+	return file, nil
+}
+
 // OpenRoot opens the directory name beneath the root, to read what is in it.
 func (r Root) OpenRoot(name string) (*os.Root, error) {
 	dir, err := r.Open(name)
@@ -74,7 +119,7 @@ func (r Root) OpenFile(name string) (*os.File, error) {
 	file := os.NewFile(uintptr(fd), filepath.Join(r.Path, name))
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
+		err = errNotRegular
 	}
 	if err != nil {
 		_ = file.Close()

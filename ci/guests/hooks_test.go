@@ -373,15 +373,20 @@ func (l *lab) volumes(s *shelf) {
 	l.writeShared("file.txt", "hello\n")
 	r := l.job(miniworker.Job{Name: "volumes",
 		Container: &miniworker.Container{Image: s.debian, Volumes: []string{share + ":/volume_mount",
-			share + ":/read_only:ro", "my_volume:/named", "/anonymous"}},
+			share + ":/read_only:ro", "my_volume:/named", "/anonymous", share + "/file.txt:/new/name.txt:ro",
+			"filled:/etc/dpkg"}},
 		Services: []miniworker.Container{{Image: s.alpine, Entrypoint: "sh",
 			Command: "-c 'echo shared >/v/from-service; sleep 1000'", Volumes: []string{"my_volume:/v"},
 			Options: "--health-cmd 'test -s /v/from-service'"}},
 		Steps: []miniworker.Step{
+			{Name: "file", Run: "cat /new/name.txt; echo x 2>/dev/null >/new/name.txt || echo read-only"}, // X1
+			{Name: "content", Run: "grep -q ' /etc/dpkg ' /proc/mounts; test -s /etc/dpkg/dpkg.cfg; " + // V44
+				"stat -c %u:%g:%a /etc/dpkg/dpkg.cfg; echo x >/etc/dpkg/x"},
 			{Name: "read", Run: "cat /volume_mount/file.txt /share/file.txt; touch /read_only/x 2>&1 | " +
 				"grep -o 'Read-only file system'; cat /named/from-service; ls /anonymous; echo mine >/volume_mount/mine"},
 		}})
-	l.said(r, map[string]string{"read": "hello\nhello\nRead-only file system\nshared"})
+	l.said(r, map[string]string{"read": "hello\nhello\nRead-only file system\nshared",
+		"file": "hello\nread-only", "content": "0:0:644"})
 	l.sharedWithRunner("mine")
 	r = l.job(miniworker.Job{Name: "forbidden", Container: &miniworker.Container{Image: s.debian,
 		Volumes: []string{"/etc:/host-etc"}}})
