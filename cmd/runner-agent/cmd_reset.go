@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -199,6 +200,13 @@ func (o *resetOptions) confirm(out io.Writer, listed bool) error {
 		fmt.Fprintln(out, "There is no token to remove the runner at GitHub: it stays listed there, offline, until it is "+
 			"removed in Settings, Actions, Runners.")
 	}
+	if !o.keepConfig && o.seedIsGone() {
+		fmt.Fprintln(
+			out,
+			"No seed is attached, a file system labelled CIDATA: afterwards the appliance has no settings, and "+
+				"lets nobody in.",
+		)
+	}
 	if o.yes {
 		return nil
 	}
@@ -212,6 +220,21 @@ func (o *resetOptions) confirm(out io.Writer, listed bool) error {
 		return &cli.StatusError{Status: statusNotConfirmed, Err: errors.New("not confirmed, nothing is removed")}
 	}
 	return nil
+}
+
+// seedIsGone reports whether cloud-init read its settings from a seed that is not
+// attached any more. A cloud's own service has no seed.
+func (o *resetOptions) seedIsGone() bool {
+	source, err := os.ReadFile(filepath.Join(o.root, "/var/lib/cloud/instance/datasource"))
+	if err != nil || !strings.Contains(string(source), "DataSourceNoCloud ") {
+		return false
+	}
+	for _, label := range []string{"CIDATA", "cidata"} {
+		if _, err := os.Stat(filepath.Join(o.root, "/dev/disk/by-label", label)); err == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // release lets the job under way end, removes the runner at GitHub and stops it. If
