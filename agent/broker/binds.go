@@ -91,15 +91,25 @@ func (b binder) openMount(m brokerapi.Mount) (guest.Bind, error) {
 	return bind, err
 }
 
-// openVolume opens a volume of the job by its name, and makes it if it is new.
+// VolumeSettings are those of named volumes.
+type VolumeSettings struct {
+	Kept  string   // directory of those that outlive jobs; root's alone
+	Names []string // of these
+}
+
+// openVolume opens a volume by its name, and makes it if it is new.
 func (b binder) openVolume(name string) (*os.File, error) {
 	if name != filepath.Base(name) {
 		return nil, fmt.Errorf("%.80q is not a name of a volume", name)
 	}
-	if err := os.Mkdir(b.volumes.Path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	volumes := b.volumes
+	if kept := b.settings.Volumes; slices.Contains(kept.Names, name) {
+		volumes = b.settings.root(kept.Kept)
+	}
+	if err := os.Mkdir(volumes.Path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	return b.volumes.Make(name)
+	return volumes.Make(name)
 }
 
 // openHostDir opens a directory or file of the host that a workflow names, if it lies

@@ -33,6 +33,7 @@ func TestBinds(t *testing.T) {
 		},
 		{summary: "the node.js builds", mount: brokerapi.Mount{Externals: true}, source: "externals", fixed: true},
 		{summary: "a volume", mount: brokerapi.Mount{Volume: "data"}, source: "jobs/v-1/data"},
+		{summary: "a volume that outlives jobs, V47", mount: brokerapi.Mount{Volume: "cache"}, source: "kept/cache"},
 		{summary: "a volume elsewhere", mount: brokerapi.Mount{Volume: "../x"}, err: "is not a name of a volume"},
 		{summary: "a volume without a name", mount: brokerapi.Mount{Volume: ".."}, err: "not beneath"},
 		{summary: "a host directory", mount: brokerapi.Mount{Source: "DIR/rw/new"}, source: "rw/new"},
@@ -144,6 +145,7 @@ func newBinder(t *testing.T) (dir string, b binder) {
 		Bind:   []HostBind{{Source: filepath.Join(dir, "rw"), Target: "/rw"}},
 		BindRO: []HostBind{{Source: filepath.Join(dir, "ro"), Target: "/ro"}},
 	}
+	settings.Volumes = VolumeSettings{Kept: filepath.Join(dir, "kept"), Names: []string{"cache"}}
 	volumes := settings.root(filepath.Join(dir, "jobs/v-1"))
 	return dir, binder{settings: settings, work: settings.workDir(), volumes: volumes, user: 1000}
 }

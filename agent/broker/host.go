@@ -35,6 +35,7 @@ type Host struct {
 	WorkerLogs    string // where the logs of workers are kept; root's alone
 	Tools         string // directory of the image's tools; there need be none
 	KeptTools     string // where tools stay that jobs add, if config.env has them stay; root's alone
+	KeptVolumes   string // where the volumes are that config.env has outlive jobs; root's alone
 
 	RunnerUID, RunnerGID int // who may ask, besides root
 }
@@ -74,6 +75,7 @@ func (h Host) settings(cfg *config.Config) Settings {
 		Base: h.Base, Images: map[string]string{},
 		Devices: cfg.Guests.Devices, InsecureRegistries: cfg.Guests.Insecure,
 		CACerts: string(cfg.CACerts.PEM),
+		Volumes: VolumeSettings{Kept: h.KeptVolumes, Names: cfg.Guests.Volumes},
 		Spare:   cfg.Guests.Spare, KeepWork: cfg.Guests.KeepWork,
 		Limits: JobLimits{Disk: cfg.Guests.Disk, Time: cfg.Guests.Timeout},
 	}

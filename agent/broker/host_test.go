@@ -25,6 +25,7 @@ func TestSettings(t *testing.T) {
 		Guests: config.Guests{
 			Images: map[string]string{"debian:13": "/mine", "app": "/app"}, Insecure: []string{"registry.example"},
 			Devices: []string{"/dev/kvm"}, Spare: true, KeepWork: true, KeepTools: true, Disk: 1 << 30, Timeout: time.Hour,
+			Volumes: []string{"cache"},
 		},
 	}
 	want := Settings{
@@ -36,12 +37,13 @@ func TestSettings(t *testing.T) {
 		Bind: []HostBind{{Source: "/rw", Target: "/in/rw"}}, BindRO: []HostBind{{Source: "/ro", Target: "/in/ro"}},
 		Devices: []string{"/dev/kvm"}, InsecureRegistries: []string{"registry.example"},
 		Spare: true, KeepWork: true, Limits: JobLimits{Disk: 1 << 30, Time: time.Hour},
-		Worker: WorkerSettings{ActionsRunner: "/runner", Registration: "/registration", Logs: "/logs"},
-		Tools:  ToolSettings{Baked: "/tools", Kept: "/kept"},
+		Worker:  WorkerSettings{ActionsRunner: "/runner", Registration: "/registration", Logs: "/logs"},
+		Tools:   ToolSettings{Baked: "/tools", Kept: "/kept"},
+		Volumes: VolumeSettings{Kept: "/volumes", Names: []string{"cache"}},
 	}
 	h := Host{
 		JobsDir: "/jobs", WorkRoot: "/work", Externals: "/externals", RunnerUID: 900, RunnerGID: 901,
-		ActionsRunner: "/runner", WorkerLogs: "/logs", Tools: "/tools", KeptTools: "/kept",
+		ActionsRunner: "/runner", WorkerLogs: "/logs", Tools: "/tools", KeptTools: "/kept", KeptVolumes: "/volumes",
 	}
 	if diff := cmp.Diff(want, h.settings(cfg)); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)

@@ -25,6 +25,8 @@ type Settings struct {
 	Worker WorkerSettings
 	Tools  ToolSettings
 
+	Volumes VolumeSettings
+
 	// RunnerUID is the only user besides root who may ask. With RunnerGID it
 	// owns the work root.
 	RunnerUID, RunnerGID int

@@ -20,6 +20,7 @@ type Guests struct {
 	Spare      bool              // keep a spare guest
 	KeepWork   bool              // leave tools and workspaces of a job to later jobs
 	KeepTools  bool              // leave complete tools of a job to later jobs
+	Volumes    []string          // names of volumes that outlive jobs
 
 	Memory  int64         // bytes of all guests together; 0: set by the broker
 	Pids    int64         // processes and threads of all guests together
@@ -30,6 +31,7 @@ type Guests struct {
 
 var (
 	imagePattern    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:@-]*$`)
+	volumePattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 	registryPattern = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
 )
 
@@ -96,4 +98,15 @@ func parseDevices(v string) ([]string, error) {
 		}
 	}
 	return devices, nil
+}
+
+// parseVolumes reads names as docker-volume-create(1) takes them, separated by blanks.
+func parseVolumes(v string) ([]string, error) {
+	volumes := strings.Fields(v)
+	for _, name := range volumes {
+		if len(name) > 128 || !volumePattern.MatchString(name) {
+			return nil, errors.New("has an entry that is not the name of a volume; write for example npm-cache")
+		}
+	}
+	return volumes, nil
 }

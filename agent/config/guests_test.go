@@ -18,6 +18,7 @@ RUNNER_NSPAWN_DEVICES="/dev/kvm /dev/dri/card0"
 RUNNER_SPARE_GUEST=false
 RUNNER_KEEP_WORK=true
 RUNNER_TOOL_CACHE_WRITABLE=true
+RUNNER_VOLUMES="npm-cache go.mod_1"
 RUNNER_JOB_MEMORY=512M
 RUNNER_JOB_DISK=1T
 RUNNER_JOB_PIDS=1000
@@ -36,6 +37,7 @@ RUNNER_JOB_TIMEOUT_S=3600
 		Devices:    []string{"/dev/kvm", "/dev/dri/card0"},
 		KeepWork:   true,
 		KeepTools:  true,
+		Volumes:    []string{"npm-cache", "go.mod_1"},
 		Memory:     512 << 20,
 		Pids:       1000,
 		CPUs:       1.5,

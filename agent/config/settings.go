@@ -61,6 +61,7 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_SPARE_GUEST", initial: "true", value: truth{&g.Spare}},
 		{key: "RUNNER_KEEP_WORK", initial: "false", value: truth{&g.KeepWork}},
 		{key: "RUNNER_TOOL_CACHE_WRITABLE", initial: "false", value: truth{&g.KeepTools}},
+		{key: "RUNNER_VOLUMES", value: parsed[[]string]{&g.Volumes, parseVolumes}},
 
 		{key: "RUNNER_JOB_MEMORY", value: byteCount{&g.Memory}},
 		{key: "RUNNER_JOB_DISK", value: byteCount{&g.Disk}},

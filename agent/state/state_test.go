@@ -240,7 +240,7 @@ func TestTable(t *testing.T) {
 	}
 
 	known := append(keptByUnits(t), layout.KeptConfigFile, layout.Registered, layout.ActionsRunner, layout.Work,
-		layout.Jobs, layout.WorkerLogs, layout.KeptTools, layout.OCIImages)
+		layout.Jobs, layout.WorkerLogs, layout.KeptTools, layout.KeptVolumes, layout.OCIImages)
 	if len(known) < 15 {
 		t.Errorf("found %d paths; do units and tmpfiles.d still name them?", len(known))
 	}

@@ -68,6 +68,8 @@ func ofAgent() []Entry {
 			Rare: "with jobs that use containers"},
 		{Paths: []string{layout.KeptTools}, Content: "what jobs add to the tool cache", Reset: Removed,
 			Rare: "with `RUNNER_TOOL_CACHE_WRITABLE`"},
+		{Paths: []string{layout.KeptVolumes}, Content: "volumes that outlive jobs", Reset: Removed,
+			Rare: "with `RUNNER_VOLUMES`"},
 		{Paths: []string{layout.ActionsRunnerCopies}, Content: "newer copies of the actions runner, and which of them runs",
 			Reset: Removed},
 		{Paths: []string{layout.State + "/upgrade"}, Content: "versions that failed, the floor, what is staged",

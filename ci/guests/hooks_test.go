@@ -104,7 +104,7 @@ var hookTests = []struct {
 }
 
 func TestHooks(t *testing.T) {
-	l := newLab(t, "RUNNER_NSPAWN_BIND=LAB/share:/share")
+	l := newLab(t, "RUNNER_NSPAWN_BIND=LAB/share:/share", "RUNNER_VOLUMES=kept")
 	if err := errors.Join(os.Mkdir(l.path("share"), 0o755), os.Chown(l.path("share"), runnerID, runnerID)); err != nil {
 		t.Fatal(err)
 	}
@@ -388,11 +388,27 @@ func (l *lab) volumes(s *shelf) {
 	l.said(r, map[string]string{"read": "hello\nhello\nRead-only file system\nshared",
 		"file": "hello\nread-only", "content": "0:0:644"})
 	l.sharedWithRunner("mine")
+	if l.place != inImage { // whose config.env allows none
+		l.keptVolume(s)
+	}
 	r = l.job(miniworker.Job{Name: "forbidden", Container: &miniworker.Container{Image: s.debian,
 		Volumes: []string{"/etc:/host-etc"}}})
 	if step := r.Step("Initialize containers"); step.Exit != 3 || !strings.Contains(strings.Join(step.Output, "\n"),
 		"::error::cannot prepare job: cannot mount /host-etc: volume /etc is not allowed") {
 		l.Errorf("step %v", step)
+	}
+}
+
+// keptVolume has row V47: a volume that root of the host allows outlives the job.
+func (l *lab) keptVolume(s *shelf) {
+	for _, job := range []struct{ run, want string }{
+		{run: "echo kept >/cache/file; echo gone >/other/file"},
+		{run: "cat /cache/file; rm /cache/file; ls /other", want: "kept"},
+	} {
+		r := l.job(miniworker.Job{Name: "cache", Container: &miniworker.Container{
+			Image: s.alpine, Volumes: []string{"kept:/cache", "other:/other"},
+		}, Steps: []miniworker.Step{{Name: "run", Run: job.run}}})
+		l.said(r, map[string]string{"run": job.want})
 	}
 }
 

@@ -200,7 +200,7 @@ func (l *lab) brokerArgs() []string {
 		"--images-dir", l.path("images"), "--work-root", l.path("work"),
 		"--externals", l.path("runner/externals"), "--actions-runner", l.path("runner"),
 		"--worker-logs", l.path("worker-logs"),
-		"--tools", l.path("tools"), "--kept-tools", l.path("kept-tools"),
+		"--tools", l.path("tools"), "--kept-tools", l.path("kept-tools"), "--kept-volumes", l.path("kept-volumes"),
 		"--runner-uid", id, "--runner-gid", id,
 	}
 }

@@ -55,6 +55,8 @@ Exit status:
 	f.StringVar(&h.Tools, "tools", layout.BakedTools, "`DIR` with tools for the tool cache of jobs, if it exists")
 	f.StringVar(&h.KeptTools, "kept-tools", layout.KeptTools,
 		"`DIR` for tools that jobs add, with RUNNER_TOOL_CACHE_WRITABLE")
+	f.StringVar(&h.KeptVolumes, "kept-volumes", layout.KeptVolumes,
+		"`DIR` for the volumes of RUNNER_VOLUMES, which outlive jobs")
 	f.IntVar(&h.RunnerUID, "runner-uid", layout.RunnerUID, "user `ID` of the runner")
 	f.IntVar(&h.RunnerGID, "runner-gid", layout.RunnerGID, "group `ID` of the runner")
 	return c

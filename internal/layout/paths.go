@@ -49,6 +49,8 @@ const (
 	WorkerLogs = State + "/worker-logs"
 	// KeptTools holds what jobs added to the tool cache, if that is to stay.
 	KeptTools = State + "/tools"
+	// KeptVolumes holds the named volumes that outlive jobs.
+	KeptVolumes = State + "/volumes"
 	// OCIImages holds the OCI images that jobs use.
 	OCIImages = State + "/images"
 )
