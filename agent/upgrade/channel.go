@@ -41,7 +41,7 @@ func newChannel(source string) (channel, error) {
 	}
 	u, err := url.Parse(source)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("source %.80q is neither an http or https URL nor an absolute path", source)
+		return nil, fmt.Errorf("source %.80q is %w", source, ErrSource)
 	}
 	return newHTTPChannel(strings.TrimRight(source, "/") + "/"), nil
 }

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"aead.dev/minisign"
 	"golang.org/x/sys/unix"
 
 	"github.com/mkappliance/mkappliance/internal/golden"
@@ -178,5 +180,54 @@ func TestStick(t *testing.T) {
 	}
 	if o, err := l.upgrade(t.Context(), ""); err != nil || !o.Installed {
 		t.Errorf("got %+v, %v", o, err)
+	}
+}
+
+// TestSources: the first source with a version to install is taken, in spite of
+// what those before it are.
+func TestSources(t *testing.T) {
+	for _, test := range []struct {
+		summary   string
+		first     string // what is there: old, new, foreign or nothing
+		want      string // the source that is installed from
+		wantInLog string
+	}{
+		{summary: "a version", first: "new", want: "stick"},
+		{summary: "the running version", first: "old", want: "network"},
+		{summary: "no channel", first: "nothing", want: "network",
+			wantInLog: "nothing is installed from stick: cannot read index.json.minisig of stick: no such file or directory\n"},
+		{summary: "another publisher's", first: "foreign", want: "network",
+			wantInLog: "nothing is installed from stick: refused: index.json: signed with an unknown key, "},
+	} {
+		t.Run(test.summary, func(t *testing.T) {
+			l := newLab(t)
+			network, stick, key := l.dir, t.TempDir(), l.key
+			next := newVersion(t, "1.1.0", join(noise(2, 20), l.running.root))
+			l.publish(nil, next)
+			l.dir = stick
+			switch test.first {
+			case "new":
+				l.publish(nil, newVersion(t, "1.2.0", join(noise(3, 20), l.running.root)))
+			case "old":
+				l.publish(nil, l.running)
+			case "foreign":
+				_, l.key, _ = minisign.GenerateKey(rand.Reader)
+				l.publish(nil, newVersion(t, "1.2.0", join(noise(3, 20), l.running.root)))
+				l.key = key
+			}
+
+			o, err := l.u.RunFirst(t.Context(), l, []Place{{Name: "stick", Root: stick}, {Name: network}}, "", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[string]string{"stick": "1.2.0", "network": "1.1.0"}[test.want]
+			if o.Version != want || !o.Installed {
+				t.Errorf("got %+v, want version %s", o, want)
+			}
+			if !strings.Contains(l.log.String(), test.wantInLog) ||
+				test.wantInLog == "" && strings.Contains(l.log.String(), "nothing is installed") {
+				t.Errorf("the log is %q", l.log.String())
+			}
+		})
 	}
 }

@@ -41,6 +41,35 @@ func (u *Upgrader) Run(ctx context.Context, m Machine, version string, checkOnly
 	return o, err
 }
 
+// Place is where a channel is.
+type Place struct {
+	Name string // URL or absolute path of the channel's directory
+	Root string // that path if Name is none, but a name for messages
+}
+
+// RunFirst is Run with the first place that has a version to install. One that
+// fails, or must not be installed from, is left for the next.
+func (u *Upgrader) RunFirst(ctx context.Context, m Machine, places []Place, version string, checkOnly bool) (Outcome,
+	error) {
+	for i, p := range places {
+		from := *u
+		from.Source, from.Root = p.Name, p.Root
+		opened, err := from.Open()
+		if err != nil {
+			return Outcome{}, err
+		}
+
+		outcome, err := opened.Run(ctx, m, version, checkOnly)
+		if i == len(places)-1 || ctx.Err() != nil || err == nil && outcome.Version != "" {
+			return outcome, err
+		}
+		if err != nil {
+			fmt.Fprintf(u.Log, "nothing is installed from %s: %v\n", p.Name, err)
+		}
+	}
+	return Outcome{}, errors.New("cannot upgrade: there is no source")
+}
+
 // Settle notes how the boots since the last upgrade ended.
 func (u *Upgrader) Settle(m Machine) error {
 	return u.with(m, func(*disk.Disk, *disk.ESP, *State) error { return nil })

@@ -48,7 +48,10 @@ type Upgrader struct {
 	pause   time.Duration
 }
 
-// Open returns u ready for use, or an error for a source that cannot be one.
+// ErrSource is the error of a source that cannot be one.
+var ErrSource = errors.New("neither an http or https URL nor an absolute path")
+
+// Open returns u ready for use, or ErrSource.
 func (u *Upgrader) Open() (*Upgrader, error) {
 	var c channel = dirChannel{u.Root}
 	if u.Root == "" {

@@ -184,32 +184,24 @@ func (o *upgradeOptions) openStick() (*disk.Stick, error) {
 }
 
 // install looks for a version on the stick first: somebody has just plugged it in.
-// If nothing is installed from there, the source follows, if there is one.
 func (o *upgradeOptions) install(ctx context.Context, stick *disk.Stick, log io.Writer) (upgrade.Outcome, error) {
 	u, m, err := o.upgrader(log)
 	if err != nil {
 		return upgrade.Outcome{}, err
 	}
+	var places []upgrade.Place
 	if stick != nil {
-		onStick := *u
-		onStick.Source, onStick.Root = stick.Device, stick.Dir()
-		outcome, err := o.installFrom(ctx, &onStick, m)
-		if o.source == "" || err == nil && outcome.Version != "" {
-			return outcome, err
-		}
-		if err != nil {
-			fmt.Fprintf(log, "nothing is installed from the stick: %v\n", err)
-		}
+		places = append(places, upgrade.Place{Name: stick.Device, Root: stick.Dir()})
 	}
-	return o.installFrom(ctx, u, m)
-}
+	if o.source != "" {
+		places = append(places, upgrade.Place{Name: o.source})
+	}
 
-func (o *upgradeOptions) installFrom(ctx context.Context, u *upgrade.Upgrader, m *machine) (upgrade.Outcome, error) {
-	u, err := u.Open()
-	if err != nil {
-		return upgrade.Outcome{}, cli.Usage(err)
+	outcome, err := u.RunFirst(ctx, m, places, o.version, o.check)
+	if errors.Is(err, upgrade.ErrSource) {
+		err = cli.Usage(err)
 	}
-	return u.Run(ctx, m, o.version, o.check)
+	return outcome, err
 }
 
 // settle notes how the last upgrade ended, also where there is nothing to look for.
@@ -267,7 +259,7 @@ func (o *upgradeOptions) upgrader(log io.Writer) (*upgrade.Upgrader, *machine, e
 	host := upgrade.Host{Image: image["IMAGE_ID"], Version: image["IMAGE_VERSION"], Architecture: a.Debian,
 		Agent: strings.TrimPrefix(buildinfo.Read().Version, "v"), Root: root,
 		Boot: strings.TrimSpace(string(boot))}
-	u := &upgrade.Upgrader{Source: o.source, Channel: o.channel, Keys: keys, Host: host, Dir: o.dir,
+	u := &upgrade.Upgrader{Channel: o.channel, Keys: keys, Host: host, Dir: o.dir,
 		Now: time.Now, Log: log}
 	return u, &machine{path: path, root: root, arch: a}, nil
 }
