@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -239,10 +240,9 @@ func TestTable(t *testing.T) {
 		}
 	}
 
-	known := append(keptByUnits(t), layout.KeptConfigFile, layout.Registered, layout.ActionsRunner, layout.Work,
-		layout.Jobs, layout.WorkerLogs, layout.KeptTools, layout.KeptVolumes, layout.OCIImages)
-	if len(known) < 15 {
-		t.Errorf("found %d paths; do units and tmpfiles.d still name them?", len(known))
+	known := append(keptByUnits(t), keptByLayout(t)...)
+	if len(known) < 20 {
+		t.Errorf("found %d paths; do units, tmpfiles.d and package layout still name them?", len(known))
 	}
 	for _, path := range known {
 		if Find(table, path) == nil && !IsParent(table, path) {
@@ -274,6 +274,20 @@ func keptByUnits(t *testing.T) []string {
 				paths = append(paths, words[1])
 			}
 		}
+	}
+	return paths
+}
+
+// keptByLayout returns the paths below /var that package layout names.
+func keptByLayout(t *testing.T) []string {
+	t.Helper()
+	source, err := os.ReadFile("../../internal/layout/paths.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	for _, m := range regexp.MustCompile(`= State \+ "(/[^"]+)"`).FindAllStringSubmatch(string(source), -1) {
+		paths = append(paths, layout.State+m[1])
 	}
 	return paths
 }
