@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -31,6 +32,7 @@ type Server struct {
 	AwaitInit bool
 
 	booted    sync.Once
+	discarded atomic.Int32 // pipes that are read for nobody
 	mu        sync.Mutex
 	processes int // started so far, for the names of their cgroups
 }

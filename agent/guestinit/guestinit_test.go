@@ -169,6 +169,46 @@ func TestOutputBeforeTheEndIsWhole(t *testing.T) {
 	}
 }
 
+// TestBackground: what a step leaves running can write on (S22, S24, X3, X4).
+func TestBackground(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "done")
+	script := "(trap '' HUP; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.02; head -c 100000 /dev/zero; echo >&2; done; " +
+		"echo done >" + file + ") & echo started"
+	out, status, err := exec(t, guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{"sh", "-ec", script}, Env: []string{"PATH=" + os.Getenv("PATH")},
+	}})
+	if err != nil || status != 0 || !strings.HasPrefix(out, "started\n") {
+		t.Fatalf("got %q, status %d, %v", out, status, err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if data, err := os.ReadFile(file); err == nil && string(data) == "done\n" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the process in the background has ended early")
+		}
+	}
+}
+
+// TestOutputOfUser: a process that is not root's opens its output by name (S31, X6,
+// X7, V53).
+func TestOutputOfUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("it becomes another user")
+	}
+	out, status, err := exec(t, guestapi.Request{Exec: &guestapi.Process{
+		Argv: []string{
+			"sh",
+			"-ec",
+			"echo one >/dev/stdout; echo two | tee /dev/stderr >/dev/stdout; echo three >/dev/stderr",
+		},
+		Env: []string{"PATH=" + os.Getenv("PATH")}, UID: 65534, GID: 65534,
+	}})
+	if err != nil || status != 0 || out != "one\ntwo\n" {
+		t.Errorf("got %q, status %d, %v", out, status, err)
+	}
+}
+
 // TestHangUp: the process and its children end with the connection.
 func TestHangUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

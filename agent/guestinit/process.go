@@ -80,8 +80,31 @@ func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
 	_ = p.stdout.SetReadDeadline(time.Now())
 	_ = p.stderr.SetReadDeadline(time.Now())
 	output.Wait()
+	s.discard(p.stdout)
+	s.discard(p.stderr)
+	p.stdout, p.stderr = nil, nil
 	p.close()
 	return c.SendExit(status)
+}
+
+// maxDiscarded bounds the pipes that are read for nobody.
+const maxDiscarded = 512
+
+// discard reads what processes in the background still write to a pipe, for as long as
+// they live, and closes it: with nobody to read, their next line would end them by
+// SIGPIPE. A server that a step has started writes a log.
+func (s *Server) discard(pipe *os.File) {
+	if s.discarded.Add(1) > maxDiscarded {
+		s.discarded.Add(-1)
+		_ = pipe.Close()
+		return
+	}
+	_ = pipe.SetReadDeadline(time.Time{})
+	go func() {
+		_, _ = io.Copy(io.Discard, pipe)
+		_ = pipe.Close()
+		s.discarded.Add(-1)
+	}()
 }
 
 // start starts the process that a request describes.
@@ -127,7 +150,7 @@ func (s *Server) spawn(p *process, path string, request guestapi.Process) error 
 		return err
 	}
 	defer closeCgroup()
-	closeFiles, err := p.connect(attr, request.InputFD)
+	closeFiles, err := p.connect(attr, request)
 	if err != nil {
 		return err
 	}
@@ -156,7 +179,7 @@ func attributes(request guestapi.Process) *os.ProcAttr {
 // connect opens the process's files: nothing to read, pipes to write to, and
 // the descriptors of guestapi.Process.InputFD. The process's ends, in attr, are
 // closed by closeFiles.
-func (p *process) connect(attr *os.ProcAttr, inputFD bool) (closeFiles func(), err error) {
+func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFiles func(), err error) {
 	closeFiles = func() {
 		for _, f := range attr.Files {
 			_ = f.Close()
@@ -179,7 +202,13 @@ func (p *process) connect(attr *os.ProcAttr, inputFD bool) (closeFiles func(), e
 	if err := p.pipeFrom(attr, &p.stderr); err != nil {
 		return nil, err
 	}
-	if !inputFD {
+	// Its user can open /dev/stdout and /dev/stderr, which many programs log to.
+	for _, output := range attr.Files[1:] {
+		if err := output.Chown(int(request.UID), int(request.GID)); err != nil {
+			return nil, err
+		}
+	}
+	if !request.InputFD {
 		return closeFiles, nil
 	}
 
