@@ -25,6 +25,7 @@ type member struct {
 	root      rootFS     // found or pulled
 	address   netip.Addr // on the job's network
 	container *container // once its guest runs
+	service   *service   // once it can be used, if it is one
 }
 
 // containerSpec is a container as a workflow asks for it, with Docker's words

@@ -97,6 +97,12 @@ func (j *job) startMembers(ctx context.Context, members []*member, report report
 		return err
 	}
 
+	for _, m := range members {
+		if m.service != nil {
+			m.service.reportEnd(m.spec.Image, report)
+		}
+	}
+
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, m := range members {

@@ -49,6 +49,7 @@ func (j *job) startService(ctx context.Context, m *member, report reporter) erro
 	if err := s.await(ctx, m, report); err != nil {
 		return fmt.Errorf("cannot start service %s: %w%s", m.spec.Image, err, s.lastWords())
 	}
+	m.service = s
 	return nil
 }
 
@@ -109,9 +110,8 @@ func (s *service) lastWords() string {
 	return "; its last output:\n" + text
 }
 
-// settleTime is how long a service without a health check has to stay up once its
-// process runs, for its end to be reported: many programs refuse a wrong command line
-// within that.
+// settleTime is how long a service without a health check is waited for once its process
+// runs: many programs refuse a wrong command line within that.
 const settleTime = 20 * time.Millisecond
 
 // await waits until a service can be used.
@@ -128,7 +128,10 @@ func (s *service) await(ctx context.Context, m *member, report reporter) error {
 	}
 	select {
 	case <-s.ended.Done():
-		return s.explainEnd(m.spec.Image, report)
+		if cause := context.Cause(s.ended); !errors.As(cause, new(exitError)) {
+			return cause
+		}
+		return nil // see reportEnd
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-time.After(settleTime):
@@ -136,22 +139,20 @@ func (s *service) await(ctx context.Context, m *member, report reporter) error {
 	}
 }
 
-// explainEnd reports a service that has ended already. As with Docker, the job goes on:
-// some services do their work once. One that fails is a warning of the job.
-func (s *service) explainEnd(image string, report reporter) error {
+// reportEnd reports a service that has ended before the job's steps begin. As with
+// Docker, the job goes on: some services do their work once. One that fails is a
+// warning of the job.
+func (s *service) reportEnd(image string, report reporter) {
 	var exit exitError
-	cause := context.Cause(s.ended)
-	if !errors.As(cause, &exit) {
-		return cause
+	if !errors.As(context.Cause(s.ended), &exit) {
+		return
 	}
-
 	text := fmt.Sprintf("service %s does not run any more: %v%s", image, exit, s.lastWords())
 	if exit.status == 0 {
 		report("%s", text)
 	} else {
 		report("::warning::%s", escapeData(text))
 	}
-	return nil
 }
 
 // escapeData writes a message so that a workflow command holds it in one line

@@ -522,6 +522,31 @@ func (l *lab) healthJob(s *shelf) {
 			l.Errorf("%s: the job went on", test.summary)
 		}
 	}
+	l.goingOn(s)
+}
+
+// goingOn has rows V08, V12, V13 and V49: a health check without a shell, services that
+// end, and the health of the job's own container, for which all wait.
+func (l *lab) goingOn(s *shelf) {
+	r := l.job(miniworker.Job{Name: "goes-on",
+		Container: &miniworker.Container{Image: s.debian, Options: "--health-cmd 'sleep 0.5; test -e /etc/debian_version'"},
+		Services: []miniworker.Container{
+			{Image: s.distroless},
+			{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo seeded'"},
+			{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo no such table >&2; exit 3'"},
+		},
+		Steps: []miniworker.Step{{Name: "run", Run: "echo ran"}}})
+	l.said(r, map[string]string{"run": "ran"})
+	said := printed(r.Step("Initialize containers"))
+	for _, want := range []string{
+		"service " + s.distroless + " is healthy after ", "the job's container is healthy after ",
+		"service " + s.alpine + " does not run any more: it ended with status 0; its last output:\nseeded",
+		"::warning::service " + s.alpine + " does not run any more: it ended with status 3; its last output:%0Ano such table",
+	} {
+		if !strings.Contains(said, want) {
+			l.Errorf("no %q in\n%s", want, said)
+		}
+	}
 }
 
 // registryJob: images that need credentials.

@@ -15,7 +15,7 @@ import (
 // shelf is a registry with the names of its images.
 type shelf struct {
 	*registry.Registry
-	debian, private, nonRoot, alpine, scratch, healthy string
+	debian, private, nonRoot, alpine, scratch, healthy, distroless string
 }
 
 // newShelf starts a registry in the lab's network and fills it.
@@ -58,6 +58,11 @@ func (l *lab) fillShelf(
 	s.alpine = push("alpine:3.22", alpine, err)
 	scratch, err := registry.Scratch(l.Context(), dir)
 	s.scratch = push("tools/app:1", scratch, err)
+	distroless, err := registry.Derive(scratch, func(c *v1.Config) {
+		c.Cmd = []string{"serve", "80"}
+		c.Healthcheck = &v1.HealthConfig{Test: []string{"CMD", "/app", "exit", "0"}}
+	})
+	s.distroless = push("distroless:1", distroless, err)
 	healthy, err := registry.Derive(alpine, func(c *v1.Config) {
 		c.Cmd = []string{"/bin/sh", "-c", "sleep 0.5; touch /tmp/up; exec sleep 1000"}
 		c.Healthcheck = &v1.HealthConfig{Test: []string{"CMD-SHELL", "test -e /tmp/up"}}

@@ -71,6 +71,7 @@ func (l *lab) furtherOptions(s *shelf) {
 	l.noticesOf(r.Step("Initialize containers"), "--restart always has no effect", "--cap-add ALL adds",
 		"--cap-add SYS_TIME has no effect", "--ipc host has no effect", "seccomp=unconfined has no effect")
 
+	l.outputJob(s)
 	l.readOnlyJob(s)
 	l.gatewayJob(s)
 }
@@ -84,6 +85,21 @@ func (l *lab) noticesOf(step miniworker.StepResult, notices ...string) {
 			l.Errorf("no %q in\n%s", notice, said)
 		}
 	}
+}
+
+// outputJob has rows S31 and X4: a user opens its output by name, and a server that a step
+// leaves running logs for nobody.
+func (l *lab) outputJob(s *shelf) {
+	const serve = `python3 -m http.server --directory /etc/apt 8000 & until curl -so /dev/null localhost:8000; do ` +
+		`sleep 0.1; done`
+	r := l.job(miniworker.Job{Name: "output", Container: &miniworker.Container{Image: s.debian, Options: "--user 1001"},
+		Steps: []miniworker.Step{
+			{Name: "stdout", Run: "echo one >/dev/stdout"},
+			{Name: "stderr", Run: "echo two | tee /dev/stderr >/dev/null"},
+			{Name: "serve", Shell: "bash", Run: serve},
+			{Name: "ask", Run: "for i in 1 2 3; do curl -fsS -o /dev/null localhost:8000 && echo $i; done"},
+		}})
+	l.said(r, map[string]string{"stdout": "one", "stderr": "two", "ask": "1\n2\n3"})
 }
 
 // readOnlyJob has row O059, and the limit of open files without an option.
