@@ -44,7 +44,8 @@ func (u UKI) Failed() bool { return u.Counted && u.Left == 0 }
 var ukiName = regexp.MustCompile(`^([^+]+?)(?:\+(\d{1,9})(?:-\d{1,9})?)?\.efi$`)
 
 // UKIs returns those of appliances in the order of their names. Other files are
-// left out.
+// left out, and so are empty ones, as a power cut leaves of a file that is being
+// renamed: neither does the boot loader see them.
 func (e *ESP) UKIs() ([]UKI, error) {
 	files, err := os.ReadDir(e.path())
 	if errors.Is(err, os.ErrNotExist) {
@@ -66,6 +67,9 @@ func (e *ESP) UKIs() ([]UKI, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read ESP: %w", err)
 		}
+		if info.Size() == 0 {
+			continue
+		}
 
 		u := UKI{Version: m[1], Counted: m[2] != "", Size: info.Size(), name: f.Name()}
 		if u.Counted {
@@ -74,6 +78,11 @@ func (e *ESP) UKIs() ([]UKI, error) {
 		list = append(list, u)
 	}
 	return list, nil
+}
+
+func isEmpty(f os.DirEntry) bool {
+	info, err := f.Info()
+	return err == nil && info.Size() == 0
 }
 
 func (e *ESP) path(name ...string) string {
@@ -102,7 +111,7 @@ func (e *ESP) Keep(version string) error {
 		rest, ours := strings.CutPrefix(strings.TrimPrefix(f.Name(), "."), prefix)
 		m := ukiName.FindStringSubmatch(rest)
 		temporary := strings.HasPrefix(f.Name(), ".") && strings.HasSuffix(rest, ".tmp")
-		if !ours || m == nil && !temporary || m != nil && m[1] == version {
+		if !ours || m == nil && !temporary || m != nil && m[1] == version && !isEmpty(f) {
 			continue
 		}
 		if err := os.Remove(e.path(f.Name())); err != nil {
@@ -132,10 +141,28 @@ func (e *ESP) Install(version string, tries int, uki io.Reader, want [sha256.Siz
 	if err := checkReadBack(f.File, want); err != nil {
 		return err
 	}
-	if err := f.Commit(); err != nil {
+	if err := e.rename(filepath.Base(f.Name()), layout.UKIName(version, tries)); err != nil {
 		return err
 	}
 	return e.sync()
+}
+
+// rename renames a UKI. The kernel enters a file of FAT under its new name as an
+// empty one first, and knows its content again when it writes the file's own
+// metadata: fsync(2) of the file has it do so, that of the directory has not.
+func (e *ESP) rename(from, to string) error {
+	f, err := os.Open(e.path(from))
+	if err != nil {
+		return fmt.Errorf("cannot rename UKI: %w", err)
+	}
+	defer f.Close()
+	if err := os.Rename(e.path(from), e.path(to)); err != nil {
+		return fmt.Errorf("cannot rename UKI: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("cannot rename UKI: %w", err)
+	}
+	return nil
 }
 
 // checkReadBack reads a file from its disk and compares its hash.
@@ -167,15 +194,16 @@ func (e *ESP) GiveUp(version string) error {
 		if u.Version != version || u.Failed() {
 			continue
 		}
-		if err := os.Rename(e.path(u.name), e.path(layout.UKIName(version, 0))); err != nil {
-			return fmt.Errorf("cannot rename UKI: %w", err)
+		if err := e.rename(u.name, layout.UKIName(version, 0)); err != nil {
+			return err
 		}
 	}
 	return e.sync()
 }
 
-// sync makes all of the ESP durable, syncfs(2): FAT keeps names and clusters
-// apart from files.
+// sync makes all of the ESP durable: FAT keeps names and clusters apart from files.
+// syncfs(2) writes them all, and the directory's fsync(2) has the disk keep them:
+// that of FAT flushes its cache, syncfs does not.
 func (e *ESP) sync() error {
 	dir, err := os.Open(e.path())
 	if err != nil {
@@ -183,6 +211,9 @@ func (e *ESP) sync() error {
 	}
 	defer dir.Close()
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return fmt.Errorf("cannot sync ESP: %w", err)
+	}
+	if err := dir.Sync(); err != nil {
 		return fmt.Errorf("cannot sync ESP: %w", err)
 	}
 	return nil

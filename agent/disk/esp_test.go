@@ -41,9 +41,20 @@ func names(t *testing.T, e *ESP) []string {
 	return names
 }
 
+// empty empties files of an ESP, as a power cut leaves what is being renamed.
+func empty(t *testing.T, e *ESP, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.Truncate(e.path(name), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestUKIs(t *testing.T) {
 	e := newESP(t, "runner_1.0.0.efi", "runner_1.1.0+2-1.efi", "runner_1.2.0+0-3.efi", "runner_1.3.0+3.efi",
-		"other_1.0.0.efi", "runner_1.4.0.efi.old", ".runner_1.5.0+3.efi.1.tmp", "runner_+3.efi")
+		"other_1.0.0.efi", "runner_1.4.0.efi.old", ".runner_1.5.0+3.efi.1.tmp", "runner_+3.efi", "runner_1.6.0+3.efi")
+	empty(t, e, "runner_1.6.0+3.efi")
 	list, err := e.UKIs()
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +75,8 @@ func TestUKIs(t *testing.T) {
 
 func TestKeep(t *testing.T) {
 	e := newESP(t, "runner_1.0.0.efi", "runner_0.9.0+0-3.efi", "runner_1.0.0-rc1.efi", "other.efi",
-		".runner_1.5.0+3.efi.1.tmp")
+		".runner_1.5.0+3.efi.1.tmp", "runner_1.0.0+0.efi", "runner_1.1.0+3.efi")
+	empty(t, e, "runner_1.0.0+0.efi", "runner_1.1.0+3.efi")
 	if err := e.Keep("1.0.0"); err != nil {
 		t.Fatal(err)
 	}
