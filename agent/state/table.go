@@ -60,6 +60,8 @@ func ofAgent() []Entry {
 		{Paths: []string{machineID}, Content: "machine id, which the initrd copies to `/etc`; a reset makes another",
 			Reset: Kept},
 		{Paths: []string{hostKey, hostKey + ".pub"}, Content: "ssh host key", Reset: Removed},
+		{Paths: []string{hostKey + ".tmp", hostKey + ".tmp.pub"}, Content: "an ssh host key that is being made",
+			Reset: Removed, Rare: "for a moment of the first boot"},
 		{Paths: []string{layout.State + "/home", layout.Work}, Content: "home and work directory of jobs", Reset: Removed},
 		{Paths: []string{layout.Jobs}, Content: "what guests write", Reset: Removed},
 		{Paths: []string{layout.State + "/root"}, Content: "root directory of `runner.service`", Reset: Removed},
