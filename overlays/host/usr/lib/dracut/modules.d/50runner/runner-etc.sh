@@ -32,3 +32,13 @@ chmod 0444 "$etc/machine-id"
 # cloud-init remembers which host name it wrote to /etc, and would not write it
 # again into the new /etc.
 rm -f /sysroot/var/lib/cloud/data/set-hostname /sysroot/var/lib/cloud/data/previous-hostname
+
+# A power cut during the first boot leaves cloud-init with notes of what it has done
+# and with empty files: it would fail at every boot, and config.env would stay empty.
+# Until it has marked its work as durable, each boot is the first
+# (cloud-init-network.service.d/50-runner.conf).
+if [ ! -e /sysroot/var/lib/cloud/seed-applied ]; then
+    for dir in data instance instances sem; do
+        rm -rf "/sysroot/var/lib/cloud/$dir"
+    done
+fi
