@@ -39,9 +39,9 @@ type Checker struct {
 
 // result is that of an earlier check of the same content.
 type result struct {
-	key   string
-	found bool
-	err   error
+	key    string
+	report Report
+	err    error
 }
 
 // Report is what is on a disk.
@@ -52,6 +52,11 @@ type Report struct {
 	Backup bool
 	// Registered is set if the appliance has the marker of a registration.
 	Registered bool
+	// Unwritten is set if config.env is empty: cloud-init has to write it again.
+	Unwritten bool
+	// Empty is the number of UKIs on the ESP without content, as a power cut leaves of
+	// one that is being renamed.
+	Empty int
 }
 
 // ESP returns where the ESP of an image lies, in bytes.
@@ -97,7 +102,7 @@ func (c *Checker) Check(ctx context.Context, file *os.File, cut *Cut) (Report, e
 	if parts, err = c.find(table); err != nil {
 		return r, err
 	}
-	entry, err := c.checkESP(io.NewSectionReader(file, parts.esp.offset, parts.esp.size))
+	entry, err := c.checkESP(io.NewSectionReader(file, parts.esp.offset, parts.esp.size), &r)
 	if err != nil {
 		return r, err
 	}
@@ -106,9 +111,10 @@ func (c *Checker) Check(ctx context.Context, file *os.File, cut *Cut) (Report, e
 	if err := c.checkSlot(file, cut, table, entry); err != nil {
 		return r, fmt.Errorf("version %s would be started: %w", entry.version, err)
 	}
-	r.Registered, err = c.once("var", cut, func() (bool, error) {
+	inVar, err := c.once("var", cut, func() (Report, error) {
 		return c.checkVar(ctx, file, parts.data)
 	}, parts.data)
+	r.Registered, r.Unwritten = inVar.Registered, inVar.Unwritten
 	return r, err
 }
 
@@ -149,7 +155,7 @@ func findPartition(table *gpt.Table, id string) (part, error) {
 
 // checkESP returns the entry that the boot loader chooses, if boot loader and entry
 // are whole.
-func (c *Checker) checkESP(esp io.ReaderAt) (bootEntry, error) {
+func (c *Checker) checkESP(esp io.ReaderAt, r *Report) (bootEntry, error) {
 	f, err := openFAT(esp)
 	if err != nil {
 		return bootEntry{}, err
@@ -161,6 +167,11 @@ func (c *Checker) checkESP(esp io.ReaderAt) (bootEntry, error) {
 	if err := c.checkLoader(f, files); err != nil {
 		return bootEntry{}, err
 	}
+	for _, file := range files {
+		if isUKI(file.path) && file.size == 0 {
+			r.Empty++
+		}
+	}
 	entry, ok := choose(entries)
 	if !ok {
 		return entry, errors.New("the ESP has no UKI")
@@ -171,6 +182,13 @@ func (c *Checker) checkESP(esp io.ReaderAt) (bootEntry, error) {
 	return entry, checkShared(files)
 }
 
+// isUKI reports whether the boot loader looks at a file of the ESP.
+func isUKI(path string) bool {
+	dir, name := filepath.Split(path)
+	return strings.EqualFold(dir, layout.UKIDir+"/") && strings.HasSuffix(strings.ToLower(name), ".efi") &&
+		!strings.HasPrefix(name, ".")
+}
+
 // readEntries returns the files of an ESP, and the UKIs that the boot loader shows.
 func readEntries(f *fat) ([]bootEntry, []fatFile, error) {
 	files, err := f.files()
@@ -179,16 +197,14 @@ func readEntries(f *fat) ([]bootEntry, []fatFile, error) {
 	}
 	var entries []bootEntry
 	for _, file := range files {
-		dir, name := filepath.Split(file.path)
-		if !strings.EqualFold(dir, layout.UKIDir+"/") || !strings.HasSuffix(strings.ToLower(name), ".efi") ||
-			strings.HasPrefix(name, ".") {
+		if !isUKI(file.path) {
 			continue
 		}
 		content, err := f.read(file)
 		if err != nil {
 			return nil, nil, fmt.Errorf("cannot read %s of the ESP: %w", file.path, err)
 		}
-		if entry, err := parseEntry(name, content); err == nil {
+		if entry, err := parseEntry(filepath.Base(file.path), content); err == nil {
 			entries = append(entries, entry) // the boot loader leaves others out too
 		}
 	}
@@ -233,7 +249,7 @@ func checkShared(files []fatFile) error {
 
 // once returns the result of a check, which runs unless it ran for the same content
 // of some parts of the disk before.
-func (c *Checker) once(name string, cut *Cut, check func() (bool, error), parts ...part) (bool, error) {
+func (c *Checker) once(name string, cut *Cut, check func() (Report, error), parts ...part) (Report, error) {
 	if c.results == nil {
 		c.results = map[string]result{}
 	}
@@ -244,10 +260,10 @@ func (c *Checker) once(name string, cut *Cut, check func() (bool, error), parts 
 	known, ok := c.results[name]
 	if !ok || known.key != key {
 		known = result{key: key}
-		known.found, known.err = check()
+		known.report, known.err = check()
 		c.results[name] = known
 	}
-	return known.found, known.err
+	return known.report, known.err
 }
 
 // checkSlot verifies the slot of an entry as the kernel does, and all of it.
@@ -262,12 +278,12 @@ func (c *Checker) checkSlot(file io.ReaderAt, cut *Cut, table *gpt.Table, entry 
 		return err
 	}
 
-	_, err = c.once("slot of "+entry.root.String(), cut, func() (bool, error) {
+	_, err = c.once("slot of "+entry.root.String(), cut, func() (Report, error) {
 		tree, err := verity.Read(io.NewSectionReader(file, hashes.offset, hashes.size), hashes.size, entry.root)
 		if err != nil {
-			return false, err
+			return Report{}, err
 		}
-		return true, checkBlocks(bufio.NewReaderSize(io.NewSectionReader(file, root.offset, root.size), 1<<20), tree)
+		return Report{}, checkBlocks(bufio.NewReaderSize(io.NewSectionReader(file, root.offset, root.size), 1<<20), tree)
 	}, root, hashes)
 	return err
 }
@@ -296,6 +312,7 @@ const (
 	varRSA        = "/lib/runner/actions-runner/.credentials_rsaparams"
 	varCredential = "/lib/runner/actions-runner/.credentials"
 	varUpgrade    = "/lib/runner/upgrade/state.json"
+	varSeed       = "/lib/cloud/seed-applied"
 )
 
 // identityFiles are the paths in /var of what makes an appliance the one it is.
@@ -304,19 +321,21 @@ func identityFiles() []string {
 }
 
 // checkVar repairs a copy of the var file system as the initrd does, and looks at
-// what is in it. It reports whether the appliance is registered.
-func (c *Checker) checkVar(ctx context.Context, file *os.File, p part) (bool, error) {
+// what is in it.
+func (c *Checker) checkVar(ctx context.Context, file *os.File, p part) (r Report, err error) {
 	files, err := readVar(ctx, file, p, c.Dir)
 	if err != nil {
-		return false, err
+		return r, err
 	}
 	for path, want := range c.Identity {
 		if !bytes.Equal(files[path], want) {
-			return false, fmt.Errorf("/var%s has %d bytes and is not what it was", path, len(files[path]))
+			return r, fmt.Errorf("/var%s has %d bytes and is not what it was", path, len(files[path]))
 		}
 	}
-	_, registered := files[varMarker]
-	return registered, checkWhole(files)
+	_, r.Registered = files[varMarker]
+	config, ok := files[varConfig]
+	r.Unwritten = ok && len(config) == 0
+	return r, checkWhole(files)
 }
 
 // checkWhole asserts that nothing is half there that is made only once.
@@ -332,6 +351,9 @@ func checkWhole(files map[string][]byte) error {
 		return fmt.Errorf("the state of upgrades is %q", state)
 	}
 
+	if _, ok := files[varSeed]; ok && len(files[varConfig]) == 0 {
+		return errors.New("cloud-init has applied the seed, and config.env is empty")
+	}
 	if _, ok := files[varMarker]; !ok {
 		return nil
 	}
@@ -340,8 +362,8 @@ func checkWhole(files map[string][]byte) error {
 			return fmt.Errorf("the appliance is registered, and /var%s is %.40q", path, files[path])
 		}
 	}
-	if len(files[varConfig]) == 0 {
-		return errors.New("the appliance is registered, and has no config.env")
+	if _, ok := files[varSeed]; !ok {
+		return errors.New("the appliance is registered, and cloud-init would begin anew")
 	}
 	return nil
 }
@@ -358,6 +380,7 @@ func (c *Checker) ReadIdentity(ctx context.Context, file *os.File) (map[string][
 	}
 	files, err := readVar(ctx, file, parts.data, c.Dir)
 	delete(files, varUpgrade)
+	delete(files, varSeed)
 	return files, err
 }
 
@@ -385,7 +408,7 @@ func readVar(ctx context.Context, disk *os.File, p part, tmp string) (map[string
 	}
 
 	var commands strings.Builder
-	paths := append(identityFiles(), varUpgrade)
+	paths := append(identityFiles(), varUpgrade, varSeed)
 	for i, path := range paths {
 		fmt.Fprintf(&commands, "dump %s %s/%d\n", path, dir, i)
 	}

@@ -122,7 +122,7 @@ func TestFAT(t *testing.T) {
 func TestCheckWhole(t *testing.T) {
 	const id = "0123456789abcdef0123456789abcdef\n"
 	good := map[string]string{varMachineID: id, varMarker: "{}", varRunner: "\xef\xbb\xbf{}", varRSA: "{}",
-		varCredential: "{}", varConfig: "A=b\n", varHostKey: "x\n-----END OPENSSH PRIVATE KEY-----\n"}
+		varCredential: "{}", varConfig: "A=b\n", varSeed: "", varHostKey: "x\n-----END OPENSSH PRIVATE KEY-----\n"}
 	for _, test := range []struct {
 		summary, path, content, want string
 	}{
@@ -132,7 +132,7 @@ func TestCheckWhole(t *testing.T) {
 		{summary: "half a state", path: varUpgrade, content: "{", want: `the state of upgrades is "{"`},
 		{summary: "empty registration", path: varRSA,
 			want: `the appliance is registered, and /var/lib/runner/actions-runner/.credentials_rsaparams is ""`},
-		{summary: "no config.env", path: varConfig, want: "the appliance is registered, and has no config.env"},
+		{summary: "no config.env", path: varConfig, want: "cloud-init has applied the seed, and config.env is empty"},
 	} {
 		t.Run(test.summary, func(t *testing.T) {
 			files := map[string][]byte{}

@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/mkappliance/mkappliance/ci/nbd"
 )
@@ -34,6 +35,8 @@ type Entry struct {
 	Answered int64
 	// Note is what the owner of the log noted at that time.
 	Note int `json:",omitempty"`
+	// Time is when the request was carried out, in milliseconds since 1970.
+	Time int64 `json:",omitempty"`
 	// Data is where the content of a Write lies in the log's file, in bytes.
 	Data int64 `json:",omitempty"`
 }
@@ -176,7 +179,8 @@ func (r *Recorder) ReadAt(p []byte, offset int64) (int, error) { return r.disk.R
 
 // Apply implements nbd.Device.
 func (r *Recorder) Apply(q nbd.Request) error {
-	e := Entry{Kind: q.Kind, Offset: q.Offset, Length: q.Length, FUA: q.FUA, Answered: q.Answered, Note: r.note()}
+	e := Entry{Kind: q.Kind, Offset: q.Offset, Length: q.Length, FUA: q.FUA, Answered: q.Answered, Note: r.note(),
+		Time: time.Now().UnixMilli()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if q.Kind == nbd.Write {

@@ -25,7 +25,10 @@ var (
 	samples = flag.Int("power.samples", 20, "how many disks of each phase are booted")
 	tails   = flag.Int("power.tails", 2, "how many disks are made of each flush")
 	seed    = flag.Uint64("power.seed", 1, "decides which changes a cut loses, and which disks are booted")
-	keep    = flag.String("power.recording", "", "keep the recorded appliance in this directory, or use the one there")
+	only    = flag.Int("power.at", -1, "boot the disk of the cut after this flush alone")
+	// Machines are slow under software emulation beside other work.
+	patience = flag.Duration("power.patience", 15*time.Minute, "how long a machine may take to come online")
+	keep     = flag.String("power.recording", "", "keep the recorded appliance in this directory, or use the one there")
 )
 
 // TestPowerCuts records an appliance from its first boot to the end of an upgrade,
@@ -41,11 +44,9 @@ func TestPowerCuts(t *testing.T) {
 	}
 	r := openRecording(t, dir, updates)
 
-	base := suite{recording: r, updates: updates, ukis: knownUKIs(t, updates)}
-	first, second := base, base
-	first.from, first.end = 0, r.Online
-	first.started = true
-	second.from, second.end, second.upgrading = r.Started, r.Done, true
+	ukis := knownUKIs(t, updates)
+	first := &suite{recording: r, updates: updates, ukis: ukis, end: r.Online}
+	second := &suite{recording: r, updates: updates, ukis: ukis, from: r.Started, end: r.Done, upgrading: true}
 
 	t.Run("FirstBoot", first.check)
 	t.Run("Upgrade", second.check)
@@ -78,13 +79,16 @@ type suite struct {
 	*recording
 	updates   string
 	ukis      [][sha256.Size]byte
-	from, end int
-	started   bool
+	from, end int // in the log
 	upgrading bool
+
+	// hard are the flushes after which a cut has left something to repair: they are
+	// booted first.
+	hard []int
 }
 
 // replay returns a replay of the log and what looks at its disks.
-func (s suite) replay(t *testing.T, log *powercut.Log) (*powercut.Replay, *powercut.Checker) {
+func (s *suite) replay(t *testing.T, log *powercut.Log) (*powercut.Replay, *powercut.Checker) {
 	t.Helper()
 	dir := t.TempDir()
 	disk := copyDisk(t, filepath.Join(s.updates, "old.img"), filepath.Join(dir, "disk.img"))
@@ -97,12 +101,12 @@ func (s suite) replay(t *testing.T, log *powercut.Log) (*powercut.Replay, *power
 }
 
 // barriers returns the flushes of the phase.
-func (s suite) barriers(log *powercut.Log) []int {
+func (s *suite) barriers(log *powercut.Log) []int {
 	return slices.DeleteFunc(log.Barriers(), func(at int) bool { return at < s.from || at >= s.end })
 }
 
 // identity has the checker demand what is on the disk at the start of an upgrade.
-func (s suite) identity(t *testing.T, replay *powercut.Replay, checker *powercut.Checker, first int) {
+func (s *suite) identity(t *testing.T, replay *powercut.Replay, checker *powercut.Checker, first int) {
 	t.Helper()
 	if !s.upgrading {
 		return
@@ -120,13 +124,13 @@ func (s suite) identity(t *testing.T, replay *powercut.Replay, checker *powercut
 }
 
 // check looks at the disk of a cut after every flush.
-func (s suite) check(t *testing.T) {
+func (s *suite) check(t *testing.T) {
 	start := time.Now()
 	replay, checker := s.replay(t, s.log)
 	barriers := s.barriers(s.log)
 	s.identity(t, replay, checker, barriers[0])
 
-	versions, cuts, backups := map[string]int{}, 0, 0
+	seen := &tally{versions: map[string]int{}}
 	for _, barrier := range barriers {
 		for tail := range *tails {
 			cut, err := replay.Cut(barrier, *seed+uint64(tail))
@@ -137,19 +141,44 @@ func (s suite) check(t *testing.T) {
 			if err != nil {
 				t.Errorf("%v: %v", cut, err)
 			}
-			cuts++
-			versions[report.Version]++
-			if report.Backup {
-				backups++
+			seen.add(report)
+			if tail == 0 && (report.Backup || report.Unwritten || report.Empty > 0) {
+				s.hard = append(s.hard, barrier)
 			}
 		}
 	}
-	t.Logf("%d flushes, %d disks in %v: versions that boot %v, %d by the second copy of the partition table",
-		len(barriers), cuts, time.Since(start).Round(time.Second), versions, backups)
+	t.Logf("%d flushes, %v in %v", len(barriers), seen, time.Since(start).Round(time.Second))
+}
+
+// tally counts what is on disks.
+type tally struct {
+	disks, backups, unwritten, empty int
+	versions                         map[string]int
+}
+
+func (c *tally) add(r powercut.Report) {
+	c.disks++
+	c.versions[r.Version]++
+	c.backups += btoi(r.Backup)
+	c.unwritten += btoi(r.Unwritten)
+	c.empty += btoi(r.Empty > 0)
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// String describes c for messages.
+func (c *tally) String() string {
+	return fmt.Sprintf("%d disks: versions that boot %v, %d by the second copy of the partition table, "+
+		"%d with an empty config.env, %d with an empty UKI", c.disks, c.versions, c.backups, c.unwritten, c.empty)
 }
 
 // wrongOrder shows that the checks find an upgrade that writes the ESP first.
-func (s suite) wrongOrder(t *testing.T) {
+func (s *suite) wrongOrder(t *testing.T) {
 	image, err := os.Open(filepath.Join(s.updates, "old.img"))
 	if err != nil {
 		t.Fatal(err)
@@ -182,14 +211,9 @@ func (s suite) wrongOrder(t *testing.T) {
 }
 
 // boot starts an appliance from the disks of some cuts.
-func (s suite) boot(t *testing.T) {
+func (s *suite) boot(t *testing.T) {
 	replay, _ := s.replay(t, s.log)
-	barriers := s.barriers(s.log)
-	random := rand.New(rand.NewPCG(*seed, uint64(s.from)))
-	random.Shuffle(len(barriers), func(i, j int) { barriers[i], barriers[j] = barriers[j], barriers[i] })
-	chosen := barriers[:min(*samples, len(barriers))]
-	slices.Sort(chosen)
-
+	chosen := s.choose()
 	for i, barrier := range chosen {
 		t.Run(fmt.Sprintf("%02d", i), func(t *testing.T) {
 			cut, err := replay.Cut(barrier, *seed)
@@ -201,15 +225,36 @@ func (s suite) boot(t *testing.T) {
 				t.Fatal(err)
 			}
 			// A few go through the whole upgrade after it.
-			s.bootOne(t, cut, image, i%5 == 0)
+			s.bootOne(t, cut, image, i%5 == 0 || slices.Contains(s.hard, barrier))
 		})
 	}
 }
 
+// choose returns the flushes to boot after, some of them hard.
+func (s *suite) choose() []int {
+	barriers := s.barriers(s.log)
+	if *only >= 0 {
+		return slices.DeleteFunc(barriers, func(at int) bool { return at != *only })
+	}
+	random := rand.New(rand.NewPCG(*seed, uint64(s.from)))
+	for _, list := range [][]int{s.hard, barriers} {
+		random.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+	}
+
+	chosen := slices.Clone(s.hard[:min(*samples/4, len(s.hard))])
+	for _, barrier := range barriers {
+		if len(chosen) < *samples && !slices.Contains(chosen, barrier) {
+			chosen = append(chosen, barrier)
+		}
+	}
+	slices.Sort(chosen)
+	return chosen
+}
+
 // bootOne asserts that an appliance comes online from the disk of a cut, with the
 // registration it has, and that it can be upgraded.
-func (s suite) bootOne(t *testing.T, cut *powercut.Cut, image string, more bool) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+func (s *suite) bootOne(t *testing.T, cut *powercut.Cut, image string, more bool) {
+	ctx, cancel := context.WithTimeout(t.Context(), *patience)
 	defer cancel()
 	lab := newLab(t, filepath.Join(t.TempDir(), "lab"), image, appliance.Options{Seed: s.path("lab")})
 	lab.Channel = s.updates

@@ -34,10 +34,6 @@ func (r *recording) path(name string) string { return filepath.Join(r.dir, name)
 // diskSize is the size of the appliance's disk, in bytes.
 const diskSize = 8 << 30
 
-// patience bounds what a machine takes to come online, under software emulation
-// beside other work.
-const patience = 15 * time.Minute
-
 // openRecording returns the recording of a directory, which it makes unless it is
 // there.
 func openRecording(t *testing.T, dir, updates string) *recording {
@@ -63,7 +59,7 @@ func openRecording(t *testing.T, dir, updates string) *recording {
 
 func (r *recording) record(t *testing.T, updates string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), 2**patience)
 	defer cancel()
 	lab := newLab(t, r.path("lab"), "", appliance.Options{Disk: r.path("nbd")})
 	lab.Channel = updates
