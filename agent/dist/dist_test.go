@@ -229,10 +229,9 @@ func TestSelect(t *testing.T) {
 		{summary: "nothing known"},
 		{summary: "a copy nobody chose", copies: []string{"2.337.0"}},
 		{summary: "current", copies: []string{"2.337.0"}, state: &State{Current: "2.337.0"}, want: "2.337.0"},
-		{summary: "current is gone", state: &State{Current: "2.337.0"}, after: &State{}},
-		{summary: "the image has the same", copies: []string{baked}, state: &State{Current: baked}, after: &State{}},
-		{summary: "the image has a newer one", copies: []string{"2.335.1"}, state: &State{Current: "2.335.1"},
-			after: &State{}},
+		{summary: "current is gone", state: &State{Current: "2.337.0"}},
+		{summary: "the image has the same", copies: []string{baked}, state: &State{Current: baked}},
+		{summary: "the image has a newer one", copies: []string{"2.335.1"}, state: &State{Current: "2.335.1"}},
 		{summary: "trial", copies: []string{"2.337.0", "2.338.0"},
 			state: &State{Current: "2.337.0", Trial: &Trial{Version: "2.338.0", Starts: 4}}, want: "2.338.0",
 			after: &State{Current: "2.337.0", Trial: &Trial{Version: "2.338.0", Starts: 5}}},
@@ -302,8 +301,10 @@ func TestPrune(t *testing.T) {
 	for _, v := range []string{"2.335.0", baked, "2.337.0", "2.338.0", "2.339.0", "2.340.0"} {
 		addCopy(t, s, v)
 	}
-	if err := os.Mkdir(filepath.Join(s.Dir, ".2.341.0.12345"), 0o700); err != nil {
-		t.Fatal(err)
+	for _, left := range []string{".2.341.0.12345", ".old.2.334.0", ".old.2.335.0"} {
+		if err := os.MkdirAll(filepath.Join(s.Dir, left, "x"), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := s.point("2.337.0"); err != nil { // runs still
 		t.Fatal(err)

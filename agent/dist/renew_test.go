@@ -257,6 +257,16 @@ func TestNewImage(t *testing.T) {
 		if err := f.start(t.Context()); err != nil || f.running() != "2.339.0" {
 			t.Errorf("%s runs, %v", f.running(), err)
 		}
+
+		// That image is left for the one before.
+		r.Store.Version = baked
+		if err := f.start(t.Context()); err != nil || f.running() != "2.338.0" {
+			t.Errorf("after a rollback %s runs, %v", f.running(), err)
+		}
+		r.Store.Version = "2.339.0"
+		if err := f.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		time.Sleep(time.Hour)
 		o.newest = "2.339.0"
 		outcome, err := r.Renew(t.Context(), "")

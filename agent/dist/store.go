@@ -72,8 +72,7 @@ func (s *Store) Select(now time.Time) (string, error) {
 	return version, errors.Join(err, s.point(version))
 }
 
-// choose returns the version to start, counts a start of a trial, and drops from the
-// state what the image has made superfluous.
+// choose returns the version to start, and counts a start of a trial.
 func (s *Store) choose(state *State, now time.Time) string {
 	if t := state.Trial; t != nil {
 		switch {
@@ -87,10 +86,10 @@ func (s *Store) choose(state *State, now time.Time) string {
 		}
 	}
 
-	if !s.usable(state.Current) {
-		state.Current = ""
+	if s.usable(state.Current) {
+		return state.Current
 	}
-	return state.Current
+	return "" // an image that is newer may be left again
 }
 
 // point makes the link lead to a version.
@@ -128,9 +127,11 @@ func (s *Store) prune(state *State, keep ...string) error {
 	for _, e := range entries {
 		name := e.Name()
 		isCopy := versionPattern.MatchString(name)
-		old := isCopy && name != s.Active() && !(slices.Contains(keep, name) && s.usable(name))
-		left := !isCopy && name[0] == '.' && name != lockName
-		if old || left {
+		switch {
+		case isCopy && (name == s.Active() || slices.Contains(keep, name) && s.usable(name)):
+		case isCopy:
+			errs = errors.Join(errs, s.remove(name))
+		case name[0] == '.' && name != lockName:
 			errs = errors.Join(errs, os.RemoveAll(filepath.Join(s.Dir, name)))
 		}
 	}
@@ -138,6 +139,21 @@ func (s *Store) prune(state *State, keep ...string) error {
 		return c.Version != s.Version && !s.has(c.Version)
 	})
 	return errs
+}
+
+// remove removes a directory. A power cut leaves no copy that has lost files.
+func (s *Store) remove(name string) error {
+	path, hidden := filepath.Join(s.Dir, name), filepath.Join(s.Dir, ".old."+name)
+	if err := os.RemoveAll(hidden); err != nil {
+		return err
+	}
+	if err := os.Rename(path, hidden); err != nil {
+		return err
+	}
+	if err := atomicfile.SyncDir(s.Dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(hidden)
 }
 
 // add unpacks an archive as the copy of a version. A power cut leaves all of the copy

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"github.com/mkappliance/mkappliance/internal/cli"
 	"github.com/mkappliance/mkappliance/internal/layout"
 	"github.com/mkappliance/mkappliance/internal/osrelease"
+	"github.com/mkappliance/mkappliance/internal/release"
 )
 
 // statusTakesNoJobs is the exit status of a runner that is not online or busy.
@@ -173,7 +173,10 @@ func (o *statusOptions) addRunner(r *report, baked string, now time.Time) {
 		s = &dist.State{} // renew itself reports it
 	}
 	if r.RunnerVersion == "" {
-		r.RunnerVersion = cmp.Or(s.Current, baked)
+		r.RunnerVersion = baked
+		if release.Compare(s.Current, baked) > 0 {
+			r.RunnerVersion = s.Current
+		}
 	}
 
 	c := s.Copy(r.RunnerVersion)
