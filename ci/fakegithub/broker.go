@@ -49,10 +49,22 @@ func (s *Server) openSession(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, &in) {
 		return
 	}
+	agent, _ := in["agent"].(map[string]any)
+	version, _ := agent["version"].(string)
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	runner := s.caller(w, r)
 	if runner == nil {
+		return
+	}
+	switch status := s.refused[version]; status {
+	case 0:
+	case http.StatusForbidden:
+		writeJSON(w, status, tooOld(version))
+		return
+	default:
+		writeError(w, status, "No session for version "+version)
 		return
 	}
 	if runner.session != "" {
@@ -135,8 +147,7 @@ func (s *Server) takeMessage(runner *Runner, status, origin string) any {
 		case notFoundStatus:
 			return brokerError(protocol.RunnerNotFound, http.StatusNotFound, "Runner not found")
 		case tooOldStatus:
-			return brokerError(protocol.RunnerVersionTooOld, http.StatusForbidden,
-				"Runner version v"+runner.Version+" is deprecated and cannot receive messages.")
+			return tooOld(runner.Version)
 		}
 		return s.message(protocol.DoubleExit, code)
 	}
@@ -164,6 +175,19 @@ const (
 
 func brokerError(kind string, status int, message string) protocol.BrokerError {
 	return protocol.BrokerError{Source: "actions-broker-listener", ErrorKind: kind, StatusCode: status, Message: message}
+}
+
+func tooOld(version string) protocol.BrokerError {
+	return brokerError(protocol.RunnerVersionTooOld, http.StatusForbidden,
+		"Runner version v"+version+" is deprecated and cannot receive messages.")
+}
+
+// RefuseVersion opens no session for listeners of a version: 403 answers that it is
+// too old, another status that something is wrong; 0 lifts it.
+func (s *Server) RefuseVersion(version string, status int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[version] = status
 }
 
 // message returns a message with a body, which is JSON in JSON. The caller holds

@@ -84,6 +84,7 @@ type Server struct {
 	runners  map[int]*Runner
 	nextID   int
 	failures []Failure
+	refused  map[string]int // statuses of RefuseVersion
 	jobs     []*job
 	blobs    map[string]*blob
 	exits    []int // statuses ordered by ExitListener
@@ -96,7 +97,7 @@ func New(opt Options) *Server {
 		opt.PollTimeout = 50 * time.Second
 	}
 	s := &Server{opt: opt, mux: http.NewServeMux(), changed: make(chan struct{}),
-		runners: map[int]*Runner{}, nextID: 1, blobs: map[string]*blob{}}
+		runners: map[int]*Runner{}, nextID: 1, blobs: map[string]*blob{}, refused: map[string]int{}}
 	for _, r := range opt.Runners {
 		r.Status, r.session, r.access = "offline", "", map[string]bool{}
 		s.runners[r.ID] = &r
