@@ -54,7 +54,7 @@ The machine reaches nothing but the channel, so it does not register, and units
 that need a registration may fail. With --config-env it has this host's network,
 registers as config.env asks for, and must be online after each step.
 
-Neither OLD nor NEW is changed. Without KVM the test takes about 15 minutes. With
+Neither OLD nor NEW is changed. Without KVM the test takes 15 to 20 minutes. With
 --json the output is an object with the keys "image", "from", "to", "ok", "error",
 "phases" (objects with "phase" and "seconds"), "emulated", "installed" and "broken"
 (an object with "version", "boots" and "reason"). Those that do not apply are left
