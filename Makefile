@@ -1,7 +1,7 @@
 # make image   bake the default image and boot it in QEMU until it is registered
 # make test    everything CI runs: needs root
 # make check   lint and unit tests: needs neither root nor QEMU, and less than a minute once cached
-# make bench   guest start and step overhead against their peers
+# make bench   guests and steps against their peers, upgrades by missing blocks against whole ones
 # make lint    golangci-lint, ci/rules, shellcheck, dependencies
 # make         the programs and their manual pages, in bin/
 #
@@ -42,6 +42,7 @@ test: deps all lint
 
 bench: deps all
 	ci/bench/run
+	ci/bench/run-upgrade
 
 check:
 	ci/lint fast
