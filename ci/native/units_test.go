@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/mkappliance/mkappliance/ci/fakegithub"
 	"github.com/mkappliance/mkappliance/ci/miniworker"
+	"github.com/mkappliance/mkappliance/ci/stubrunner"
 )
 
 // machine is a container booted with systemd, in which the real units run.
@@ -78,6 +80,7 @@ func (a *appliance) makeUpper(base string) {
 	a.write("upper/etc/passwd", withoutRunner(passwd)+"runner:x:900:900::/var/lib/runner/home:/usr/sbin/nologin\n")
 	a.write("upper/etc/group", withoutRunner(group)+"runner:x:900:\n")
 	a.write("upper/etc/machine-id", "uninitialized\n")
+	a.write("upper/usr/lib/os-release", "ID=debian\nRUNNER_VERSION="+stubrunner.Version+"\n")
 	a.write("upper/var/lib/runner/etc/config.env", config)
 	a.write("upper/etc/systemd/system/runner-install.service.d/quick.conf", "[Service]\nRestartSec=1\n")
 	if err := os.Chmod(a.path("upper/var/lib/runner/etc/config.env"), 0o600); err != nil {
@@ -87,7 +90,8 @@ func (a *appliance) makeUpper(base string) {
 	const overlay = "../../overlays/host/"
 	for _, path := range []string{
 		"usr/lib/systemd/system/runner.service", "usr/lib/systemd/system/runner-install.service",
-		"usr/lib/systemd/system/runner-trust.service", "usr/lib/tmpfiles.d/runner.conf",
+		"usr/lib/systemd/system/runner-trust.service", "usr/lib/systemd/system/runner-renew.service",
+		"usr/lib/tmpfiles.d/runner.conf",
 	} {
 		data, err := os.ReadFile(overlay + path)
 		if err != nil {
@@ -213,6 +217,7 @@ func (m *machine) powerOff() {
 func TestUnits(t *testing.T) {
 	a := newAppliance(t)
 	a.githubDown()
+	a.addRunners("2.338.0", "2.339.0")
 	m := a.bootUnits()
 
 	// The first try fails, so runner.service is skipped.
@@ -270,6 +275,52 @@ func TestUnits(t *testing.T) {
 	if journal := m.run("journalctl", "--no-pager"); strings.Contains(journal, token) ||
 		!strings.Contains(journal, "registered as rack-4") {
 		t.Error("the journal holds the token, or is not there")
+	}
+
+	m.renew(a)
+}
+
+// addRunners makes a channel with newer actions runners in the container.
+func (a *appliance) addRunners(versions ...string) {
+	a.t.Helper()
+	if err := os.MkdirAll(a.path("upper/channel"), 0o755); err != nil {
+		a.t.Fatal(err)
+	}
+	key, err := stubrunner.BuildChannel(a.t.Context(), a.path("upper/channel"), versions...)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	text, err := key.MarshalText()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.write("upper/channel/test.pub", string(text))
+}
+
+// renew replaces an actions runner that GitHub no longer serves. The version after that
+// is refused, so that this one comes back, also at the next start.
+func (m *machine) renew(a *appliance) {
+	m.t.Helper()
+	const renew = "runner-agent renew --keys /channel --source /channel "
+	if got := m.run("sh", "-c", renew+"--to 2.338.0; echo $?"); !strings.HasSuffix(got,
+		"\nthe runner is online with actions runner 2.338.0\n0") {
+		m.t.Fatalf("renew prints\n%s\n%s", got, m.run("journalctl", "--no-pager", "-o", "cat", "-u", "runner*"))
+	}
+
+	a.github.RefuseVersion("2.339.0", http.StatusForbidden)
+	if got := m.run("sh", "-c", renew+"; echo $?"); !strings.HasSuffix(got,
+		"actions runner 2.339.0 does not run: GitHub does not serve it\n1") {
+		m.t.Errorf("renew prints\n%s", got)
+	}
+	m.run("systemctl", "restart", "runner.service")
+	m.wait("online with 2.338.0", "sh", "-c", "runner-agent status --json | "+
+		`sed -n 's/.*"state":"\([a-z]*\)".*"runner_version":"\([0-9.]*\)".*/\1 with \2/p'`)
+	if got := m.run("runner-agent", "status"); !strings.Contains(got, "2.339.0 failed, noted ") {
+		m.t.Errorf("the status is\n%s", got)
+	}
+	mounts := m.run("sh", "-c", "grep actions-runner /proc/$(systemctl show --value -p MainPID runner.service)/mountinfo")
+	if strings.Count(mounts, "/var/lib/runner/dist/2.338.0/") != 2 {
+		m.t.Errorf("bin and externals are not those of the version:\n%s", mounts)
 	}
 }
 
