@@ -39,7 +39,7 @@ func (l *lab) furtherOptions(s *shelf) {
 		},
 		{"O078", "--restart always", "", ""},
 		{"O081", "-it", "", ""},
-		{"O088", "--group-add 1234 --group-add adm", "id -G", "0 1234 4"},
+		{"O088", "--group-add 1234 --group-add adm", "id -G", "0 4 1234"},
 		{"O100", "--tmpfs /tmpfs:rw,exec,uid=1000,gid=1000", "stat -c %u:%g /tmpfs", "1000:1000"},
 		{"S41", "", "mkdir /new && echo written", "written"},
 	}
@@ -87,19 +87,17 @@ func (l *lab) noticesOf(step miniworker.StepResult, notices ...string) {
 	}
 }
 
-// outputJob has rows S31 and X4: a user opens its output by name, and a server that a step
-// leaves running logs for nobody.
+// outputJob has rows S31 and X4: a user opens its output by name, and a program that a
+// step leaves running logs for nobody.
 func (l *lab) outputJob(s *shelf) {
-	const serve = `python3 -m http.server --directory /etc/apt 8000 & until curl -so /dev/null localhost:8000; do ` +
-		`sleep 0.1; done`
 	r := l.job(miniworker.Job{Name: "output", Container: &miniworker.Container{Image: s.debian, Options: "--user 1001"},
 		Steps: []miniworker.Step{
 			{Name: "stdout", Run: "echo one >/dev/stdout"},
 			{Name: "stderr", Run: "echo two | tee /dev/stderr >/dev/null"},
-			{Name: "serve", Shell: "bash", Run: serve},
-			{Name: "ask", Run: "for i in 1 2 3; do curl -fsS -o /dev/null localhost:8000 && echo $i; done"},
+			{Name: "start", Run: "(for i in 1 2 3 4 5 6 7 8 9; do sleep 0.1; echo line; done; echo written >/tmp/done) &"},
+			{Name: "ask", Run: "for i in $(seq 100); do test ! -e /tmp/done || break; sleep 0.1; done; cat /tmp/done"},
 		}})
-	l.said(r, map[string]string{"stdout": "one", "stderr": "two", "ask": "1\n2\n3"})
+	l.said(r, map[string]string{"stdout": "one", "stderr": "two", "ask": "written"})
 }
 
 // readOnlyJob has row O059, and the limit of open files without an option.
