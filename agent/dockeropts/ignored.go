@@ -24,7 +24,6 @@ func (o *Options) ignored() map[string]func(value string) error {
 		"--log-driver":         ignore,
 		"--log-opt":            ignore,
 		"--memory-reservation": o.setMemoryReservation,
-		"--memory-swap":        o.setMemorySwap,
 		"--memory-swappiness": o.noted(
 			"option --memory-swappiness has no effect: a guest with a memory limit does not swap",
 		),
@@ -137,12 +136,20 @@ func (o *Options) setNamespace(name, instead string, values ...string) func(stri
 }
 
 // setMemorySwap takes the sum of memory and swap, or -1.
-func (o *Options) setMemorySwap(value string) error {
-	if _, ok := parseSize(value); !ok && value != "-1" {
+func (p *parser) setMemorySwap(value string) error {
+	n, ok := parseSize(value)
+	if !ok && value != "-1" {
 		return fmt.Errorf("%.80q is neither a size nor -1; write for example 2g", value)
 	}
-	o.notice("option --memory-swap has no effect: a guest with a memory limit does not swap")
+	p.memorySwap = &n
 	return nil
+}
+
+// applyMemorySwap has nothing to say of a sum that leaves no swap.
+func (p *parser) applyMemorySwap() {
+	if p.memorySwap != nil && (*p.memorySwap == 0 || *p.memorySwap != p.Memory) {
+		p.notice("option --memory-swap has no effect: a guest with a memory limit does not swap")
+	}
 }
 
 func (o *Options) setMemoryReservation(value string) error {

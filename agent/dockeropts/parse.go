@@ -40,6 +40,7 @@ func Parse(line string) (Options, error) {
 	if err := p.applyQuota(); err != nil {
 		return Options{}, err
 	}
+	p.applyMemorySwap()
 	p.applyCapAdd()
 	return p.Options, nil
 }
@@ -47,8 +48,9 @@ func Parse(line string) (Options, error) {
 // parser holds options while some of their values still depend on others.
 type parser struct {
 	Options
-	cpuQuota, cpuPeriod int64 // microseconds; 0: not given
-	addAll              bool  // --cap-add ALL
+	cpuQuota, cpuPeriod int64  // microseconds; 0: not given
+	memorySwap          *int64 // --memory-swap in bytes
+	addAll              bool   // --cap-add ALL
 }
 
 // apply sets what an option asks for. It takes the option's value from rest if
@@ -218,6 +220,7 @@ func (p *parser) valued() map[string]func(value string) error {
 		"--health-timeout":        durationOf(&p.Health.Timeout),
 		"--hostname":              p.setHostname,
 		"--memory":                p.setMemory,
+		"--memory-swap":           p.setMemorySwap,
 		"--mount":                 p.addMount,
 		"--name":                  p.addAlias,
 		"--network-alias":         p.addAlias,

@@ -31,15 +31,16 @@ func TestParsePorts(t *testing.T) {
 		{text: "8080:80/TCP", want: []Port{{Host: 8080, Container: 80, Protocol: "tcp"}}},
 		{text: "1:65535", want: []Port{{Host: 1, Container: 65535, Protocol: "tcp"}}},
 
-		{text: "9000-9001", want: several("tcp", 0, 9000, 2)},
+		{text: "8000-8002:8000-8002", want: several("tcp", 8000, 8000, 3)}, // V27
+		{text: "9000-9001", want: several("tcp", 0, 9000, 2)},              // V28
 		{text: "8000-8002:80-82/udp", want: several("udp", 8000, 80, 3)},
 		{text: "80-80", want: several("tcp", 0, 80, 1)},
 		{text: "1-256", want: several("tcp", 0, 1, 256)},
 		{text: "65535-65535:65535", want: several("tcp", 65535, 65535, 1)},
 
-		{text: "127.0.0.1:8080:80", want: several("tcp", 8080, 80, 1)},
+		{text: "127.0.0.1:8080:80", want: several("tcp", 8080, 80, 1)}, // V25
 		{text: "127.0.0.1::80", want: several("tcp", 0, 80, 1)},
-		{text: "0.0.0.0:8080:80", want: several("tcp", 8080, 80, 1)},
+		{text: "0.0.0.0:8080:80", want: several("tcp", 8080, 80, 1)}, // V26
 		{text: "[::1]:8080:80/udp", want: several("udp", 8080, 80, 1)},
 		{text: "::1:8080:80", want: several("tcp", 8080, 80, 1)},
 		{text: "[::]:8000-8001:8000-8001", want: several("tcp", 8000, 8000, 2)},
