@@ -140,4 +140,5 @@ type Envelope struct {
 	Run       *RunRequest       `json:"run,omitempty"`
 	Reset     *struct{}         `json:"reset,omitempty"`
 	Worker    *WorkerRequest    `json:"worker,omitempty"`
+	Docker    *Docker           `json:"docker,omitempty"` // from a job's guest only
 }

@@ -35,6 +35,10 @@ type Process struct {
 	// a guest that boots, the process starts at once, and its input waits until the
 	// init system is ready.
 	InputFD bool `json:"input_fd,omitempty"`
+
+	// Stdin has the process read, as its standard input, what comes as wire.Stdin
+	// frames. Otherwise there is nothing to read. It excludes InputFD.
+	Stdin bool `json:"stdin,omitempty"`
 }
 
 // Rlimit is a limit of getrlimit(2). A hard limit above the guest's is an error.

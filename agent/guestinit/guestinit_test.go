@@ -302,6 +302,26 @@ func TestInputFD(t *testing.T) {
 	}
 }
 
+// TestStdin: a process reads as its standard input what the broker sends, to the
+// end.
+func TestStdin(t *testing.T) {
+	input := bytes.Repeat([]byte("0123456789abcdef"), 1<<17) // 2 MiB
+	var out bytes.Buffer
+	peer := wire.Peer{Name: "the guest", MaxFrame: wire.MaxData}
+	process := guestapi.Process{Argv: []string{"cat"}, Env: []string{"PATH=" + os.Getenv("PATH")}, Stdin: true}
+	status, err := peer.Exec(t.Context(), serve(t), guestapi.Request{Exec: &process},
+		wire.Streams{Stdin: bytes.NewReader(input), Stdout: &out})
+	if err != nil || status != 0 || !bytes.Equal(out.Bytes(), input) {
+		t.Errorf("got status %d, %v, %d bytes; want 0 and %d", status, err, out.Len(), len(input))
+	}
+
+	process.InputFD = true
+	_, err = peer.Exec(t.Context(), serve(t), guestapi.Request{Exec: &process}, wire.Streams{})
+	if err == nil || err.Error() != "cannot start process: a process has one input" {
+		t.Errorf("with two inputs: got %v", err)
+	}
+}
+
 // TestInputUnread: a process that does not read its input gets signals, and ends
 // when the broker hangs up.
 func TestInputUnread(t *testing.T) {

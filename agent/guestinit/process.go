@@ -22,7 +22,8 @@ import (
 type process struct {
 	*os.Process
 	stdout, stderr *os.File
-	input, unused  *os.File // to descriptor 3 and from 4; nil unless asked for
+	input          *os.File // to descriptor 0 or 3; nil unless asked for
+	unused         *os.File // from descriptor 4; nil unless asked for
 	cgroup         string   // empty if it has none of its own
 	cancelled      atomic.Bool
 }
@@ -51,6 +52,9 @@ func (s *Server) run(c *wire.Conn, request guestapi.Process) error {
 			p.feed(input)
 		}()
 		go func() { _, _ = io.Copy(io.Discard, p.unused) }()
+	}
+	if request.Stdin {
+		go p.feed(input)
 	}
 
 	hungUp := make(chan struct{})
@@ -176,7 +180,7 @@ func attributes(request guestapi.Process) *os.ProcAttr {
 	return attr
 }
 
-// connect opens the process's files: nothing to read, pipes to write to, and
+// connect opens the process's files: its standard input, pipes to write to, and
 // the descriptors of guestapi.Process.InputFD. The process's ends, in attr, are
 // closed by closeFiles.
 func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFiles func(), err error) {
@@ -191,11 +195,19 @@ func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFil
 		}
 	}()
 
-	null, err := os.Open(os.DevNull)
+	if request.Stdin && request.InputFD {
+		return nil, errors.New("a process has one input")
+	}
+	if request.Stdin {
+		err = p.pipeTo(attr)
+	} else {
+		var null *os.File
+		null, err = os.Open(os.DevNull)
+		attr.Files = []*os.File{null}
+	}
 	if err != nil {
 		return nil, err
 	}
-	attr.Files = []*os.File{null}
 	if err := p.pipeFrom(attr, &p.stdout); err != nil {
 		return nil, err
 	}
@@ -211,14 +223,22 @@ func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFil
 	if !request.InputFD {
 		return closeFiles, nil
 	}
+	if err := p.pipeTo(attr); err != nil {
+		return nil, err
+	}
+	return closeFiles, p.pipeFrom(attr, &p.unused)
+}
 
+// pipeTo makes the process's next descriptor the reading end of the pipe of its
+// input.
+func (p *process) pipeTo(attr *os.ProcAttr) error {
 	read, write, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.input = write
 	attr.Files = append(attr.Files, read)
-	return closeFiles, p.pipeFrom(attr, &p.unused)
+	return nil
 }
 
 // pipeFrom makes the process's next descriptor the writing end of a pipe.

@@ -18,6 +18,8 @@ const (
 	// CodeUnsupported is a valid request for something that guests do not
 	// offer or that root does not allow. Asking again does not help.
 	CodeUnsupported Code = "unsupported"
+	// CodeNotFound is a request that names something which does not exist.
+	CodeNotFound Code = "not found"
 )
 
 // maxMessage bounds the text of a failure, in bytes. The peer may be hostile,
