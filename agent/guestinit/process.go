@@ -184,14 +184,14 @@ func attributes(request guestapi.Process) *os.ProcAttr {
 // the descriptors of guestapi.Process.InputFD. The process's ends, in attr, are
 // closed by closeFiles.
 func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFiles func(), err error) {
-	closeFiles = func() {
+	closeAll := func() {
 		for _, f := range attr.Files {
 			_ = f.Close()
 		}
 	}
 	defer func() {
 		if err != nil {
-			closeFiles()
+			closeAll()
 		}
 	}()
 
@@ -221,12 +221,12 @@ func (p *process) connect(attr *os.ProcAttr, request guestapi.Process) (closeFil
 		}
 	}
 	if !request.InputFD {
-		return closeFiles, nil
+		return closeAll, nil
 	}
 	if err := p.pipeTo(attr); err != nil {
 		return nil, err
 	}
-	return closeFiles, p.pipeFrom(attr, &p.unused)
+	return closeAll, p.pipeFrom(attr, &p.unused)
 }
 
 // pipeTo makes the process's next descriptor the reading end of the pipe of its
