@@ -13,8 +13,9 @@ import (
 // of an action gets the state that the one before has saved.
 func (w *Worker) RunAction(ctx context.Context, step Step) StepResult {
 	node := "node20"
+	alpine := !w.onHost() && w.usesDocker() && w.dockerOfJob().alpine(ctx)
 	w.mu.Lock()
-	if w.alpine {
+	if w.alpine || alpine {
 		node = "node20_alpine"
 	}
 	env := map[string]string{}

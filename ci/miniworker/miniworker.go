@@ -24,7 +24,7 @@ import (
 
 // Options say where a worker works.
 type Options struct {
-	Hook       string // path of the hook, ACTIONS_RUNNER_CONTAINER_HOOKS; "" for none
+	Hook       string // path of the hook, ACTIONS_RUNNER_CONTAINER_HOOKS; "" for docker
 	Root       string // the runner's directory; externals lies in it
 	Work       string // the work root, usually Root/_work
 	Repository string // OWNER/NAME; default octo/repo
@@ -59,6 +59,7 @@ type Worker struct {
 	prependPath []string                     // GITHUB_PATH, oldest first
 	env         map[string]string
 	container   *Container // the job's, once prepared
+	docker      *dockerJob // nil unless docker was asked for containers
 	context     JobContext
 }
 
@@ -181,6 +182,9 @@ func (w *Worker) tools() string {
 
 // PrepareJob calls prepare_job. A nil container means a job with services only.
 func (w *Worker) PrepareJob(ctx context.Context, container *Container, services []Container) StepResult {
+	if w.usesDocker() {
+		return w.prepareDocker(ctx, container, services)
+	}
 	args := prepareJobArgs{Services: []hookContainer{}}
 	if container != nil {
 		args.Container = w.jobContainer(container)
@@ -198,6 +202,9 @@ func (w *Worker) PrepareJob(ctx context.Context, container *Container, services 
 
 // Cleanup calls cleanup_job.
 func (w *Worker) Cleanup(ctx context.Context) StepResult {
+	if w.usesDocker() {
+		return w.dockerStep("Stop containers", func(result *StepResult) error { return w.dockerOfJob().stop(ctx, result) })
+	}
 	return w.call(ctx, "Stop containers", "cleanup_job", struct{}{}, nil, nil)
 }
 
@@ -220,10 +227,17 @@ func (w *Worker) RunScript(ctx context.Context, step Step) StepResult {
 	}
 
 	var result StepResult
-	if onHost {
+	switch {
+	case onHost:
 		host := hostScript{program, arguments, script}
 		result = w.runOnHost(ctx, step.Name, host, scriptHeader(step, host), dir, env)
-	} else {
+	case w.usesDocker():
+		translated := strings.ReplaceAll(arguments, "{0}", w.jobPaths().translate(script))
+		for _, line := range scriptHeader(step, hostScript{program, arguments, script}) {
+			w.line(strings.ReplaceAll(line, "{program}", program))
+		}
+		result = w.dockerOfJob().exec(ctx, step.Name, program, translated, dir, env)
+	default:
 		paths := w.jobPaths()
 		args := scriptStepArgs{
 			EntryPointArgs:       splitArguments(strings.ReplaceAll(arguments, "{0}", paths.translate(script))),
@@ -258,6 +272,11 @@ func (w *Worker) RunScriptArgs(ctx context.Context, name, entryPoint, arguments 
 
 func (w *Worker) runArgs(ctx context.Context, name, entryPoint, arguments string, env map[string]string,
 	commands fileCommands) StepResult {
+	if w.usesDocker() {
+		result := w.dockerOfJob().exec(ctx, name, entryPoint, arguments, w.workspace, w.stepEnv(env, commands))
+		w.collect(commands, &result)
+		return result
+	}
 	paths := w.jobPaths()
 	result := w.call(ctx, name, "run_script_step", scriptStepArgs{
 		EntryPointArgs:       splitArguments(arguments),
@@ -276,9 +295,14 @@ func (w *Worker) RunContainerStep(ctx context.Context, step Step) StepResult {
 	if err != nil {
 		return failedStep(step.Name, err)
 	}
-	args := w.stepContainer(step.Uses)
 	env := w.stepEnv(step.Env, commands)
 	maps.Copy(env, step.Uses.Env)
+	if w.usesDocker() {
+		result := w.runDockerAction(ctx, step, env)
+		w.collect(commands, &result)
+		return result
+	}
+	args := w.stepContainer(step.Uses)
 	args.EnvironmentVariables = w.containerStepPaths().translateAll(env)
 	result := w.call(ctx, step.Name, "run_container_step", args, commands, w.acceptStep)
 	w.collect(commands, &result)
