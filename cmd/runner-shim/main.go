@@ -5,6 +5,9 @@
 //
 //	Runner.Worker spawnclient IN OUT
 //	    is the worker of a job for the listener, when started by this name
+//	docker ARGUMENT...
+//	    answers for the containers of a job in the guest of its worker, when
+//	    started by this name, and hands over to the guest's own Docker otherwise
 //	runner-shim hook [SOCKET]
 //	    answers one call of the actions runner
 //	runner-shim guest-init [-become-init | -await-init] SOCKET
@@ -28,10 +31,12 @@ import (
 	"syscall"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockercli"
 	"github.com/mkappliance/mkappliance/agent/guestinit"
 	"github.com/mkappliance/mkappliance/agent/hook"
 	"github.com/mkappliance/mkappliance/agent/relay"
 	"github.com/mkappliance/mkappliance/internal/buildinfo"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 const usage = `usage: runner-shim hook [SOCKET]
@@ -44,6 +49,8 @@ func main() {
 	switch {
 	case filepath.Base(os.Args[0]) == relay.Program:
 		os.Exit(work())
+	case filepath.Base(os.Args[0]) == "docker":
+		os.Exit(docker(args))
 	case len(args) == 1 && args[0] == "hook":
 		os.Exit(answer(brokerapi.DefaultSocket))
 	case len(args) == 2 && args[0] == "hook":
@@ -108,6 +115,47 @@ func answer(socket string) int {
 		fmt.Fprintln(os.Stderr, "runner-shim: error:", err)
 	}
 	return status
+}
+
+// engine is the docker of a guest that has Docker.
+const engine = "/usr/bin/docker"
+
+// docker answers a call of docker; its statuses are those of docker(1).
+func docker(args []string) int {
+	signals := make(chan os.Signal, 8) // more than the runner sends before one is passed on
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	dir, err := os.Getwd()
+	_, noEngine := os.Stat(engine)
+	if _, noSocket := os.Stat(layout.WorkerSocket); err == nil && noSocket != nil && noEngine != nil {
+		err = errors.New("there is no Docker here; docker works in steps of jobs without container:")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+		return dockercli.StatusFailed
+	}
+	c := &dockercli.CLI{
+		Broker: &brokerapi.Client{Socket: layout.WorkerSocket}, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Getenv: os.LookupEnv, Signals: signals, Dir: dir, Everything: noEngine != nil || calledByWorker(),
+	}
+	status, err := c.Run(ctx, args)
+	if errors.Is(err, dockercli.ErrElsewhere) {
+		signal.Reset()
+		err = syscall.Exec(engine, append([]string{"docker"}, args...), os.Environ())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error:", err)
+	}
+	return status
+}
+
+// calledByWorker reports whether the actions runner's worker is the parent. It
+// decides on nothing but who answers: all of a guest may ask the same.
+func calledByWorker() bool {
+	parent, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", os.Getppid()))
+	return err == nil && strings.HasPrefix(filepath.Base(parent), relay.Program)
 }
 
 // serve is the guest agent.
