@@ -91,6 +91,8 @@ func (j *job) answer(ctx context.Context, cancel context.CancelFunc, client *wir
 		return sendExit(client, status, err)
 	case e.Container != nil:
 		return errNoJob
+	case e.Docker != nil:
+		return j.answerDocker(ctx, cancel, client, *e.Docker)
 	}
 	return errors.New("cannot carry out the request: a job may not ask for this")
 }
@@ -161,6 +163,11 @@ func (j *job) removeMembers() error {
 // tellWorker writes the names of the job's containers to the guest of its worker.
 // That may never answer, so this ends with the job.
 func (j *job) tellWorker() error {
-	files := map[string]string{"/etc/hosts": j.hostsFile(j.worker.member, workerHostname)}
-	return j.worker.member.container.guest.Configure(j.ctx, nil, guestapi.Config{Files: files})
+	return j.tell(j.ctx, j.worker.member, j.worker.member.container.guest, workerHostname)
+}
+
+// tell writes the names of the job's containers to a guest.
+func (j *job) tell(ctx context.Context, m *member, g Guest, hostname string) error {
+	files := map[string]string{"/etc/hosts": j.hostsFile(m, hostname)}
+	return g.Configure(ctx, nil, guestapi.Config{Files: files})
 }

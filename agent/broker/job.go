@@ -53,6 +53,7 @@ type job struct {
 	roots      []rootFS          // of the members, to be released with them
 	early      []rootFS          // pulled before they were asked for
 	info       brokerapi.JobInfo // what the relay knows of the job
+	docker     dockerState
 }
 
 // errEnded is the cause that ends the start of a guest when its job is ended.

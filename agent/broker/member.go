@@ -75,28 +75,32 @@ func newStep(c brokerapi.Container) (*member, error) {
 // newMember parses Docker's words. An error starts with place, where in the
 // workflow they stand.
 func newMember(place string, c brokerapi.Container) (*member, error) {
-	spec := containerSpec{Container: c}
-	var err error
-	if spec.options, err = dockeropts.Parse(c.Options); err != nil {
+	options, err := dockeropts.Parse(c.Options)
+	if err != nil {
 		return nil, wire.Unsupported("%soptions: %w", place, err)
 	}
+	m := newParsedMember(place, c, options)
 	for _, text := range c.Ports {
 		ports, err := dockeropts.ParsePorts(text)
 		if err != nil {
 			return nil, wire.Unsupported("%sports: %w", place, err)
 		}
-		spec.ports = append(spec.ports, ports...)
+		m.spec.ports = append(m.spec.ports, ports...)
 	}
-	spec.ports = append(spec.ports, spec.options.Ports...)
+	return m, nil
+}
 
+// newParsedMember returns a container with options in place of those that c has.
+func newParsedMember(place string, c brokerapi.Container, options dockeropts.Options) *member {
+	spec := containerSpec{Container: c, options: options, ports: slices.Clone(options.Ports)}
 	spec.Mounts = slices.Clone(c.Mounts)
-	for _, v := range spec.options.Volumes {
+	for _, v := range options.Volumes {
 		spec.Mounts = append(spec.Mounts, brokerapi.Mount{
 			Target: v.Target, ReadOnly: v.ReadOnly,
 			Source: v.Source, Volume: v.Name, Scratch: v.Source == "" && v.Name == "",
 		})
 	}
-	return &member{spec: spec, place: place}, nil
+	return &member{spec: spec, place: place}
 }
 
 // notify reports what some of the options mean here.

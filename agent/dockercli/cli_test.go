@@ -471,6 +471,11 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("%s: got %+v, input %q", test.line, r, f.input)
 		}
 	}
+	f = &fake{}
+	if r := run(t, f, true, "run", "-d", "--name", "x", "alpine"); r.stdout != dbID+"\n" || len(f.asked) != 2 ||
+		f.asked[1].Start == nil || f.asked[1].Start.Container != dbID {
+		t.Errorf("got %+v, asked for %+v", r, f.asked)
+	}
 	if r := run(t, f, true, "exec", "-it", "job", "sh"); r.err != "the input device is not a TTY" || r.status != 1 {
 		t.Errorf("got %+v", r)
 	}

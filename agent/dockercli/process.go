@@ -21,28 +21,37 @@ func (c *call) create(ctx context.Context, args []string) (int, error) {
 		return 0, ErrElsewhere
 	}
 	r, _ := c.createRequest(args)
+	id, err := c.make(ctx, r)
+	if err != nil {
+		return StatusFailed, err
+	}
+	_, err = fmt.Fprintln(c.Stdout, id)
+	return 0, err
+}
+
+// make makes a container and returns its id.
+func (c *call) make(ctx context.Context, r *brokerapi.DockerCreate) (id string, err error) {
 	var created brokerapi.DockerCreated
 	if err := c.Broker.Docker(ctx, brokerapi.Docker{Create: r}, &created, c.Stderr); err != nil {
-		return StatusFailed, err
+		return "", err
 	}
 	for _, warning := range created.Warnings {
 		fmt.Fprintln(c.Stderr, "WARNING:", warning)
 	}
-	_, err := fmt.Fprintln(c.Stdout, created.ID)
-	return 0, err
+	return created.ID, nil
 }
 
-// createRequest returns the request for a container, and whether the caller's
-// standard input is for it. Words that the broker will refuse pass here.
-func (c *call) createRequest(args []string) (r *brokerapi.DockerCreate, input bool) {
-	r = &brokerapi.DockerCreate{Args: args}
+// createRequest returns the request for a container. Words that the broker will
+// refuse pass here.
+func (c *call) createRequest(args []string) (*brokerapi.DockerCreate, dockeropts.CreateWords) {
+	r := &brokerapi.DockerCreate{Args: args}
 	words, err := dockeropts.SplitCreate(args)
 	if err != nil {
-		return r, false
+		return r, dockeropts.CreateWords{}
 	}
 	r.Env = c.environ(words.Options)
 	r.Credentials = c.credentials(words.Image)
-	return r, words.Input
+	return r, words
 }
 
 // runContainer runs a container to its end. The context ends with the first
@@ -51,12 +60,28 @@ func (c *call) runContainer(ctx context.Context, args []string) (int, error) {
 	if !c.ownNetwork(ctx, args) {
 		return 0, ErrElsewhere
 	}
-	r, input := c.createRequest(args)
-	status, err := c.Broker.DockerProcess(context.WithoutCancel(ctx), brokerapi.Docker{Run: r}, c.streams(input))
+	r, words := c.createRequest(args)
+	if words.Detach {
+		return c.runDetached(ctx, r)
+	}
+	status, err := c.Broker.DockerProcess(context.WithoutCancel(ctx), brokerapi.Docker{Run: r}, c.streams(words.Input))
 	if err != nil {
 		return StatusNotStarted, err
 	}
 	return status, nil
+}
+
+// runDetached makes a container, starts it and prints its id.
+func (c *call) runDetached(ctx context.Context, r *brokerapi.DockerCreate) (int, error) {
+	id, err := c.make(ctx, r)
+	if err == nil {
+		err = c.Broker.Docker(ctx, brokerapi.Docker{Start: &brokerapi.DockerStart{Container: id}}, nil, c.Stderr)
+	}
+	if err != nil {
+		return StatusNotStarted, err
+	}
+	_, err = fmt.Fprintln(c.Stdout, id)
+	return 0, err
 }
 
 // ownNetwork reports whether a container is to be one of the job: in its network,

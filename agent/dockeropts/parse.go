@@ -33,16 +33,23 @@ func Parse(line string) (Options, error) {
 			return Options{}, err
 		}
 	}
+	if err := p.finish(); err != nil {
+		return Options{}, err
+	}
+	return p.Options, nil
+}
 
+// finish settles what depends on several options.
+func (p *parser) finish() error {
 	if p.Health.Disabled && p.Health != (Health{Disabled: true}) {
-		return Options{}, errors.New("option --no-healthcheck contradicts the other options --health-...; remove it or them")
+		return errors.New("option --no-healthcheck contradicts the other options --health-...; remove it or them")
 	}
 	if err := p.applyQuota(); err != nil {
-		return Options{}, err
+		return err
 	}
 	p.applyMemorySwap()
 	p.applyCapAdd()
-	return p.Options, nil
+	return nil
 }
 
 // parser holds options while some of their values still depend on others.
