@@ -84,7 +84,7 @@ func (h Host) settings(cfg *config.Config) Settings {
 	}
 	s.Worker = WorkerSettings{
 		ActionsRunner: h.ActionsRunner, Registration: cfg.ActionsRunnerDir, Logs: h.WorkerLogs,
-		SetupInfo: setupInfo("/", s.Base),
+		SetupInfo: setupInfo("/", s.Base), Docker: cfg.Containers == config.ContainersDocker,
 	}
 	s.Tools.Baked = h.Tools
 	if cfg.Guests.KeepTools {

@@ -21,6 +21,7 @@ type WorkerSettings struct {
 	Registration  string // directory that the runner may write, with its .runner
 	Logs          string // where the logs of workers are kept; root's alone
 	SetupInfo     string // content of .setup_info, see setupInfo
+	Docker        bool   // the worker asks for containers by docker, not by its hook
 }
 
 // workerHostname is the name by which the other containers of a job reach the
@@ -75,7 +76,7 @@ func (s *Server) startWorkerJob(r brokerapi.WorkerRequest) (*job, error) {
 		return nil, err
 	}
 	s.job = j // from here on it is ended as any other
-	if err := j.makeWorker(workerEnviron(r.Env), files); err != nil {
+	if err := j.makeWorker(workerEnviron(r.Env, s.settings.Worker.Docker), files); err != nil {
 		return nil, errors.Join(err, s.endJob())
 	}
 	s.log.Info("job started", "job", j.id)

@@ -78,7 +78,7 @@ func changeRegistration(dir string) (string, error) {
 // workerEnviron returns the environment of a worker in a guest: what the host's
 // is to it, and of the listener's environment what changes how a worker works.
 // Anything else there concerns the host.
-func workerEnviron(listener map[string]string) map[string]string {
+func workerEnviron(listener map[string]string, docker bool) map[string]string {
 	env := map[string]string{
 		"LANG": "C.UTF-8", "CI": "true", "GITHUB_ACTIONS": "true",
 		// Without it a job with containers loses a second on two processors.
@@ -92,8 +92,10 @@ func workerEnviron(listener map[string]string) map[string]string {
 
 	maps.Copy(env, map[string]string{
 		"USER": layout.WorkerUser, "LOGNAME": layout.WorkerUser, "SHELL": "/bin/bash", "PATH": layout.Path,
-		"ACTIONS_RUNNER_CONTAINER_HOOKS": layout.WorkerHooks,
 	})
+	if !docker { // the worker calls docker where it has no hook
+		env["ACTIONS_RUNNER_CONTAINER_HOOKS"] = layout.WorkerHooks
+	}
 	return env
 }
 

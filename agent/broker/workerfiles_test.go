@@ -76,14 +76,14 @@ func TestRegistrationLink(t *testing.T) {
 // TestWorkerEnviron: what concerns the host does not reach the guest, nor does
 // the listener's environment put anything in the place of what the guest has.
 func TestWorkerEnviron(t *testing.T) {
-	got := workerEnviron(map[string]string{
+	listener := map[string]string{
 		"HTTPS_PROXY": "http://p", "no_proxy": "a", "TZ": "UTC", "LC_ALL": "C", "CI": "false",
 		"GITHUB_ACTIONS_RUNNER_TLS_NO_VERIFY": "1", "WORKER_LOGSIZE": "5", "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER": "true",
 		"DOTNET_ThreadPool_ForceMinWorkerThreads": "20",
 		"PATH": "/host", "HOME": "/host", "USER": "root", "LD_PRELOAD": "/x.so", "SECRET": "x", "": "y",
 		"ACTIONS_RUNNER_CONTAINER_HOOKS": "/host", "ACTIONS_RUNNER_HOOK_JOB_STARTED": "/host",
 		"ACTIONS_RUNNER_INPUT_TOKEN": "x", "RUNNER_GITHUB_URL": "x", "RUNNER_TOOL_CACHE": "/host",
-	})
+	}
 	want := map[string]string{
 		"HTTPS_PROXY": "http://p", "no_proxy": "a", "TZ": "UTC", "LC_ALL": "C", "CI": "false",
 		"GITHUB_ACTIONS_RUNNER_TLS_NO_VERIFY": "1", "WORKER_LOGSIZE": "5", "ACTIONS_RUNNER_REQUIRE_JOB_CONTAINER": "true",
@@ -92,8 +92,12 @@ func TestWorkerEnviron(t *testing.T) {
 		"PATH": layout.Path, "USER": "runner", "LOGNAME": "runner", "SHELL": "/bin/bash",
 		"ACTIONS_RUNNER_CONTAINER_HOOKS": layout.WorkerHooks,
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, workerEnviron(listener, false)); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
+	}
+	delete(want, "ACTIONS_RUNNER_CONTAINER_HOOKS")
+	if diff := cmp.Diff(want, workerEnviron(listener, true)); diff != "" {
+		t.Errorf("environment with docker (-want +got):\n%s", diff)
 	}
 }
 

@@ -22,6 +22,8 @@ type Config struct {
 	ActionsRunnerDir string // the actions runner's writable root directory
 	HooksDir         string // holds container-hooks.sh
 	Jobs             Jobs   // where jobs run
+	// Containers is how the worker asks for the containers of jobs.
+	Containers Containers
 
 	BaseRootfs   string        // guest base
 	ReadyTimeout time.Duration // how long a guest may take to start
@@ -114,6 +116,9 @@ func Parse(name string, data []byte) (*Config, []string, error) {
 	if warning != "" {
 		warnings = append(warnings, c.at(keyRequireContainer)+warning)
 	}
+	if err := c.settleContainers(); err != nil {
+		return nil, warnings, fmt.Errorf("%s%w", c.at(keyContainers), err)
+	}
 	return c, warnings, nil
 }
 
@@ -134,6 +139,9 @@ func FromEnviron(environ []string) (*Config, error) {
 		values[key] = value
 	}
 	if _, err := c.replaceRequireContainer(values); err != nil {
+		return nil, fmt.Errorf("environment: %w", err)
+	}
+	if err := c.settleContainers(); err != nil {
 		return nil, fmt.Errorf("environment: %w", err)
 	}
 	return c, nil

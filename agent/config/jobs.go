@@ -46,3 +46,35 @@ func (c *Config) replaceRequireContainer(values map[string]string) (warning stri
 	c.Jobs = meaning
 	return fmt.Sprintf("%s is an old name; write %s=%s instead of the line", keyRequireContainer, keyJobs, meaning), nil
 }
+
+// Containers is how the worker of a job asks for the job's containers.
+type Containers string
+
+// The values of Containers.
+const (
+	ContainersDocker Containers = "docker" // by calls of docker, which runner-shim answers
+	ContainersHook   Containers = "hook"   // by container hooks
+)
+
+func parseContainers(v string) (Containers, error) {
+	switch containers := Containers(v); containers {
+	case "", ContainersDocker, ContainersHook:
+		return containers, nil
+	}
+	return "", errors.New("is neither docker nor hook; write one of them")
+}
+
+// settleContainers finds the default of RUNNER_CONTAINERS, and refuses docker on the
+// host, which has none.
+func (c *Config) settleContainers() error {
+	switch {
+	case c.Containers == "" && c.Jobs == JobsGuest:
+		c.Containers = ContainersDocker
+	case c.Containers == "":
+		c.Containers = ContainersHook
+	case c.Containers == ContainersDocker && c.Jobs == JobsHost:
+		return fmt.Errorf("%s=%s contradicts %s=%s: the host has no docker; remove the line with %[1]s",
+			keyContainers, c.Containers, keyJobs, c.Jobs)
+	}
+	return nil
+}

@@ -51,3 +51,41 @@ func TestJobs(t *testing.T) {
 		t.Error("accepts a contradiction in the environment")
 	}
 }
+
+// TestContainers: docker is the default where each job has a guest of its own.
+func TestContainers(t *testing.T) {
+	tests := []struct {
+		file string
+		want config.Containers
+		err  string
+	}{
+		{file: "", want: config.ContainersDocker},
+		{file: "RUNNER_JOBS=container", want: config.ContainersHook},
+		{file: "RUNNER_JOBS=host", want: config.ContainersHook},
+		{file: "RUNNER_REQUIRE_JOB_CONTAINER=false", want: config.ContainersHook},
+		{file: "RUNNER_CONTAINERS=hook", want: config.ContainersHook},
+		{file: "RUNNER_CONTAINERS=docker\nRUNNER_JOBS=container", want: config.ContainersDocker},
+		{file: "RUNNER_JOBS=host\nRUNNER_CONTAINERS=docker", err: "config.env:2: RUNNER_CONTAINERS=docker contradicts " +
+			"RUNNER_JOBS=host: the host has no docker; remove the line with RUNNER_CONTAINERS"},
+		{file: "RUNNER_CONTAINERS=podman", err: "config.env:1: RUNNER_CONTAINERS is neither docker nor hook; " +
+			"write one of them"},
+	}
+	for _, tt := range tests {
+		c, _, err := config.Parse("config.env", []byte(tt.file))
+		if tt.err != "" {
+			if err == nil || err.Error() != tt.err {
+				t.Errorf("%q: got %v, want %s", tt.file, err, tt.err)
+			}
+			if _, err := config.FromEnviron(strings.Fields(tt.file)); err == nil {
+				t.Errorf("%q is accepted in the environment", tt.file)
+			}
+			continue
+		}
+		if err != nil || c.Containers != tt.want {
+			t.Errorf("%q: got %v, %v, want %s", tt.file, c, err, tt.want)
+		}
+		if c, err := config.FromEnviron(strings.Fields(tt.file)); err != nil || c.Containers != tt.want {
+			t.Errorf("%q in the environment: got %v, %v", tt.file, c, err)
+		}
+	}
+}

@@ -45,6 +45,7 @@ func (c *Config) settings() []setting {
 		{key: "RUNNER_HOOKS_DIR", initial: hooksDir, value: directory{&c.HooksDir, hooksDir}},
 		{key: keyJobs, initial: string(defaultJobs), value: parsed[Jobs]{&c.Jobs, parseJobs}},
 		{key: keyRequireContainer, value: truth{new(bool)}}, // see replaceRequireContainer
+		{key: keyContainers, value: parsed[Containers]{&c.Containers, parseContainers}},
 
 		{key: "RUNNER_NSPAWN_BASE_ROOTFS", initial: layout.GuestBase, value: directory{&c.BaseRootfs, layout.GuestBase}},
 		{key: "RUNNER_NSPAWN_READY_TIMEOUT_S", initial: "120",
@@ -85,6 +86,7 @@ const (
 	keyJobs      = "RUNNER_JOBS"
 	keyCACerts   = "RUNNER_CA_CERTS"
 
+	keyContainers       = "RUNNER_CONTAINERS"
 	keyRequireContainer = "RUNNER_REQUIRE_JOB_CONTAINER"
 )
 
