@@ -11,6 +11,7 @@ import (
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/wire"
+	"github.com/mkappliance/mkappliance/internal/layout"
 )
 
 // maxDockerContainers bounds how many containers a job's docker command may have
@@ -217,6 +218,11 @@ func (j *job) networkName() string {
 func newDockerMember(words dockeropts.Create) *member {
 	m := newParsedMember("", brokerapi.Container{Image: words.Image, Args: words.Command}, words.Options)
 	m.isService, m.spec.makeDir = true, true
+	for i, mount := range m.spec.Mounts {
+		if mount.Source == layout.WorkerRunner+"/externals" { // by its path in the worker's guest
+			m.spec.Mounts[i] = brokerapi.Mount{Target: mount.Target, Externals: true}
+		}
+	}
 	return m
 }
 

@@ -209,6 +209,7 @@ func (c *dockerContainer) watchHealth(p *dockerProcess) {
 	counted := p.began.Add(h.StartPeriod) // when a failure was counted last
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, interval) {
 		if s.stayUp(c.job.ctx, wait) != nil {
+			c.endHealth(p)
 			return
 		}
 		status, _, err := s.checkHealth(c.job.ctx, h)
@@ -225,6 +226,15 @@ func (c *dockerContainer) watchHealth(p *dockerProcess) {
 			}
 		}
 		c.mu.Unlock()
+	}
+}
+
+// endHealth notes that a process has ended, which Docker too calls unhealthy.
+func (c *dockerContainer) endHealth(p *dockerProcess) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.process == p && c.health != nil {
+		c.health.Status = healthBad
 	}
 }
 

@@ -33,6 +33,7 @@ type fake struct {
 	err    error
 	output string
 	input  string // what a process read
+	lists  int    // how often it was asked for the containers: the service is healthy from the third time on
 }
 
 func (f *fake) Docker(_ context.Context, r brokerapi.Docker, reply any, progress io.Writer) error {
@@ -49,7 +50,11 @@ func (f *fake) Docker(_ context.Context, r brokerapi.Docker, reply any, progress
 	var answer any = struct{}{}
 	switch {
 	case r.List != nil:
-		answer = brokerapi.DockerContainers{Network: network, Containers: containers()}
+		list := containers()
+		if f.lists++; f.lists > 2 {
+			list[0].State.Health.Status = "healthy"
+		}
+		answer = brokerapi.DockerContainers{Network: network, Containers: list}
 	case r.Create != nil:
 		answer = brokerapi.DockerCreated{ID: dbID, Warnings: []string{"beware"}}
 	case r.Wait != nil:
@@ -199,7 +204,7 @@ func TestRunner(t *testing.T) {
 	}, {
 		summary: "12b: health",
 		args:    []string{"inspect", "--format={{if .Config.Healthcheck}}{{print .State.Health.Status}}{{end}}", dbID},
-		want:    result{stdout: "starting\n"},
+		want:    result{stdout: "healthy\n"},
 	}, {
 		summary: "12b: no health check",
 		args:    []string{"inspect", "--format={{if .Config.Healthcheck}}{{print .State.Health.Status}}{{end}}", jobID},
@@ -270,14 +275,15 @@ func TestLogin(t *testing.T) {
 	for _, test := range []struct {
 		server, image string
 		want          bool
+		sent          string // for which server
 	}{
-		{server: "ghcr.io", image: "ghcr.io/a/b:1", want: true},
+		{server: "ghcr.io", image: "ghcr.io/a/b:1", want: true, sent: "ghcr.io"},
 		{server: "ghcr.io", image: "quay.io/a/b:1"},
 		{server: "ghcr.io", image: "b"},
 		{server: "", image: "a/b", want: true},
 		{server: "https://index.docker.io/v1/", image: "postgres", want: true},
 		{server: "docker.io", image: "docker.io/library/postgres", want: true},
-		{server: "http://localhost:5000/v2/", image: "localhost:5000/a", want: true},
+		{server: "http://localhost:5000/v2/", image: "localhost:5000/a", want: true, sent: "localhost:5000"},
 	} {
 		dir := t.TempDir()
 		args := []string{"--config", dir, "login", test.server, "-u", "u", "--password-stdin"}
@@ -293,7 +299,7 @@ func TestLogin(t *testing.T) {
 
 		f := &fake{}
 		run(t, f, true, "--config", dir, "pull", test.image)
-		want := &brokerapi.Credentials{Username: "u", Password: "input"}
+		want := &brokerapi.Credentials{Username: "u", Password: "input", Server: test.sent}
 		if !test.want {
 			want = nil
 		}

@@ -161,12 +161,16 @@ func (c *call) credentials(image string) *brokerapi.Credentials {
 	if err != nil {
 		return nil // the pull reports what it lacks
 	}
-	data, err := base64.StdEncoding.DecodeString(config.Auths[registryOf(image)].Auth)
+	registry := registryOf(image)
+	data, err := base64.StdEncoding.DecodeString(config.Auths[registry].Auth)
 	user, password, ok := strings.Cut(string(data), ":")
 	if err != nil || !ok {
 		return nil
 	}
-	return &brokerapi.Credentials{Username: user, Password: password}
+	if registry == dockerHub {
+		registry = "" // as the actions runner names it
+	}
+	return &brokerapi.Credentials{Username: user, Password: password, Server: registry}
 }
 
 func (c *call) pull(ctx context.Context, args []string) (int, error) {

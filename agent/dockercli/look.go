@@ -360,6 +360,32 @@ func (c *call) port(ctx context.Context, args []string) (int, error) {
 	return 0, nil
 }
 
+// healthWait is how long an answer about the health of containers that still start
+// is put off: the actions runner asks again after 2 s at the earliest.
+const healthWait = 10 * time.Second
+
+// awaitHealth is resolve, again until no container found still starts.
+func (c *call) awaitHealth(
+	ctx context.Context, found []*brokerapi.ContainerInfo, err error, names []string,
+) ([]*brokerapi.ContainerInfo, error) {
+	starts := func(x *brokerapi.ContainerInfo) bool {
+		return x.State.Running && x.State.Health != nil && x.State.Health.Status == "starting"
+	}
+	deadline := time.Now().Add(healthWait)
+	for wait := 10 * time.Millisecond; err == nil && slices.ContainsFunc(found, starts); wait = min(2*wait, time.Second/2) {
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(wait):
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+		found, err = c.resolve(ctx, names...)
+	}
+	return found, err
+}
+
 func (c *call) inspect(ctx context.Context, args []string) (int, error) {
 	flags := newFlags("inspect")
 	format := flags.StringP("format", "f", "", "")
@@ -373,6 +399,9 @@ func (c *call) inspect(ctx context.Context, args []string) (int, error) {
 	}
 
 	found, missing := c.resolve(ctx, flags.Args()...)
+	if strings.Contains(*format, ".State.Health.Status") {
+		found, missing = c.awaitHealth(ctx, found, missing, flags.Args())
+	}
 	if errors.Is(missing, ErrElsewhere) {
 		return 0, missing
 	}

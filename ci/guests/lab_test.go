@@ -128,6 +128,7 @@ func newLab(t *testing.T, config ...string) *lab {
 	for key, value := range map[string]string{
 		"RUNNER_INSECURE_REGISTRIES=": registryAddr,
 		"RUNNER_SPARE_GUEST=":         "false", // it would look like a guest that was left behind
+		"RUNNER_CONTAINERS=":          "hook",  // TestDocker has the other way
 	} {
 		if !strings.Contains(strings.Join(config, "\n"), key) {
 			config = append(slices.Clone(config), key+value)

@@ -20,7 +20,8 @@ type dockerJob struct {
 	network  string
 	job      *dockerContainer // nil if the job has none
 	services []*dockerContainer
-	path     string // PATH of the job's container
+	path     string            // PATH of the job's container
+	built    map[string]string // images of actions, by their Dockerfiles
 }
 
 // dockerContainer is ContainerInfo.
@@ -35,9 +36,9 @@ func (w *Worker) usesDocker() bool { return w.opt.Hook == "" }
 
 // prepareDocker is StartContainersAsync.
 func (w *Worker) prepareDocker(ctx context.Context, container *Container, services []Container) StepResult {
-	d := &dockerJob{worker: w, label: "a1b2c3"}
+	d := w.dockerOfJob()
 	w.mu.Lock()
-	w.container, w.docker = container, d
+	w.container = container
 	w.mu.Unlock()
 	return w.dockerStep("Initialize containers", func(result *StepResult) error {
 		return d.start(ctx, container, services, result)
@@ -436,26 +437,37 @@ func (w *Worker) dockerOfJob() *dockerJob {
 // runDockerAction is ContainerActionHandler without hooks.
 func (w *Worker) runDockerAction(ctx context.Context, step Step, env map[string]string) StepResult {
 	d := w.dockerOfJob()
-	image := strings.TrimPrefix(step.Uses.Image, "docker://")
-	if step.Uses.Dockerfile == "" {
-		// The real worker has pulled it in a step of its own before the job's.
-		var result StepResult
-		if status, err := d.run(ctx, "pull", image, &result); err != nil || status != 0 {
-			return failedStep(step.Name, errors.Join(err, runnerErrorf("Docker pull failed with exit code %d", status)))
-		}
-		return d.runContainer(ctx, step.Name, step.Uses, image, env)
-	}
-
-	image = d.label + ":" + hexID()
-	var result StepResult
-	status, err := d.run(ctx, "build", fmt.Sprintf(`-t %s -f "%s" "%s"`, image, step.Uses.Dockerfile,
-		filepath.Dir(step.Uses.Dockerfile)), &result)
-	if err != nil || status != 0 {
-		failed := failedStep(step.Name, errors.Join(err, runnerErrorf("Docker build failed with exit code %d", status)))
-		failed.Output = result.Output
-		return failed
+	image := step.Uses.image()
+	if step.Uses.Dockerfile != "" {
+		image = d.built[step.Uses.Dockerfile]
 	}
 	return d.runContainer(ctx, step.Name, step.Uses, image, env)
+}
+
+// image returns the image of an action as docker is asked for it.
+func (c *Container) image() string { return strings.TrimPrefix(c.Image, "docker://") }
+
+// prepareAction pulls or builds the image of a container action.
+func (d *dockerJob) prepareAction(ctx context.Context, c *Container, result *StepResult) error {
+	if c.Dockerfile == "" {
+		status, err := d.run(ctx, "pull", c.image(), result)
+		if err == nil && status != 0 {
+			err = runnerErrorf("Docker pull failed with exit code %d", status)
+		}
+		return err
+	}
+
+	image := d.label + ":" + hexID()
+	arguments := fmt.Sprintf(`-t %s -f "%s" "%s"`, image, c.Dockerfile, filepath.Dir(c.Dockerfile))
+	status, err := d.run(ctx, "build", arguments, result)
+	if err == nil && status != 0 {
+		err = runnerErrorf("Docker build failed with exit code %d", status)
+	}
+	if d.built == nil {
+		d.built = map[string]string{}
+	}
+	d.built[c.Dockerfile] = image
+	return err
 }
 
 // alpine finds out whether the job's container is Alpine Linux:
@@ -483,13 +495,19 @@ func (d *dockerJob) run(ctx context.Context, verb, arguments string, result *Ste
 // outputs runs docker for the lines on its standard output. A status other than 0
 // is an error.
 func (d *dockerJob) outputs(ctx context.Context, verb, arguments string, result *StepResult) ([]string, error) {
-	before := len(result.Output)
-	status, err := d.run(ctx, verb, arguments, result)
+	var lines []string
+	if d.program() == "" {
+		return nil, runnerError("File not found: 'docker'")
+	}
+	argv := append([]string{d.program()}, splitDotNet(verb+" "+arguments)...)
+	status, err := d.worker.invoke(ctx, process{
+		argv: argv, dir: d.worker.opt.Work, env: d.worker.hookEnv(nil), stdout: &lines,
+	}, &result.Output)
 	if err == nil && status != 0 {
 		err = runnerErrorf("Exit code %d returned from process: file name '%s', arguments '%s %s'.", status, d.program(),
 			verb, arguments)
 	}
-	return slices.Clone(result.Output[before:]), err
+	return lines, err
 }
 
 func hexID() string { return strings.ReplaceAll(guid(), "-", "") }

@@ -119,6 +119,8 @@ type process struct {
 	dir   string
 	env   []string
 	stdin []byte
+	// stdout gets the lines of standard output alone as well; nil for none.
+	stdout *[]string
 }
 
 // invoke is ProcessInvoker.ExecuteAsync: it returns the exit status (128 + N
@@ -132,12 +134,18 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 	var readers sync.WaitGroup
 	var ends []*os.File
 	var mu sync.Mutex
-	emit := func(line string) {
+	emit := func(line string, copies ...*[]string) {
 		line = w.mask(line)
 		mu.Lock()
-		*output = append(*output, line)
+		for _, to := range copies {
+			*to = append(*to, line)
+		}
 		mu.Unlock()
 		w.line(line)
+	}
+	copies := []*[]string{output}
+	if p.stdout != nil {
+		copies = append(copies, p.stdout)
 	}
 	for _, to := range []*io.Writer{&cmd.Stdout, &cmd.Stderr} {
 		r, wr, err := os.Pipe()
@@ -146,7 +154,9 @@ func (w *Worker) invoke(ctx context.Context, p process, output *[]string) (int, 
 		}
 		*to, ends = wr, append(ends, wr)
 		defer r.Close()
-		readers.Go(func() { readLines(r, emit) })
+		lists := copies
+		readers.Go(func() { readLines(r, func(line string) { emit(line, lists...) }) })
+		copies = []*[]string{output} // of standard error
 	}
 
 	err := cmd.Start()

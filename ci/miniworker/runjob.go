@@ -35,6 +35,9 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	}
 	w.observe(StepResult{Name: SetUpJob, Conclusion: Success})
 
+	if w.usesDocker() {
+		r.prepareActions(job.Steps)
+	}
 	containers := job.Container != nil || len(job.Services) > 0
 	if containers {
 		r.step("Initialize containers", Step{}, func(ctx context.Context) StepResult {
@@ -64,6 +67,26 @@ func (w *Worker) RunJob(ctx context.Context, job Job) JobResult {
 	r.result.Orphans = w.killOrphans()
 	w.observe(StepResult{Name: CompleteJob, Conclusion: Success})
 	return r.result
+}
+
+// prepareActions pulls and builds what container actions need, each in a step of
+// its own before all others (ActionManager.cs).
+func (r *jobRun) prepareActions(steps []Step) {
+	for _, s := range steps {
+		if s.Uses == nil {
+			continue
+		}
+		s = r.worker.withDockerfile(s)
+		name := "Pull " + s.Uses.image()
+		if s.Uses.Dockerfile != "" {
+			name = "Build " + s.Action
+		}
+		r.step(name, Step{}, func(ctx context.Context) StepResult {
+			return r.worker.dockerStep(name, func(result *StepResult) error {
+				return r.worker.dockerOfJob().prepareAction(ctx, s.Uses, result)
+			})
+		})
+	}
 }
 
 // Steps that the worker adds to each job.
