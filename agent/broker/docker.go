@@ -18,18 +18,15 @@ import (
 // made and not removed. Each costs the broker what it keeps of its output.
 const maxDockerContainers = 64
 
+// maxDockerImages bounds how many names of images a job may have pulled or built.
+const maxDockerImages = 256
+
 // dockerState is what the docker command in the guest of a job's worker has made.
 // Its containers join a job one at a time, unlike those of the hook.
 type dockerState struct {
 	network    string // name of the job's network; "" while it has none
 	containers []*dockerContainer
-	built      []builtImage
-}
-
-// builtImage is an OCI image that the job has built, under a tag.
-type builtImage struct {
-	tag  string
-	root rootFS
+	images     map[string]rootFS // that the job has pulled or built, by name; each kept until it ends
 }
 
 // answerDocker carries out a request of the docker command in the job's guest.
@@ -109,15 +106,26 @@ func (j *job) dockerPull(ctx context.Context, r brokerapi.DockerPull, report rep
 	if err != nil {
 		return j.explain(err)
 	}
-	j.keepRoot(root)
-	return nil
+	return j.keepImage(root, r.Image)
 }
 
-// keepRoot keeps a root file system until the job ends.
-func (j *job) keepRoot(root rootFS) {
+// keepImage keeps a root file system until the job ends, by names under which
+// containers can be made of it. Its registry is not asked again, as with Docker.
+func (j *job) keepImage(root rootFS, names ...string) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.docker.images == nil {
+		j.docker.images = map[string]rootFS{}
+	}
+	if len(j.docker.images)+len(names) > maxDockerImages || len(j.early) >= 2*maxDockerImages {
+		root.release()
+		return fmt.Errorf("the job has pulled or built %d images already", maxDockerImages)
+	}
 	j.early = append(j.early, root)
+	for _, name := range names {
+		j.docker.images[name] = root
+	}
+	return nil
 }
 
 // dockerBuild builds an image, and keeps it under its tags until the job ends.
@@ -132,34 +140,24 @@ func (j *job) dockerBuild(ctx context.Context, client *caller, r brokerapi.Docke
 	if err != nil {
 		return j.explain(err)
 	}
-	j.keepRoot(root)
-
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, tag := range r.Tags {
-		j.docker.built = slices.DeleteFunc(j.docker.built, func(b builtImage) bool { return b.tag == tag })
-		j.docker.built = append(j.docker.built, builtImage{tag: tag, root: root})
-	}
-	return nil
+	return j.keepImage(root, r.Tags...)
 }
 
 // dockerRoot returns the root file system of an image's name: one that the job has
-// built, or one that is pulled, and kept until the job ends.
+// pulled or built, or else one that is pulled now.
 func (j *job) dockerRoot(ctx context.Context, c brokerapi.Container, report reporter) (rootFS, error) {
 	j.mu.Lock()
-	i := slices.IndexFunc(j.docker.built, func(b builtImage) bool { return b.tag == c.Image })
-	if i >= 0 {
-		defer j.mu.Unlock()
-		return j.docker.built[i].root, nil
-	}
+	root, ok := j.docker.images[c.Image]
 	j.mu.Unlock()
+	if ok {
+		return root, nil
+	}
 
 	root, err := j.findRoot(ctx, c, report)
 	if err != nil {
 		return rootFS{}, err
 	}
-	j.keepRoot(root)
-	return root, nil
+	return root, j.keepImage(root, c.Image)
 }
 
 // dockerCreate makes a container, which has no guest before it is started.

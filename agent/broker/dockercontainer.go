@@ -173,7 +173,7 @@ func (c *dockerContainer) begin(streams wire.Streams, input bool) *dockerProcess
 
 	c.mu.Lock()
 	c.process, c.health = p, nil
-	if c.member.health().Cmd != "" {
+	if len(c.member.health().argv) > 0 {
 		c.health = &brokerapi.ContainerHealth{Status: healthStarting}
 	}
 	c.mu.Unlock()
@@ -200,33 +200,48 @@ const (
 
 // watchHealth checks the health of a container while a process of it runs.
 func (c *dockerContainer) watchHealth(p *dockerProcess) {
-	h := c.member.health()
-	if h.Cmd == "" {
+	check := c.member.health()
+	if len(check.argv) == 0 {
 		return
 	}
-	s := &service{container: c.member.container, exited: p.exited}
-	interval, retries := cmp.Or(h.Interval, healthInterval), cmp.Or(h.Retries, healthRetries)
-	counted := p.began.Add(h.StartPeriod) // when a failure was counted last
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, interval) {
-		if s.stayUp(c.job.ctx, wait) != nil {
+	in, schedule := c.member.container, newHealthSchedule(check, p.began)
+	for {
+		begin := time.Now()
+		status, _, err := in.checkHealth(c.job.ctx, check)
+		wait := c.noteHealth(p, schedule, err == nil && status == 0, begin)
+
+		select {
+		case <-p.exited:
 			c.endHealth(p)
 			return
+		case <-c.job.ctx.Done():
+			return
+		case <-time.After(wait):
 		}
-		status, _, err := s.checkHealth(c.job.ctx, h)
-
-		c.mu.Lock()
-		switch {
-		case err == nil && status == 0:
-			c.health.Status, c.health.FailingStreak = healthGood, 0
-			wait = interval
-		case time.Since(counted) >= interval:
-			counted = time.Now()
-			if c.health.FailingStreak++; c.health.FailingStreak >= retries {
-				c.health.Status = healthBad
-			}
-		}
-		c.mu.Unlock()
 	}
+}
+
+// noteHealth notes what a check has found that began at a time, and returns how long
+// to wait for the next.
+func (c *dockerContainer) noteHealth(
+	p *dockerProcess, s *healthSchedule, good bool, began time.Time,
+) (wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if c.process != p { // another one runs by now
+		return 0
+	}
+	if good {
+		s.failures, s.due = 0, now.Add(s.check.interval)
+		c.health.Status, c.health.FailingStreak = healthGood, 0
+		return s.check.interval
+	}
+	if s.failed(began, now) {
+		c.health.Status = healthBad
+	}
+	c.health.FailingStreak = s.failures
+	return s.wait(now)
 }
 
 // endHealth notes that a process has ended, which Docker too calls unhealthy.
@@ -540,8 +555,8 @@ func (c *dockerContainer) describeRun(x *brokerapi.ContainerInfo, joined string)
 		}
 	}
 
-	if h := c.member.health(); h.Cmd != "" {
-		x.Config.Healthcheck = &brokerapi.ContainerHealthCmd{Test: []string{"CMD-SHELL", h.Cmd}}
+	if check := c.member.health(); len(check.argv) > 0 {
+		x.Config.Healthcheck = &brokerapi.ContainerHealthCmd{Test: append([]string{"CMD"}, check.argv...)}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

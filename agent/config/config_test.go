@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 		ActionsRunnerDir: "/var/lib/runner/actions-runner",
 		HooksDir:         "/usr/local/lib/runner",
 		Jobs:             config.JobsGuest,
-		Containers:       config.ContainersDocker,
+		Containers:       config.ContainersHook,
 		BaseRootfs:       "/usr/lib/runner/base",
 		ReadyTimeout:     2 * time.Minute,
 		Guests:           config.Guests{ImageCache: 20 << 30, Pids: 16384, Spare: true},

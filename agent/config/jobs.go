@@ -68,8 +68,6 @@ func parseContainers(v string) (Containers, error) {
 // host, which has none.
 func (c *Config) settleContainers() error {
 	switch {
-	case c.Containers == "" && c.Jobs == JobsGuest:
-		c.Containers = ContainersDocker
 	case c.Containers == "":
 		c.Containers = ContainersHook
 	case c.Containers == ContainersDocker && c.Jobs == JobsHost:

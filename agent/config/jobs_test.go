@@ -52,18 +52,19 @@ func TestJobs(t *testing.T) {
 	}
 }
 
-// TestContainers: docker is the default where each job has a guest of its own.
+// TestContainers: the host has no docker.
 func TestContainers(t *testing.T) {
 	tests := []struct {
 		file string
 		want config.Containers
 		err  string
 	}{
-		{file: "", want: config.ContainersDocker},
+		{file: "", want: config.ContainersHook},
 		{file: "RUNNER_JOBS=container", want: config.ContainersHook},
 		{file: "RUNNER_JOBS=host", want: config.ContainersHook},
 		{file: "RUNNER_REQUIRE_JOB_CONTAINER=false", want: config.ContainersHook},
 		{file: "RUNNER_CONTAINERS=hook", want: config.ContainersHook},
+		{file: "RUNNER_CONTAINERS=docker", want: config.ContainersDocker},
 		{file: "RUNNER_CONTAINERS=docker\nRUNNER_JOBS=container", want: config.ContainersDocker},
 		{file: "RUNNER_JOBS=host\nRUNNER_CONTAINERS=docker", err: "config.env:2: RUNNER_CONTAINERS=docker contradicts " +
 			"RUNNER_JOBS=host: the host has no docker; remove the line with RUNNER_CONTAINERS"},
