@@ -30,7 +30,12 @@ type dockerState struct {
 }
 
 // answerDocker carries out a request of the docker command in the job's guest.
-func (j *job) answerDocker(ctx context.Context, cancel context.CancelFunc, client *wire.Conn, r brokerapi.Docker) error {
+func (j *job) answerDocker(
+	ctx context.Context,
+	cancel context.CancelFunc,
+	client *wire.Conn,
+	r brokerapi.Docker,
+) error {
 	switch {
 	case r.Run != nil:
 		status, err := j.dockerRun(ctx, newCaller(client, cancel), *r.Run)
@@ -75,7 +80,7 @@ func (j *job) callDocker(ctx context.Context, report reporter, r brokerapi.Docke
 	return reply, err
 }
 
-// nameNetwork gives the job's network a name, or takes it away. A job has one.
+// nameNetwork sets the name of the job's network, or takes it away. A job has one.
 func (j *job) nameNetwork(r brokerapi.DockerNetwork) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -233,12 +238,15 @@ func (j *job) addDockerContainer(c *dockerContainer) error {
 		return errEnded
 	case len(j.docker.containers) >= maxDockerContainers:
 		return fmt.Errorf("the job has %d containers already; remove some", maxDockerContainers)
-	case c.name() != "" && slices.ContainsFunc(j.docker.containers, func(x *dockerContainer) bool { return x.name() == c.name() }):
+	case c.name() != "" && slices.ContainsFunc(j.docker.containers, c.hasNameOf):
 		return fmt.Errorf("the container name %q is in use; remove that container first", c.name())
 	}
 	j.docker.containers = append(j.docker.containers, c)
 	return nil
 }
+
+// hasNameOf reports whether another container has the same name.
+func (c *dockerContainer) hasNameOf(other *dockerContainer) bool { return c.name() == other.name() }
 
 // findContainer returns the container that a name means.
 func (j *job) findContainer(name string) (*dockerContainer, error) {
@@ -258,7 +266,7 @@ func (j *job) findContainer(name string) (*dockerContainer, error) {
 		}
 	}
 	if found == nil {
-		return nil, wire.WithCode(wire.CodeNotFound, fmt.Errorf("No such container: %.80s", name))
+		return nil, wire.WithCode(wire.CodeNotFound, fmt.Errorf("there is no container %.80s", name))
 	}
 	return found, nil
 }

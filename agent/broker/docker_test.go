@@ -125,63 +125,7 @@ func TestDockerJob(t *testing.T) {
 		}
 		return 7, nil
 	}
-	l.dockering(do, func(d *docker) {
-		job := d.start("--name job_1 --label a1b2c3 --workdir /__w/r/r --network " + dockerNet + " -e A=b -v " +
-			"/var/run/docker.sock:/var/run/docker.sock -v " + layout.WorkerWork + ":/__w --entrypoint serve " + base)
-		db := d.start("--name db_1 --label a1b2c3 --network " + dockerNet + " --network-alias db -p 5432 -p 8080:80 " +
-			"oci/db serve")
-		guests := d.guests.running()
-		if len(guests) != 3 || len(job) != 64 {
-			d.Fatalf("%d guests run, the id is %s", len(guests), job)
-		}
-
-		// All know each other by now, the first by what it was told later.
-		worker, jobGuest, dbGuest := guests[0], guests[1], guests[2]
-		for _, g := range []*fakeGuest{worker, jobGuest} {
-			if config, _ := g.configured(); !strings.Contains(config.Files["/etc/hosts"], "\tdb_1 db\n") {
-				d.Errorf("a guest knows %q", config.Files["/etc/hosts"])
-			}
-		}
-		if config, _ := dbGuest.configured(); !strings.Contains(config.Files["/etc/hosts"], "\tjob_1\n") ||
-			!strings.Contains(config.Files["/etc/hosts"], "\trunner\n") {
-			d.Errorf("the service knows %q", config.Files["/etc/hosts"])
-		}
-		if _, binds := jobGuest.configured(); len(binds) != 1 || binds[0] != "/__w" {
-			d.Errorf("the job's container sees %q", binds)
-		}
-
-		info := d.inspect(db)
-		if got := info.NetworkSettings.Ports; len(got["5432/tcp"]) != 2 || len(got["80/tcp"]) != 2 {
-			d.Errorf("ports are %v", got)
-		}
-		if info.Name != "/db_1" || info.State.Status != "running" || info.Config.Healthcheck != nil ||
-			cmp.Diff(info.NetworkSettings.Networks[dockerNet].Aliases, []string{"db_1", "db"}) != "" {
-			d.Errorf("the service is %+v", info)
-		}
-		if got := d.inspect(job); got.Config.Labels["a1b2c3"] != "" || !strings.Contains(strings.Join(got.Config.Env, " "), "A=b") {
-			d.Errorf("the job's container is %+v", got.Config)
-		}
-
-		status, out, err := d.exec(brokerapi.DockerExec{Container: job, Argv: []string{"sh", "x.sh"}, Dir: "/__w/_temp",
-			Env: map[string]string{"A": "c", "PATH": "/own:/opt/bin"}, Input: true}, "input")
-		if status != 7 || out != "input" || err != nil {
-			d.Errorf("exec: %d, %q, %v", status, out, err)
-		}
-		status, out, err = d.exec(brokerapi.DockerExec{Container: "db_1", Argv: []string{"psql"}, User: "7:8"}, "")
-		if status != 7 || out != "" || err != nil {
-			d.Errorf("exec: %d, %q, %v", status, out, err)
-		}
-
-		d.must(brokerapi.Docker{Remove: &brokerapi.DockerRemove{Container: job, Force: true}}, nil)
-		d.must(brokerapi.Docker{Remove: &brokerapi.DockerRemove{Container: db, Force: true}}, nil)
-		d.must(brokerapi.Docker{Network: &brokerapi.DockerNetwork{Name: dockerNet, Remove: true}}, nil)
-		if left := d.list(); len(left.Containers) != 0 || left.Network != "" || len(d.guests.running()) != 1 {
-			d.Errorf("left are %+v, and %d guests", left, len(d.guests.running()))
-		}
-		if config, _ := worker.configured(); strings.Contains(config.Files["/etc/hosts"], "db") {
-			d.Errorf("the worker still knows %q", config.Files["/etc/hosts"])
-		}
-	})
+	l.dockering(do, func(d *docker) { d.jobWithService() })
 
 	if len(executed) != 2 {
 		t.Fatalf("executed %v", executed)
@@ -195,6 +139,66 @@ func TestDockerJob(t *testing.T) {
 	if second.Stdin || second.UID != 7 || second.GID != 8 || second.Dir != "/" ||
 		!strings.Contains(strings.Join(second.Env, "\n"), "PGDATA=/data") {
 		t.Errorf("executed %+v", second)
+	}
+}
+
+// jobWithService starts and removes the containers of TestDockerJob.
+func (d *docker) jobWithService() {
+	job := d.start("--name job_1 --label a1b2c3 --workdir /__w/r/r --network " + dockerNet + " -e A=b -v " +
+		"/var/run/docker.sock:/var/run/docker.sock -v " + layout.WorkerWork + ":/__w --entrypoint serve " + base)
+	db := d.start("--name db_1 --label a1b2c3 --network " + dockerNet + " --network-alias db -p 5432 -p 8080:80 " +
+		"oci/db serve")
+	guests := d.guests.running()
+	if len(guests) != 3 || len(job) != 64 {
+		d.Fatalf("%d guests run, the id is %s", len(guests), job)
+	}
+
+	// All know each other by now, the first by what it was told later.
+	worker, jobGuest, dbGuest := guests[0], guests[1], guests[2]
+	for _, g := range []*fakeGuest{worker, jobGuest} {
+		if config, _ := g.configured(); !strings.Contains(config.Files["/etc/hosts"], "\tdb_1 db\n") {
+			d.Errorf("a guest knows %q", config.Files["/etc/hosts"])
+		}
+	}
+	if config, _ := dbGuest.configured(); !strings.Contains(config.Files["/etc/hosts"], "\tjob_1\n") ||
+		!strings.Contains(config.Files["/etc/hosts"], "\trunner\n") {
+		d.Errorf("the service knows %q", config.Files["/etc/hosts"])
+	}
+	if _, binds := jobGuest.configured(); len(binds) != 1 || binds[0] != "/__w" {
+		d.Errorf("the job's container sees %q", binds)
+	}
+
+	info := d.inspect(db)
+	if got := info.NetworkSettings.Ports; len(got["5432/tcp"]) != 2 || len(got["80/tcp"]) != 2 {
+		d.Errorf("ports are %v", got)
+	}
+	if info.Name != "/db_1" || info.State.Status != "running" || info.Config.Healthcheck != nil ||
+		cmp.Diff(info.NetworkSettings.Networks[dockerNet].Aliases, []string{"db_1", "db"}) != "" {
+		d.Errorf("the service is %+v", info)
+	}
+	if got := d.inspect(job); got.Config.Labels["a1b2c3"] != "" ||
+		!strings.Contains(strings.Join(got.Config.Env, " "), "A=b") {
+		d.Errorf("the job's container is %+v", got.Config)
+	}
+
+	status, out, err := d.exec(brokerapi.DockerExec{Container: job, Argv: []string{"sh", "x.sh"}, Dir: "/__w/_temp",
+		Env: map[string]string{"A": "c", "PATH": "/own:/opt/bin"}, Input: true}, "input")
+	if status != 7 || out != "input" || err != nil {
+		d.Errorf("exec: %d, %q, %v", status, out, err)
+	}
+	status, out, err = d.exec(brokerapi.DockerExec{Container: "db_1", Argv: []string{"psql"}, User: "7:8"}, "")
+	if status != 7 || out != "" || err != nil {
+		d.Errorf("exec: %d, %q, %v", status, out, err)
+	}
+
+	d.must(brokerapi.Docker{Remove: &brokerapi.DockerRemove{Container: job, Force: true}}, nil)
+	d.must(brokerapi.Docker{Remove: &brokerapi.DockerRemove{Container: db, Force: true}}, nil)
+	d.must(brokerapi.Docker{Network: &brokerapi.DockerNetwork{Name: dockerNet, Remove: true}}, nil)
+	if left := d.list(); len(left.Containers) != 0 || left.Network != "" || len(d.guests.running()) != 1 {
+		d.Errorf("left are %+v, and %d guests", left, len(d.guests.running()))
+	}
+	if config, _ := worker.configured(); strings.Contains(config.Files["/etc/hosts"], "db") {
+		d.Errorf("the worker still knows %q", config.Files["/etc/hosts"])
 	}
 }
 
@@ -318,6 +322,7 @@ func TestDockerHealth(t *testing.T) {
 		if got := health(); got != "starting" {
 			d.Errorf("before a check: %s", got)
 		}
+
 		checks <- 0
 		d.eventually("it is healthy", func() bool { return health() == "healthy" })
 		checks <- 1

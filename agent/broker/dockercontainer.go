@@ -90,7 +90,10 @@ func (j *job) dockerStart(ctx context.Context, name string) error {
 	}
 
 	started := make(chan struct{})
-	p := c.begin(wire.Streams{Stdout: c.log.writer(wire.Stdout), Stderr: c.log.writer(wire.Stderr), Started: started}, false)
+	p := c.begin(
+		wire.Streams{Stdout: c.log.writer(wire.Stdout), Stderr: c.log.writer(wire.Stderr), Started: started},
+		false,
+	)
 	select {
 	case <-started:
 	case <-p.exited: // perhaps before it was started

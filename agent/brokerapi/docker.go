@@ -116,8 +116,8 @@ type DockerContainers struct {
 	Network    string          `json:"network,omitempty"` // name of the job's network
 }
 
-// Docker asks for something that has no process. What takes long is reported,
-// line by line, to progress. The reply may be nil.
+// Docker asks for something that has no process. The broker reports what takes
+// long, line by line, to progress. The reply may be nil.
 func (c *Client) Docker(ctx context.Context, r Docker, reply any, progress io.Writer) error {
 	return c.call(ctx, Envelope{Docker: &r}, reply, progress)
 }

@@ -229,7 +229,8 @@ func TestRunner(t *testing.T) {
 		args: []string{"exec", "-i", "--workdir", "/__w/r/r", "-e", "A", "-e", "NOTSET", jobID, "sh", "-e",
 			"/__w/_temp/x.sh"},
 		want: result{status: 7, stdout: "pulling\n"},
-		asked: []brokerapi.Docker{{Exec: &brokerapi.DockerExec{Container: jobID, Argv: []string{"sh", "-e", "/__w/_temp/x.sh"},
+		asked: []brokerapi.Docker{{Exec: &brokerapi.DockerExec{
+			Container: jobID, Argv: []string{"sh", "-e", "/__w/_temp/x.sh"},
 			Env: map[string]string{"A": "1"}, Dir: "/__w/r/r", Input: true}}},
 	}, {
 		summary: "15: build",
@@ -321,7 +322,8 @@ func TestElsewhere(t *testing.T) {
 	for _, line := range []string{
 		"version", "info", "images", "pull alpine", "login -u u -p p", "build .", "buildx build .", "compose up -d",
 		"network create other", "network rm other", "network ls", "run --rm alpine true", "run --network other alpine",
-		"create alpine", "exec other true", "exec -it other sh", "logs other", "inspect other", "inspect --type image " + dbID,
+		"create alpine", "exec other true", "exec -it other sh", "logs other", "inspect other",
+		"inspect --type image " + dbID,
 		"rm -f other", "port other", "stop other", "kill other", "wait other", "start other", "run --nonsense alpine",
 		"-H tcp://x ps", "--context y exec " + dbID + " true", "", "exec", "exec --nonsense " + dbID,
 	} {
@@ -390,8 +392,10 @@ func TestPs(t *testing.T) {
 			"127.0.0.1:32768->5432/tcp, [::1]:32768->5432/tcp\njob:postgres:17:\n"},
 		{line: `ps --filter name=job --format {{.Label("x")}}`, want: ""},
 		{line: "ps --filter name=job", want: "" +
-			"CONTAINER ID   IMAGE         COMMAND               CREATED                   STATUS                   PORTS   NAMES\n" +
-			"e10123456789   postgres:17   \"tail -f /dev/null\"   Less than a second ago   Up Less than a second            job\n"},
+			"CONTAINER ID   IMAGE         COMMAND               CREATED                   STATUS                   PORTS   " +
+			"NAMES\n" +
+			"e10123456789   postgres:17   \"tail -f /dev/null\"   Less than a second ago   Up Less than a second            " +
+			"job\n"},
 	} {
 		got := run(t, &fake{}, true, strings.Fields(test.line)...)
 		if strings.Contains(test.line, "Label(") {
@@ -423,7 +427,8 @@ func TestInspect(t *testing.T) {
 		ID    string `json:"Id"`
 		State struct{ Running bool }
 	}
-	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || list[0].ID != jobID || !list[0].State.Running {
+	if err := json.Unmarshal([]byte(r.stdout), &list); err != nil || len(list) != 1 || list[0].ID != jobID ||
+		!list[0].State.Running {
 		t.Errorf("got %s, %v", r.stdout, err)
 	}
 	if r := run(t, &fake{}, true, "inspect", "other"); r.stdout != "[]\n" || r.status != StatusFailed {
@@ -487,7 +492,7 @@ func TestProcesses(t *testing.T) {
 	}
 }
 
-// TestRemoveForce: what is gone already is no failure, as with docker.
+// TestRemoveForce: removing what is gone already succeeds, as with docker.
 func TestRemoveForce(t *testing.T) {
 	f := &fake{err: wire.WithCode(wire.CodeNotFound, fmt.Errorf("No such container: x"))}
 	if r := run(t, f, true, "rm", "-f", "x"); r.status != 0 && r.err != "" {

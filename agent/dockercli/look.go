@@ -83,6 +83,7 @@ type noContainerError string
 
 func errNoContainer(name string) error { return noContainerError(name) }
 
+// Error implements error, in Docker's own words.
 func (e noContainerError) Error() string { return fmt.Sprintf("No such container: %.80s", string(e)) }
 
 // resolve finds the containers of some names. Where a Docker could know them, the
@@ -372,7 +373,8 @@ func (c *call) awaitHealth(
 		return x.State.Running && x.State.Health != nil && x.State.Health.Status == "starting"
 	}
 	deadline := time.Now().Add(healthWait)
-	for wait := 10 * time.Millisecond; err == nil && slices.ContainsFunc(found, starts); wait = min(2*wait, time.Second/2) {
+	wait := 10 * time.Millisecond
+	for ; err == nil && slices.ContainsFunc(found, starts); wait = min(2*wait, time.Second/2) {
 		select {
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)

@@ -273,7 +273,11 @@ func (c *call) stop(ctx context.Context, args []string) (int, error) {
 		return StatusFailed, err
 	}
 	return c.each(ctx, flags.Args(), func(id string) error {
-		r := brokerapi.DockerStop{Container: id, Signal: int(signal), Grace: max(time.Millisecond, time.Duration(*grace)*time.Second)}
+		r := brokerapi.DockerStop{
+			Container: id,
+			Signal:    int(signal),
+			Grace:     max(time.Millisecond, time.Duration(*grace)*time.Second),
+		}
 		return c.Broker.Docker(ctx, brokerapi.Docker{Stop: &r}, nil, nil)
 	})
 }

@@ -17,7 +17,9 @@ func TestSplitCreate(t *testing.T) {
 		{line: "alpine echo -i --rm", want: CreateWords{Image: "alpine", Command: []string{"echo", "-i", "--rm"}}},
 		{line: "--rm -i alpine cat", want: CreateWords{Options: []string{"--rm", "-i"}, Image: "alpine",
 			Command: []string{"cat"}, Input: true}},
-		{line: "-dit --name=x alpine", want: CreateWords{Options: []string{"-dit", "--name=x"}, Image: "alpine", Input: true, Detach: true}},
+		{line: "-dit --name=x alpine", want: CreateWords{
+			Options: []string{"-dit", "--name=x"}, Image: "alpine", Input: true, Detach: true,
+		}},
 		{line: "-itw /a alpine", want: CreateWords{Options: []string{"-itw", "/a"}, Image: "alpine", Input: true}},
 		{line: "-w/i -e A -eB=i alpine", want: CreateWords{Options: []string{"-w/i", "-e", "A", "-eB=i"}, Image: "alpine"}},
 		{line: "--name -i alpine", want: CreateWords{Options: []string{"--name", "-i"}, Image: "alpine"}},
@@ -72,7 +74,8 @@ func TestParseCreate(t *testing.T) {
 	}, {
 		summary: "joined switches",
 		args:    []string{"-dit", "--rm", "-eA=b", "--net=n", "-lx=y", "--label=z", "x"},
-		want: Create{Detach: true, Input: true, Remove: true, Network: "n", Labels: map[string]string{"x": "y", "z": ""}, Image: "x",
+		want: Create{Detach: true, Input: true, Remove: true, Network: "n", Image: "x",
+			Labels:  map[string]string{"x": "y", "z": ""},
 			Options: Options{Env: map[string]string{"A": "b"}}},
 	}, {
 		summary: "options of a workflow are checked as ever",

@@ -99,7 +99,8 @@ func (l *lab) dockerSteps(s *shelf) {
 			{Name: "ps", Run: "docker ps --format '{{.Image}} {{.State}}' | sort; docker ps -aq --filter name=nothing"},
 			{Name: "exec", Run: "id=$(docker ps -q --filter ancestor=" + s.debian + ")\n" +
 				"docker exec $id sh -c 'echo $A; id -u; pwd'; echo input | docker exec -i $id cat; " +
-				"docker exec -e B=c -w /tmp -u 7 $id sh -c 'echo $B; pwd; id -u'; docker exec $id sh -c 'exit 9' || echo status $?"},
+				"docker exec -e B=c -w /tmp -u 7 $id sh -c 'echo $B; pwd; id -u'; docker exec $id sh -c 'exit 9' || echo status " +
+				"$?"},
 			{Name: "logs", Run: "id=$(docker ps -q --filter ancestor=" + s.debian + ")\n" +
 				"docker logs $id 2>/dev/null; docker logs $id 2>&1 >/dev/null; docker inspect -f '{{.State.Status}}' $id"},
 			{Name: "port", Shell: "bash", Run: "docker port $(docker ps -q --filter ancestor=" + s.scratch + ") 80\n" +

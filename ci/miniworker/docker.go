@@ -304,6 +304,7 @@ func (d *dockerJob) awaitHealth(ctx context.Context, result *StepResult) error {
 	if len(unhealthy) == 0 {
 		return nil
 	}
+
 	for _, c := range unhealthy {
 		if _, err := d.run(ctx, "logs", "--details "+c.id, result); err != nil {
 			return err
@@ -314,7 +315,7 @@ func (d *dockerJob) awaitHealth(ctx context.Context, result *StepResult) error {
 	return runnerError("One or more containers failed to start.")
 }
 
-// stop is StopContainersAsync. What fails is a warning.
+// stop is StopContainersAsync. A docker that fails is a warning.
 func (d *dockerJob) stop(ctx context.Context, result *StepResult) error {
 	for _, c := range append([]*dockerContainer{d.job}, d.services...) {
 		if c == nil || c.id == "" {

@@ -130,7 +130,7 @@ func docker(args []string) int {
 	dir, err := os.Getwd()
 	_, noEngine := os.Stat(engine)
 	if _, noSocket := os.Stat(layout.WorkerSocket); err == nil && noSocket != nil && noEngine != nil {
-		err = errors.New("there is no Docker here; docker works in steps of jobs without container:")
+		err = errors.New("there is no Docker here; docker works in steps of jobs that have no container")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
