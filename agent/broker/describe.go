@@ -64,10 +64,7 @@ func (j *job) nameServices(members []*member) {
 
 	services := slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return !m.isService })
 	for i, key := range matchKeys(info.Services, services) {
-		if keyPattern.MatchString(key) {
-			options := &services[i].spec.options
-			options.Aliases = append([]string{key}, options.Aliases...)
-		}
+		services[i].addName(key)
 	}
 }
 

@@ -49,6 +49,7 @@ func newMembers(r brokerapi.PrepareRequest) ([]*member, error) {
 			return nil, err
 		}
 		m.isService, m.spec.makeDir = true, true
+		m.addName(c.Name)
 		members = append(members, m)
 	}
 
@@ -60,6 +61,14 @@ func newMembers(r brokerapi.PrepareRequest) ([]*member, error) {
 		members = append(members, m)
 	}
 	return members, nil
+}
+
+// addName adds the name that the workflow has for a service. One that is not a host
+// name is left out.
+func (m *member) addName(name string) {
+	if keyPattern.MatchString(name) {
+		m.spec.options.Aliases = append([]string{name}, m.spec.options.Aliases...)
+	}
 }
 
 // newStep returns a container whose own process is a step.

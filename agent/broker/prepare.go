@@ -1,10 +1,12 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
@@ -27,7 +29,7 @@ func (j *job) prepare(ctx context.Context, members []*member, report reporter) (
 	}
 
 	// Every guest knows the addresses of all, so they come before the first starts.
-	if err := j.assignAddresses(members); err != nil {
+	if err := j.assignAddresses(members, report); err != nil {
 		return nil, err
 	}
 	if err := j.startMembers(ctx, members, report); err != nil {
@@ -57,8 +59,9 @@ func (j *job) findRoots(ctx context.Context, members []*member, report reporter)
 }
 
 // assignAddresses reserves an address for each member, and names for those that
-// others can name.
-func (j *job) assignAddresses(members []*member) error {
+// others can name. The names of services are reported: with the container hook, the
+// workflow's own name is not always among them.
+func (j *job) assignAddresses(members []*member, report reporter) error {
 	taken := aliases{}
 	for _, m := range members {
 		var err error
@@ -69,6 +72,7 @@ func (j *job) assignAddresses(members []*member) error {
 		names := m.spec.options.Aliases
 		if m.isService {
 			names = taken.assign(m.spec)
+			report("service %s is reachable as %s", m.spec.Image, cmp.Or(strings.Join(names, ", "), m.address.String()))
 		}
 		if len(names) > 0 {
 			j.mu.Lock()

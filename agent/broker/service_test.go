@@ -160,6 +160,29 @@ func TestServices(t *testing.T) {
 	}
 }
 
+// TestServiceNames: the client is told by which names services are reached (X8), one of
+// which it may have sent (EX3).
+func TestServiceNames(t *testing.T) {
+	l := newLab(t)
+	l.guests.onExec = serving
+	l.serve()
+	var progress bytes.Buffer
+	_, err := l.client.Prepare(t.Context(), brokerapi.PrepareRequest{Services: []brokerapi.Container{
+		{Image: "oci/my_app", Name: "db", Args: []string{"serve"}, Options: "--network-alias other"},
+		{Image: "oci/-", Name: "not a name", Args: []string{"serve"}},
+	}}, &progress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"service oci/my_app is reachable as db, other, my_app\n", "service oci/- is reachable as 10.0.0.3\n",
+	} {
+		if !strings.Contains(progress.String(), want) {
+			t.Errorf("no %q in\n%s", want, &progress)
+		}
+	}
+}
+
 // TestBootedService is a service whose root file system boots and has no command.
 func TestBootedService(t *testing.T) {
 	l := newLab(t)

@@ -36,6 +36,7 @@ type Credentials struct {
 
 // Container is a container as a workflow describes it.
 type Container struct {
+	Name        string       `json:"name,omitempty"`  // of a service in the workflow, if the client knows it
 	Image       string       `json:"image,omitempty"` // as the workflow has it
 	Credentials *Credentials `json:"credentials,omitempty"`
 	// Entrypoint and Args replace the image's own, if given.

@@ -14,8 +14,8 @@ func TestAlias(t *testing.T) {
 		{image: "localhost:5000/a/redis@sha256:0123abcd", want: "redis"},
 		{image: "localhost:5000/redis:7@sha256:0123abcd", want: "redis"},
 		{image: "ghcr.io/a/my-app", want: "my-app"},
-		{image: "ghcr.io/a/my_app", want: ""},
-		{image: "ghcr.io/a/my.app", want: ""},
+		{image: "ghcr.io/a/my_app", want: "my_app"}, // V18
+		{image: "ghcr.io/a/my.app:1", want: "my.app"},
 		{image: "", want: ""},
 		{image: ":latest", want: ""},
 		{image: "a/:latest", want: ""},

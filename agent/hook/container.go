@@ -54,7 +54,7 @@ func setHome(c *brokerapi.Container) {
 // and ports, Docker's words, are the broker's to parse.
 func (c *Container) request() (*brokerapi.Container, error) {
 	r := &brokerapi.Container{
-		Image: c.Image, Credentials: c.Credentials, Dir: c.Dir, Ports: c.Ports, Options: c.Options,
+		Name: c.ContextName, Image: c.Image, Credentials: c.Credentials, Dir: c.Dir, Ports: c.Ports, Options: c.Options,
 		Env: map[string]string{"GITHUB_ACTIONS": "true", "CI": "true"},
 	}
 	maps.Copy(r.Env, c.Env)

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
+	"github.com/mkappliance/mkappliance/agent/dockeropts"
 	"github.com/mkappliance/mkappliance/agent/hook"
 	"github.com/mkappliance/mkappliance/agent/wire"
 )
@@ -322,11 +323,22 @@ func TestUnsupportedByBroker(t *testing.T) {
 	}
 }
 
-func TestBlankOptionsAreNone(t *testing.T) {
-	f := &fake{}
-	r := call(t, f, with(t, prepare, "args.container.createOptions", `"  "`))
-	if r.status != 0 || len(f.prepared) != 1 || f.prepared[0].Container.Options != "" {
-		t.Errorf("got %+v", r)
+// TestBlankOptions: options reach the broker as they are; a line that is continued may be
+// the last.
+func TestBlankOptions(t *testing.T) {
+	for _, options := range []string{`"  "`, `"--init \\\n"`} {
+		f := &fake{}
+		r := call(t, f, with(t, prepare, "args.container.createOptions", options))
+		var want string
+		if err := json.Unmarshal([]byte(options), &want); err != nil {
+			t.Fatal(err)
+		}
+		if r.status != 0 || len(f.prepared) != 1 || f.prepared[0].Container.Options != want {
+			t.Errorf("got %+v, %+v", r, f.prepared)
+		}
+		if _, err := dockeropts.Parse(want); err != nil {
+			t.Errorf("%q: %v", want, err)
+		}
 	}
 }
 
@@ -665,4 +677,13 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted response file %q, job %q", p.ResponseFile, p.Job)
 		}
 	})
+}
+
+// TestContextName: a service's name in the workflow, which the reference hooks read (EX3).
+func TestContextName(t *testing.T) {
+	f := &fake{}
+	r := call(t, f, with(t, prepare, "args.container.contextName", `"db"`))
+	if r.status != 0 || len(f.prepared) != 1 || f.prepared[0].Container.Name != "db" {
+		t.Errorf("got %+v, %+v", r, f.prepared)
+	}
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"strings"
 
 	"github.com/mkappliance/mkappliance/agent/brokerapi"
 )
@@ -45,6 +44,7 @@ type Prepare struct {
 type Container struct {
 	path string // in the payload, for errors
 
+	ContextName   string // of a service in the workflow; the actions runner 2.336.0 does not send it
 	Image         string
 	Dockerfile    string                 // path on the host, of a step's container, in place of Image
 	Credentials   *brokerapi.Credentials // nil for an image that everybody may pull
@@ -158,12 +158,13 @@ func parseContainer(o object, path string) *Container {
 	image := o.optional("image")
 	c := &Container{
 		path:          path,
+		ContextName:   o.optional("contextName").text(),
 		Image:         image.text(),
 		Dockerfile:    o.optional("dockerfile").text(),
 		EntryPoint:    o.optional("entryPoint").text(),
 		Args:          o.optional("entryPointArgs").texts(),
 		Dir:           o.optional("workingDirectory").text(),
-		Options:       strings.TrimSpace(o.optional("createOptions").text()),
+		Options:       o.optional("createOptions").text(),
 		Env:           o.optional("environmentVariables").env(),
 		Ports:         o.optional("portMappings").texts(),
 		SystemVolumes: parseVolumes(o.optional("systemMountVolumes")),
