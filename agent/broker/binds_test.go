@@ -3,6 +3,7 @@ package broker
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -190,5 +191,46 @@ func TestWorkDirOfJob(t *testing.T) {
 				t.Errorf("onHost returned %s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// TestActionsRunnerIsReplaced: each guest sees the copy of the actions runner that the
+// link leads to when it starts, and goes on to see that one.
+func TestActionsRunnerIsReplaced(t *testing.T) {
+	dir, b := newBinder(t)
+	active := filepath.Join(dir, "active")
+	b.settings.Externals = filepath.Join(active, "externals")
+	show := []hostDir{{HostBind: HostBind{Source: filepath.Join(active, "bin"), Target: "/bin"}, readOnly: true}}
+
+	var open []guest.Bind
+	for _, version := range []string{"1", "2"} {
+		for _, name := range []string{"bin", "externals"} {
+			path := filepath.Join(dir, version, name, version)
+			if err := os.MkdirAll(path, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_ = os.Remove(active)
+		if err := os.Symlink(version, active); err != nil {
+			t.Fatal(err)
+		}
+		binds, err := b.open(show, []brokerapi.Mount{{Target: "/__e", Externals: true}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeBinds(binds)
+		open = append(open, binds[len(binds)-2:]...)
+	}
+
+	var seen []string
+	for _, bind := range open {
+		names, err := bind.Source.Readdirnames(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen = append(seen, names...)
+	}
+	if want := []string{"1", "1", "2", "2"}; !slices.Equal(seen, want) {
+		t.Errorf("guests see %q, want %q", seen, want)
 	}
 }
