@@ -117,7 +117,8 @@ func TestTrial(t *testing.T) {
 	for _, test := range []struct {
 		summary   string
 		appliance appliance
-		want      string // the end of the error; empty for none
+		registers bool
+		want      string // the error; empty for none
 		phases    int
 	}{
 		{summary: "all is well", phases: 6},
@@ -125,6 +126,8 @@ func TestTrial(t *testing.T) {
 			appliance: appliance{failedUnits: "runner-install.service\nrunner.service"}},
 		{summary: "another unit fails", phases: 4, appliance: appliance{failedUnits: "cron.service"},
 			want: "cron.service failed:\n"},
+		{summary: "a unit of an appliance that can register fails", phases: 4, registers: true,
+			appliance: appliance{failedUnits: "runner.service"}, want: "runner.service failed:\n"},
 		{summary: "the upgrade fails", phases: 2, appliance: appliance{upgradeFails: true},
 			want: "runner-upgrade.service failed:\n"},
 		{summary: "the new version is left", phases: 2, appliance: appliance{newLeft: true},
@@ -142,7 +145,13 @@ func TestTrial(t *testing.T) {
 			a := &test.appliance
 			a.set, a.key, a.root, a.boots, a.t = set, key, "old", 1, t
 			tr := &trial{
-				Config: Config{Set: set, Signer: key, Channel: "stable", Progress: progress.New(io.Discard, progress.Plain)},
+				Config: Config{
+					Set:       set,
+					Signer:    key,
+					Channel:   "stable",
+					Registers: test.registers,
+					Progress:  progress.New(io.Discard, progress.Plain),
+				},
 				report: &Report{},
 				sh:     a.run,
 				ended:  make(chan struct{}),
