@@ -191,8 +191,11 @@ type outcome struct {
 	Failed  []struct{ Version, Reason string }
 }
 
-// statusNewer is the exit status of runner-agent upgrade --check for a newer version.
-const statusNewer = 3
+// Exit statuses of runner-agent upgrade.
+const (
+	statusNewer   = 3 // --check found a version
+	statusRefused = 4
+)
 
 // upgradeCommand returns the command line that upgrades from a channel.
 func (t *trial) upgradeCommand(name string) string {
@@ -204,10 +207,7 @@ func (t *trial) upgradeCommand(name string) string {
 // one that is newer, or none.
 func (t *trial) look(ctx context.Context, name string, newer bool) (outcome, error) {
 	var o outcome
-	out, err := t.sh(ctx, t.upgradeCommand(name)+" --check --json")
-	if exit := (*ssh.ExitError)(nil); errors.As(err, &exit) && exit.ExitStatus() == statusNewer {
-		err = nil
-	}
+	out, err := t.check(ctx, name)
 	if err != nil {
 		return o, err
 	}
@@ -219,6 +219,26 @@ func (t *trial) look(ctx context.Context, name string, newer bool) (outcome, err
 			t.Channel, t.report.From)
 	}
 	return o, nil
+}
+
+// checkTries is how often a check may fail: the disk may be locked for a moment.
+const checkTries = 15
+
+// check returns the output of a check that succeeded.
+func (t *trial) check(ctx context.Context, name string) (string, error) {
+	for try := 1; ; try++ {
+		out, err := t.sh(ctx, t.upgradeCommand(name)+" --check --json")
+		exit := (*ssh.ExitError)(nil)
+		switch {
+		case err == nil:
+			return out, nil
+		case errors.As(err, &exit) && exit.ExitStatus() == statusNewer:
+			return out, nil
+		case exit != nil && exit.ExitStatus() == statusRefused, try == checkTries, ctx.Err() != nil:
+			return out, err
+		}
+		time.Sleep(t.pause)
+	}
 }
 
 // install starts runner-upgrade.service with a channel, and returns the state before
