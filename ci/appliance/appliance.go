@@ -52,6 +52,8 @@ type Options struct {
 	// Seed is the directory of another machine, with the seed that this one has too
 	// and the key that lets an operator in. Empty for a new seed.
 	Seed string
+	// Sticks are images of further disks, attached read-only.
+	Sticks []string
 }
 
 // Lab is one machine with its surroundings.
@@ -159,7 +161,7 @@ func (l *Lab) config() []string {
 // Boot switches the machine on; ctx ends it.
 func (l *Lab) Boot(ctx context.Context) (err error) {
 	l.vm, err = qemu.Start(ctx, qemu.Config{Arch: arch.AMD64(), Image: l.image, Seed: l.seedPath("seed.iso"), Dir: l.dir,
-		Disk:     l.options.Disk,
+		Disk: l.options.Disk, Sticks: l.options.Sticks,
 		DiskSize: 8 << 30, Memory: 2 << 30, CPUs: 2, Console: l.Console, Offline: true,
 		HostForwards:  []qemu.HostForward{{HostPort: l.sshPort, GuestPort: 22}},
 		GuestForwards: append([]qemu.GuestForward{Forward(gitHubAddr, l.listen)}, l.options.Forwards...)})

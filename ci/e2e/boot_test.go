@@ -62,6 +62,7 @@ func TestBoot(t *testing.T) {
 		{summary: "RegisterAgain", test: (*life).registerAgain},
 		{summary: "Reboot", test: (*life).reboot},
 		{summary: "Secrets", test: (*life).secrets},
+		{summary: "State", test: (*life).state},
 	} {
 		start := time.Now()
 		if !t.Run(chapter.summary, func(t *testing.T) { chapter.test(&life{T: t, ctx: ctx, lab: lab}) }) {

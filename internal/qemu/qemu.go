@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ type Config struct {
 	Arch  arch.Arch // architecture of Image
 	Image string    // path of a raw disk image, which is not changed
 	Seed  string    // path of a NoCloud image, attached read-only; empty for none
+	// Sticks are paths of raw images of further disks, attached read-only.
+	Sticks []string
 	// Dir is a directory for the overlay and the firmware's variables. Starting again in the
 	// same directory boots the same machine; another image there is refused.
 	Dir      string
@@ -192,8 +195,12 @@ func (c Config) argv(code string, kvm bool) []string {
 		"-drive", "if=pflash,format=raw,readonly=on,file="+comma(code),
 		"-drive", "if=pflash,format=raw,file="+comma(filepath.Join(c.Dir, varsName)),
 		"-drive", c.disk())
+	more := c.Sticks
 	if c.Seed != "" {
-		argv = append(argv, "-drive", "if=virtio,format=raw,readonly=on,file="+comma(c.Seed))
+		more = slices.Concat([]string{c.Seed}, more)
+	}
+	for _, disk := range more {
+		argv = append(argv, "-drive", "if=virtio,format=raw,readonly=on,file="+comma(disk))
 	}
 	return append(argv,
 		"-netdev", c.netdev(), "-device", "virtio-net-pci,netdev=net",

@@ -21,7 +21,8 @@ import (
 )
 
 func TestArgv(t *testing.T) {
-	c := Config{Arch: arch.AMD64(), Seed: "/s,eed.iso", Dir: "/d", Memory: 2 << 30, CPUs: 2, Offline: true,
+	c := Config{Arch: arch.AMD64(), Seed: "/s,eed.iso", Sticks: []string{"/stick"}, Dir: "/d", Memory: 2 << 30, CPUs: 2,
+		Offline:       true,
 		HostForwards:  []HostForward{{2222, 22}},
 		GuestForwards: []GuestForward{{"10.0.2.100:8080", "socat -,raw TCP:127.0.0.1:1"}}}
 	for _, test := range []struct {
@@ -41,6 +42,7 @@ func TestArgv(t *testing.T) {
 				" -drive if=pflash,format=raw,readonly=on,file=/code.fd -drive if=pflash,format=raw,file=/d/vars.fd" +
 				" -drive if=virtio,format=qcow2,discard=unmap,file=/d/disk.qcow2" +
 				" -drive if=virtio,format=raw,readonly=on,file=/s,,eed.iso" +
+				" -drive if=virtio,format=raw,readonly=on,file=/stick" +
 				" -netdev user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:2222-:22" +
 				",guestfwd=tcp:10.0.2.100:8080-cmd:socat -,,raw TCP:127.0.0.1:1" +
 				" -device virtio-net-pci,netdev=net -device virtio-rng-pci -qmp unix:/d/qmp,server=on,wait=off -serial mon:stdio"
