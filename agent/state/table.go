@@ -75,7 +75,7 @@ func ofAgent() []Entry {
 		{Paths: []string{layout.ActionsRunnerCopies}, Content: "newer copies of the actions runner, and which of them runs",
 			Reset: Removed},
 		{Paths: []string{layout.State + "/upgrade"}, Content: "versions that failed, the floor, what is staged",
-			Reset: Removed},
+			Reset: Removed, Rare: "once an upgrade was looked for"},
 		{Paths: []string{RequestFile}, Content: "a reset that is under way", Reset: Removed, Rare: "during a reset"},
 	}
 }

@@ -494,7 +494,7 @@ func (l *lab) healthJob(s *shelf) {
 			summary: "unhealthy",
 			service: miniworker.Container{Image: s.alpine, Entrypoint: "sh", Command: "-c 'echo starting up; sleep 1000'",
 				Options: "--health-cmd 'echo no; false' --health-interval 100ms --health-retries 2"},
-			want: `: 2 checks in a row have failed, the last of "echo no; false" with status 1: no; its last output:` +
+			want: `2 checks in a row have failed, the last of "echo no; false" with status 1: no; its last output:` +
 				"%0Astarting up",
 		},
 		{
@@ -514,8 +514,9 @@ func (l *lab) healthJob(s *shelf) {
 		r := l.job(miniworker.Job{Name: test.summary, Services: []miniworker.Container{test.service},
 			Steps: []miniworker.Step{{Name: "never", Run: "true"}}})
 		step := r.Step("Initialize containers")
-		want := "::error::cannot prepare job: cannot start service " + test.service.Image + ": " + test.want
-		if step.Exit != 1 || !strings.Contains(strings.Join(step.Output, "\n"), want) {
+		line := "::error::cannot prepare job: cannot start service " + test.service.Image + ": "
+		if i := slices.IndexFunc(step.Output, func(s string) bool { return strings.HasPrefix(s, line) }); step.Exit != 1 ||
+			i < 0 || !strings.Contains(step.Output[i], test.want) {
 			l.Errorf("%s: step %v", test.summary, step)
 		}
 		if r.Step("never").Conclusion != miniworker.Skipped {

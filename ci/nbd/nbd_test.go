@@ -125,13 +125,18 @@ func TestManyRequests(t *testing.T) {
 	if out, err := tool(t, "qemu-img", "convert", "-n", "-W", "-m", "8", "-f", "raw", "-O", "raw", file, url); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if !bytes.Equal(m.content, content) {
+	m.mu.Lock()
+	equal := bytes.Equal(m.content, content)
+	m.mu.Unlock()
+	if !equal {
 		t.Error("the content differs from the file's")
 	}
 	if out, err := tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", file, url); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
+	m.mu.Lock()
 	m.content[5<<20] ^= 1
+	m.mu.Unlock()
 	if out, err := tool(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", file, url); err == nil {
 		t.Errorf("a client finds another content equal: %s", out)
 	}
